@@ -1,0 +1,58 @@
+# Run `make help` for what there is.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO ?= demo
+SCALE ?= 1
+SOURCES := m2kr baselines leaderboard tests
+
+.PHONY: help
+help:  ## Show this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  Variables: PYTHON (interpreter of the new environment), VENV, DEMO (folder), SCALE (of the demo's world)"
+
+# pyproject.toml and constraints.txt decide what is installed; a change of either installs again.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+.PHONY: setup
+setup: $(VENV)/.installed  ## Create the virtual environment in .venv
+
+.PHONY: demo
+demo: setup  ## Make a made-up world, build it, evaluate two retrievers on it, print the table
+	$(BIN)/python -m m2kr.synthetic --out $(DEMO)/raw --scale $(SCALE)
+	$(BIN)/python -m m2kr.build --raw $(DEMO)/raw --out $(DEMO)/m2kr --images $(DEMO)/raw
+	$(BIN)/python -m m2kr.evaluate --model bm25 --data $(DEMO)/m2kr --ignore-images --out $(DEMO)/results --quiet
+	$(BIN)/python -m m2kr.evaluate --model all-minilm-l6-v2 --data $(DEMO)/m2kr --ignore-images --out $(DEMO)/results --quiet
+	@echo
+	@$(BIN)/python -m m2kr.results $(DEMO)/results
+
+.PHONY: check
+check: setup  ## Format, lint and type checks
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy
+
+.PHONY: format
+format: setup  ## Format the code and mend what ruff can
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+.PHONY: test
+test: check  ## Set up, check and run all tests
+	$(BIN)/python -m pytest
+
+.PHONY: bench
+bench: setup  ## Run the benchmarks (minutes); figures are kept in tests/benchmarks/RESULTS.md
+	$(BIN)/python -m pytest tests/benchmarks --override-ini addopts= --import-mode=importlib --benchmark-only -s
+
+.PHONY: clean
+clean:  ## Remove the demo's files and the tools' caches (not the environment)
+	rm -rf $(DEMO) .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks

@@ -1,0 +1,385 @@
+"""Build the benchmark from raw releases: ``python -m m2kr.build --raw ROOT --out OUT``.
+
+For each task: find the raw files, read them into staged tables, join them, write the configs, check them, publish.
+What is finished is kept: the same command after a kill goes on from the last finished file, and ends with the same
+bytes as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from m2kr import __version__
+from m2kr.errors import M2KRError, run_command
+from m2kr.progress import say
+from m2kr.tasks import RELEASES, TASKS, Task, did_you_mean, parse_tasks
+
+if TYPE_CHECKING:
+    from m2kr.images import ImageRoots
+    from m2kr.sources.raw import Quarantine, Tables
+
+STATE = ".build"
+"""Folder in the output folder that holds unfinished work; it is gone when everything asked for is built."""
+
+_EXAMPLES = """examples:
+  python -m m2kr.build --list
+  python -m m2kr.build --raw raw --out m2kr-data --tasks MSMARCO,OKVQA
+  python -m m2kr.build --raw raw --out m2kr-data --tasks LLaVA --source llava_instruct=/data/llava --allow-missing
+  python -m m2kr.build --raw raw --out m2kr-data --set MSMARCO.pool=100000 --on-bad-rows skip
+"""
+
+
+def build_task(
+    task: Task,
+    raw_root: Path,
+    out: Path,
+    *,
+    sources: dict[str, Path] | None = None,
+    options: dict[str, Any] | None = None,
+    seed: int = 0,
+    on_bad_rows: str = "error",
+    allow_missing: bool = False,
+    images: ImageRoots | None = None,
+    workers: int = 1,
+    quiet: bool = False,
+) -> dict[str, Any] | None:
+    """Build one task into ``out`` and return its manifest entry; None where nothing of it could be built.
+
+    Args:
+        task: what to build.
+        raw_root: folder with one folder per raw release.
+        out: folder of the benchmark; other tasks in it are kept.
+        sources: release folder name -> path, where it is not under ``raw_root``.
+        options: options of the task's source, by name. They go before those that a made-up release brings along.
+        seed: of everything drawn by chance.
+        on_bad_rows: "error" stops at a row that cannot be used; "skip" leaves such rows out and lists them.
+        allow_missing: build what is there; missing files and halves are listed.
+        images: if given, every query's image has to be there.
+        workers: threads that parse raw files.
+        quiet: no progress and no notices.
+
+    Raises:
+        M2KRError: and then ``out`` is as it was, but for finished intermediate files under ``.build``.
+    """
+    from m2kr.sources import make_options, source_of
+    from m2kr.sources.raw import Quarantine, RawFiles
+    from m2kr.write import Built, entry, publish
+
+    module = source_of(task.key)
+    state = out / STATE / task.key
+    quarantine = Quarantine("skip" if on_bad_rows == "skip" else "error", allow_missing=allow_missing)
+    raw = RawFiles(raw_root, state / "staged", sources=sources, quarantine=quarantine, workers=workers, quiet=quiet)
+    synthetic, defaults = _made_up(raw.folder(folder) for folder in task.releases)
+    settings = make_options(task.key, {**defaults.get(task.key, {}), **(options or {})})
+    existed = out.exists()
+    try:
+        tables: Tables = module.build(raw, settings, seed)
+        if raw.missing:
+            say(f"  missing: {', '.join(raw.missing)}", quiet=quiet)
+        for line in tables.lacking:
+            say(f"  {line}", quiet=quiet)
+        if not tables.data:
+            _report(task, quarantine, out, quiet=quiet)
+            return None
+        hashes = _hash_sources(raw.used, out / STATE / "hashes.json")
+        configs, folders = _write_tables(task, tables, state / "tables", images=images, quiet=quiet)
+    except M2KRError:
+        _tidy(out, state, existed=existed)
+        raise
+    choices = {**asdict(settings), "seed": seed, "on_bad_rows": on_bad_rows, "allow_missing": allow_missing}
+    counts: dict[str, Any] = {
+        **tables.counts,
+        "rows_left_out": quarantine.count("bad"),
+        "rows_without_their_other_half": quarantine.count("missing"),
+    }
+    if tables.lacking:
+        counts["lacking"] = tables.lacking
+    listed = {config: {split: facts["shards"] for split, facts in splits.items()} for config, splits in configs.items()}
+    for config, splits in configs.items():
+        for split, facts in splits.items():
+            if "checked" in facts:
+                counts[f"{config}/{split}"] = facts["checked"]
+    record = entry(listed, sources=hashes, options=choices, counts=counts, synthetic=synthetic)
+    _report(task, quarantine, out, quiet=quiet)
+    publish(out, Built(task, record, folders))
+    shutil.rmtree(state)
+    return record
+
+
+def _write_tables(
+    task: Task, tables: Tables, work: Path, *, images: ImageRoots | None, quiet: bool
+) -> tuple[dict[str, dict[str, Any]], dict[str, Path]]:
+    """Write and check every split, reusing those that an earlier, killed run finished from the same staged files."""
+    import polars as pl
+
+    from m2kr.files import digest, write_json
+    from m2kr.schema import check_split
+    from m2kr.write import write_split
+
+    key = digest(__version__, sorted(p.name for p in (work.parent / "staged").glob("*.parquet")), repr(tables.counts))
+    folders = {config: work / config for config in (task.data_config, task.passages_config)}
+    configs: dict[str, dict[str, Any]] = {config: {} for config in folders}
+    for split in (split for split in task.splits if split in tables.data):
+        parts = (
+            (task.passages_config, f"{split}_passages", tables.passages[split]),
+            (task.data_config, split, tables.data[split]),
+        )
+        for config, name, rows in parts:
+            note = work / f"{config}-{name}.json"
+            facts = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
+            # A kill while the task was being moved into place leaves a note without its shards.
+            whole = all((folders[config] / shard["path"]).exists() for shard in facts.get("shards", []))
+            if facts.get("key") != key or not whole:
+                facts = {"key": key, "shards": write_split(folders[config], config, name, rows, quiet=quiet)}
+                write_json(note, facts)
+            configs[config][name] = facts
+        checked = configs[task.data_config][split]
+        if "checked" not in checked:
+            data, passages = (
+                pl.scan_parquet([folders[config] / shard["path"] for shard in configs[config][name]["shards"]])
+                for config, name, _ in reversed(parts)
+            )
+            checked["checked"] = check_split(task, split, data, passages, images)
+            write_json(work / f"{task.data_config}-{split}.json", checked)
+    return configs, folders
+
+
+def _made_up(folders: Any) -> tuple[dict[str, Any] | None, dict[str, dict[str, Any]]]:
+    """Return seed and scale of the made-up world that releases come from, and the build options they bring along."""
+    world: dict[str, Any] | None = None
+    options: dict[str, dict[str, Any]] = {}
+    for folder in folders:
+        path = folder / "SYNTHETIC.json"
+        if not path.is_file():
+            continue
+        try:
+            mark = json.loads(path.read_text(encoding="utf-8"))
+            world = {"generator": mark["generator"], "seed": mark["seed"], "scale": mark["scale"]}
+            for task, values in mark["options"].items():
+                options.setdefault(task, {}).update(values)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise M2KRError(f"{path} is not a mark of m2kr.synthetic ({error!r}). Make that world again.") from error
+    return world, options
+
+
+def _hash_sources(used: dict[str, Path], cache_path: Path) -> dict[str, dict[str, Any]]:
+    """Return sha256 and bytes of each raw file; a file of known size and time is not read again."""
+    from m2kr.files import sha256_of, write_json
+
+    cache: dict[str, str] = {}
+    if cache_path.exists():
+        cache = json.loads(cache_path.read_text(encoding="utf-8"))
+    hashes = {}
+    for label, path in used.items():
+        state = path.stat()
+        key = f"{path.resolve()}|{state.st_size}|{state.st_mtime_ns}"
+        if key not in cache:
+            cache[key] = sha256_of(path)
+            write_json(cache_path, cache)
+        hashes[label] = {"sha256": cache[key], "bytes": state.st_size}
+    return hashes
+
+
+def _report(task: Task, quarantine: Quarantine, out: Path, *, quiet: bool) -> None:
+    """Write the rows that were left out to ``quarantine/<TASK>.jsonl``, and print how many there are and why."""
+    from collections import Counter
+
+    from m2kr.files import atomic
+
+    path = out / "quarantine" / f"{task.key}.jsonl"
+    if not quarantine.rows:
+        path.unlink(missing_ok=True)
+        if path.parent.is_dir() and not any(path.parent.iterdir()):
+            path.parent.rmdir()
+        return
+    with atomic(path, "w") as file:
+        for row in quarantine.rows:
+            file.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
+    bad, missing = quarantine.count("bad"), quarantine.count("missing")
+    say(f"  {task.key}: {bad:,} bad rows and {missing:,} rows without their other half left out; see {path}")
+    if not quiet:
+        files = Counter((row.kind, row.file) for row in quarantine.rows)
+        for (kind, file_name), count in files.items():
+            first = next(row for row in quarantine.rows if (row.kind, row.file) == (kind, file_name))
+            say(f"    {file_name}: {count:,} ({kind}), the first at {first.row}: {first.reason}")
+
+
+def _tidy(out: Path, state: Path, *, existed: bool) -> None:
+    """After an error: keep finished intermediate files only, and no empty folders."""
+    shutil.rmtree(state / "tables", ignore_errors=True)
+    for folder in (state / "staged", state, out / STATE):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+    if not existed and out.is_dir() and not any(out.iterdir()):
+        out.rmdir()
+
+
+def _up_to_date(task: Task, out: Path, raw_root: Path, arguments: argparse.Namespace) -> bool:
+    """Whether ``out`` holds the task, built by this version from the same raw files with the same options."""
+    from m2kr.sources import make_options
+    from m2kr.write import read_manifest
+
+    entry = read_manifest(out)["tasks"].get(task.key)
+    if entry is None or entry["m2kr"] != __version__:
+        return False
+    folders = {folder: arguments.sources.get(folder, raw_root / folder) for folder in task.releases}
+    _, defaults = _made_up(folders.values())
+    settings = make_options(task.key, {**defaults.get(task.key, {}), **arguments.options.get(task.key, {})})
+    choices = {
+        **asdict(settings),
+        "seed": arguments.seed,
+        "on_bad_rows": arguments.on_bad_rows,
+        "allow_missing": arguments.allow_missing,
+    }
+    if entry["options"] != choices or entry["counts"].get("lacking"):
+        return False
+    shards = [shard for splits in entry["configs"].values() for facts in splits.values() for shard in facts["shards"]]
+    if any(not (out / s["path"]).is_file() or (out / s["path"]).stat().st_size != s["bytes"] for s in shards):
+        return False
+    paths = {label: folders[label.split("/")[0]] / label.split("/", 1)[1] for label in entry["sources"]}
+    if not all(path.is_file() for path in paths.values()):
+        return False
+    if any(path.stat().st_size != entry["sources"][label]["bytes"] for label, path in paths.items()):
+        return False
+    hashes = _hash_sources(paths, out / STATE / "hashes.json")
+    return bool(hashes == entry["sources"])
+
+
+def _list() -> None:
+    from m2kr.sources import MODULES
+
+    for task in TASKS.values():
+        state = "" if task.key in MODULES else "  (no converter in this version)"
+        print(f"{task.key:9} {task.kind:4} {', '.join(task.splits)}{state}")
+        for folder in task.releases:
+            release = RELEASES[folder]
+            print(f"          {folder}/: {', '.join(release.files)}")
+            print(f"          {release.title}, {release.url}, licence {release.licence}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m m2kr.build",
+        description="Build M2KR from the raw releases of its datasets.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--raw", type=Path, help="folder with one folder per raw release (see --list)")
+    parser.add_argument("--out", type=Path, help="folder of the benchmark")
+    parser.add_argument("--tasks", default="all", help="comma-separated, or all (those with a converter)")
+    parser.add_argument("--source", action="append", default=[], metavar="NAME=PATH", help="a release kept elsewhere")
+    parser.add_argument("--set", action="append", default=[], metavar="TASK.OPTION=VALUE", help="an option of a source")
+    parser.add_argument("--on-bad-rows", choices=("error", "skip"), default="error", help="default: error")
+    parser.add_argument("--allow-missing", action="store_true", help="build what is there, list what is not")
+    parser.add_argument(
+        "--images", action="append", default=[], metavar="[TASK=]ROOT", help="check that every image is there"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of everything drawn by chance; default 0")
+    parser.add_argument("--workers", type=int, default=0, help="threads; default one per core; changes no byte")
+    parser.add_argument("--list", action="store_true", help="show tasks and the raw files they need")
+    parser.add_argument("--quiet", action="store_true", help="no progress, no notices")
+    return parser
+
+
+def _parse_sources(pairs: list[str]) -> dict[str, Path]:
+    sources = {}
+    for pair in pairs:
+        name, separator, path = pair.partition("=")
+        if not separator or not path:
+            raise M2KRError(f"--source {pair!r} is not of the form NAME=PATH.")
+        if name not in RELEASES:
+            known = list(RELEASES)
+            raise M2KRError(f"--source names the release {name!r}, which there is not.{did_you_mean(name, known)}")
+        if not Path(path).is_dir():
+            raise M2KRError(f"--source {name}: {path} is not a folder.")
+        sources[name] = Path(path)
+    return sources
+
+
+def _parse_options(pairs: list[str]) -> dict[str, dict[str, str]]:
+    from m2kr.tasks import get_task
+
+    options: dict[str, dict[str, str]] = {}
+    for pair in pairs:
+        name, separator, value = pair.partition("=")
+        task, dot, option = name.partition(".")
+        if not separator or not dot:
+            raise M2KRError(f"--set {pair!r} is not of the form TASK.OPTION=VALUE.")
+        options.setdefault(get_task(task).key, {})[option] = value
+    return options
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; see the module."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.list:
+        _list()
+        return 0
+    if arguments.raw is None or arguments.out is None:
+        parser.error("--raw and --out are required (or --list)")
+    workers = arguments.workers or os.cpu_count() or 1
+    # Polars reads this when it is first imported, which is why nothing above imports it.
+    os.environ.setdefault("POLARS_MAX_THREADS", str(workers))
+    from m2kr.sources import MODULES
+
+    if not arguments.raw.is_dir():
+        raise M2KRError(f"--raw {arguments.raw} is not a folder. It should hold one folder per release; see --list.")
+    if arguments.out.exists() and not arguments.out.is_dir():
+        raise M2KRError(f"--out {arguments.out} is a file. Name a folder.")
+    tasks = parse_tasks(arguments.tasks, list(MODULES))
+    for task in tasks:
+        if task.key not in MODULES:
+            raise M2KRError(f"this version has no converter for {task.key}; it builds {', '.join(MODULES)}.")
+    arguments.sources = _parse_sources(arguments.source)
+    arguments.options = _parse_options(arguments.set)
+    images = None
+    if arguments.images:
+        from m2kr.images import parse_roots
+
+        images = parse_roots(arguments.images)
+    built = 0
+    for task in tasks:
+        if _up_to_date(task, arguments.out, arguments.raw, arguments):
+            say(f"{task.key}: up to date", quiet=arguments.quiet)
+            built += 1
+            continue
+        say(f"{task.key}: building", quiet=arguments.quiet)
+        record = build_task(
+            task,
+            arguments.raw,
+            arguments.out,
+            sources=arguments.sources,
+            options=arguments.options.get(task.key),
+            seed=arguments.seed,
+            on_bad_rows=arguments.on_bad_rows,
+            allow_missing=arguments.allow_missing,
+            images=images.for_task(task) if images else None,
+            workers=workers,
+            quiet=arguments.quiet,
+        )
+        if record is None:
+            say(f"{task.key}: nothing could be built", quiet=False)
+            continue
+        built += 1
+        if not arguments.quiet:
+            for config, splits in record["configs"].items():
+                sizes = ", ".join(f"{split} {facts['rows']:,}" for split, facts in splits.items())
+                say(f"  {config}: {sizes}")
+    shutil.rmtree(arguments.out / STATE, ignore_errors=True)
+    if not built:
+        raise M2KRError("nothing was built: the raw files are missing. See --list for what is needed and from where.")
+    example = f"load_dataset({str(arguments.out)!r}, '{tasks[0].data_config}')"
+    print(f"{arguments.out}: {built} of {len(tasks)} tasks; read them with {example}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_command(main))

@@ -1,0 +1,196 @@
+"""Reading a built benchmark, or the published one: queries, passages, relevance judgements, images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from m2kr.errors import M2KRError
+from m2kr.files import digest, sha256_of
+from m2kr.images import ImageRoots, parse_roots
+from m2kr.tasks import Task, get_task
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+HUB_ID = "BByrneLab/multi_task_multi_modal_knowledge_retrieval_benchmark_M2KR"
+"""The published benchmark."""
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """One split of one task. Unpacks into ``queries, passages, qrels``.
+
+    Attributes:
+        task: the task.
+        split: query split.
+        queries: rows of ``<TASK>_data``, with all published columns.
+        passages: rows of ``<TASK>_passages``.
+        qrels: question_id -> ids of its positive passages, possibly none.
+        images: where the queries' pictures are; None where no root was given.
+        fingerprint: identifies the tables; equal data give equal fingerprints.
+        synthetic: whether the data are made up.
+        limited: whether queries were cut to the first few.
+    """
+
+    task: Task
+    split: str
+    queries: pl.DataFrame
+    passages: pl.DataFrame
+    qrels: dict[str, list[str]]
+    images: ImageRoots | None
+    fingerprint: str
+    synthetic: bool = False
+    limited: bool = False
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.queries, self.passages, self.qrels))
+
+    @property
+    def answers(self) -> dict[str, list[str]] | None:
+        """question_id -> answers, or None where the task has none."""
+        if "answers" not in self.queries.columns:
+            return None
+        return {name: answers or [] for name, answers in self.queries.select("question_id", "answers").iter_rows()}
+
+    def query_texts(self, *, instructions: bool) -> list[str]:
+        """Return the text of every query: the question, with the row's instruction in front if asked for."""
+        columns = self.queries.select("instruction", pl.col("question").cast(pl.String).fill_null(""))
+        return [
+            query_text(instruction, question) if instructions else question
+            for instruction, question in columns.iter_rows()
+        ]
+
+    def query_image(self, row: int) -> Image:
+        """Return the picture of one query, decoded.
+
+        Raises:
+            ImageError: it is missing or cannot be decoded.
+            M2KRError: no image root was given.
+        """
+        if self.images is None:
+            raise M2KRError(f"the queries of {self.task.key} have images. Name their folder with --images.")
+        path = self.queries["img_path"][row]
+        if path is None:
+            raise M2KRError(f"query {self.queries['question_id'][row]} of {self.task.key} has no image path.")
+        return self.images.open(path)
+
+
+def query_text(instruction: str | None, question: str) -> str:
+    """Join an instruction and a question as the published models read them: ``instruction: question``.
+
+    The instruction is stripped and ends with ":"; it is left out where it is empty.
+    Source: LinWeizheDragon/FLMR, examples/example_use_preflmr.py.
+    """
+    lead = (instruction or "").strip()
+    if lead and not lead.endswith(":"):
+        lead += ":"
+    return f"{lead} {question}".strip()
+
+
+def load_task(
+    task: str | Task,
+    data: str | Path,
+    split: str = "test",
+    *,
+    images: str | Path | ImageRoots | None = None,
+    limit: int | None = None,
+) -> TaskData:
+    """Load one split of a task.
+
+    Args:
+        task: its key, whatever the capitals.
+        data: folder of a built or downloaded benchmark, or a dataset id of the hub.
+        split: query split; its passages come with it.
+        images: folder of the pictures.
+        limit: keep the first so many queries only.
+
+    Raises:
+        M2KRError: the folder has no such task or split, a column is missing, or the hub cannot be reached.
+    """
+    task = task if isinstance(task, Task) else get_task(task)
+    if split not in task.splits:
+        raise M2KRError(f"{task.key} has no split {split!r}; it has {', '.join(task.splits)}.")
+    folder = Path(data)
+    passage_split = f"{split}_passages"
+    synthetic = False
+    if folder.is_dir():
+        query_files = _shards(folder, task.data_config, split)
+        passage_files = _shards(folder, task.passages_config, passage_split)
+        queries, passages = pl.read_parquet(query_files), pl.read_parquet(passage_files)
+        fingerprint, synthetic = _identity(folder, task, query_files, passage_files)
+    else:
+        queries, first = _from_hub(str(data), task.data_config, split)
+        passages, second = _from_hub(str(data), task.passages_config, passage_split)
+        fingerprint = digest(first, second)
+    for frame, config, columns in (
+        (queries, task.data_config, ("question_id", "question", "instruction", "pos_item_ids")),
+        (passages, task.passages_config, ("passage_id", "passage_content")),
+    ):
+        lacking = [column for column in columns if column not in frame.columns]
+        if lacking:
+            raise M2KRError(f"{config} in {data} has no column {', '.join(lacking)}; it is not in the M2KR format.")
+    limited = limit is not None and limit < queries.height
+    if limit is not None:
+        queries = queries.head(limit)
+    qrels = {
+        name: list(dict.fromkeys(positives or []))
+        for name, positives in queries.select("question_id", "pos_item_ids").iter_rows()
+    }
+    if len(qrels) != queries.height:
+        raise M2KRError(f"{task.data_config}/{split} in {data} has question ids that stand more than once.")
+    roots = images if isinstance(images, ImageRoots) or images is None else parse_roots([str(images)])
+    return TaskData(
+        task=task,
+        split=split,
+        queries=queries,
+        passages=passages,
+        qrels=qrels,
+        images=roots.for_task(task) if roots else None,
+        fingerprint=fingerprint,
+        synthetic=synthetic,
+        limited=limited,
+    )
+
+
+def _shards(folder: Path, config: str, split: str) -> list[Path]:
+    files = sorted((folder / config).glob(f"{split}-*.parquet"))
+    if not files:
+        there = sorted({file.name.split("-")[0] for file in (folder / config).glob("*.parquet")})
+        has = f"{config} has {', '.join(there)}" if there else f"it has no {config}"
+        raise M2KRError(f"{folder} holds no {config}/{split}: {has}. Build it with python -m m2kr.build.")
+    counted = files[0].stem.rsplit("-of-", 1)
+    if len(counted) == 2 and counted[1].isdigit() and int(counted[1]) != len(files):
+        raise M2KRError(f"{folder / config} has {len(files)} of the {int(counted[1])} shards of {split}. Get the rest.")
+    return files
+
+
+def _identity(folder: Path, task: Task, *files: list[Path]) -> tuple[str, bool]:
+    """Return what identifies the tables, and whether they are made up."""
+    from m2kr.write import read_manifest
+
+    entry = read_manifest(folder)["tasks"].get(task.key)
+    if entry is not None:
+        return entry["fingerprint"], entry["synthetic"] is not None
+    return digest([sha256_of(file) for group in files for file in group]), False
+
+
+def _from_hub(name: str, config: str, split: str) -> tuple[pl.DataFrame, str]:
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetNotFoundError
+
+    try:
+        table = load_dataset(name, config, split=split)
+    except (OSError, ValueError, DatasetNotFoundError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise M2KRError(
+            f"{name} is no folder here, and {config}/{split} could not be loaded from the hub ({reason}). "
+            f"Build it with python -m m2kr.build, or download {HUB_ID} and pass its folder."
+        ) from error
+    frame = pl.from_arrow(table.data.table)
+    assert isinstance(frame, pl.DataFrame)
+    return frame, table._fingerprint

@@ -1,0 +1,39 @@
+"""Errors a user can act on, and the way every command line of this project ends."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+
+class M2KRError(Exception):
+    """Input or settings that cannot work. The message is written for the person at the terminal.
+
+    It says what was passed, where (file, line or row id), why that cannot work and what to do. Commands print it
+    on standard error without a traceback and exit with code 2; a caller of the library gets the exception.
+    """
+
+
+class BadRowsError(M2KRError):
+    """A raw release holds a row that cannot be used, and the build was asked to stop at such rows."""
+
+
+class MissingFilesError(M2KRError):
+    """A file of a raw release, or the other half of one of its rows, is not there."""
+
+
+def run_command(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
+    """Run ``main(argv)``; turn an `M2KRError` into one line on standard error and exit code 2.
+
+    An interrupt ends with 130, as shells expect; any other exception is a defect of ours and keeps its traceback.
+    """
+    try:
+        return main(argv)
+    except M2KRError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; what was finished is kept, and the same command goes on from there", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0

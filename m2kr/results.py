@@ -1,0 +1,241 @@
+"""What an evaluation leaves behind: a run in TREC form, and a result file that says how it came about.
+
+``python -m m2kr.results results`` prints the result files of a folder as one table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict, cast
+from urllib.parse import unquote
+
+import numpy as np
+import numpy.typing as npt
+
+from m2kr.errors import M2KRError, run_command
+from m2kr.files import atomic, write_json
+from m2kr.tasks import TASKS
+
+
+class Result(TypedDict):
+    """A result file, ``results/<model>/<TASK>.json``. Every key is always there."""
+
+    # 1; changes when a reader of these files has to change.
+    format: int
+    # Name of the retriever.
+    model: str
+    # What its output depends on besides: checkpoint, its sha256, constants.
+    model_settings: dict[str, Any]
+    # Key of the task, and the split of its queries.
+    task: str
+    split: str
+    # Measure -> mean over the queries, between 0 and 1. m2kr.metrics says what each is.
+    metrics: dict[str, float]
+    # The measures this task is compared by, first the main one.
+    headline: list[str]
+    # Numbers of queries and of passages searched, and of queries without a positive (they score 0).
+    queries: int
+    passages: int
+    queries_without_positive: int
+    # Identifies the tables: results of different fingerprints are not comparable.
+    dataset: str
+    # The data are made up; scores compare with no published figure.
+    synthetic: bool
+    # Only the first queries were evaluated.
+    limited: bool
+    # Kinds of input the task has and the retriever was not given: ["image"] after --ignore-images.
+    ignored_inputs: list[str]
+    # Whether the task's instruction stood in front of each question.
+    instructions: bool
+    # Always "exact": every query was compared with every passage.
+    search: str
+    # Passages kept for each query.
+    top_k: int
+    device: str
+    dtype: str
+    batch_size: int
+    # Seconds of wall time of each phase, in the run that finished it.
+    seconds: dict[str, float]
+    # Largest resident memory of the process, bytes.
+    peak_memory: int
+    # Versions of m2kr, python, torch, transformers, sentence-transformers, ranx.
+    versions: dict[str, str]
+    # Digest of all settings the scores depend on; a finished task with the same key is not run again.
+    key: str
+
+
+RESULT_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Run:
+    """What was retrieved for each query, best first.
+
+    Attributes:
+        query_ids: n ids.
+        passage_ids: for each query, the ids of its passages.
+        scores: for each query, as many scores, float32, not increasing.
+    """
+
+    query_ids: list[str]
+    passage_ids: list[list[str]]
+    scores: list[npt.NDArray[np.float32]]
+
+    @classmethod
+    def from_dict(cls, run: Mapping[str, Mapping[str, float]]) -> Run:
+        """Return a run from query id -> passage id -> score, ordered by (score, passage id), both descending."""
+        ordered = {
+            query: sorted(found.items(), key=lambda pair: (pair[1], pair[0]), reverse=True)
+            for query, found in run.items()
+        }
+        return cls(
+            list(ordered),
+            [[passage for passage, _ in pairs] for pairs in ordered.values()],
+            [np.array([value for _, value in pairs], dtype=np.float32) for pairs in ordered.values()],
+        )
+
+    def write_trec(self, path: Path, tag: str) -> None:
+        """Write ``query Q0 passage rank score tag`` lines, gzipped; equal runs give equal bytes.
+
+        White space and "%" in ids are written as %XX, since the format is separated by blanks; `read_trec` undoes it.
+        A score is written with 9 digits, which give a float32 back exactly.
+        """
+        label = _escape(tag)
+        with (
+            atomic(path) as raw,
+            gzip.GzipFile(fileobj=raw, mode="wb", filename="", mtime=0, compresslevel=4) as zipped,
+            io.TextIOWrapper(zipped, encoding="utf-8", newline="\n") as file,
+        ):
+            for query, passages, scores in zip(self.query_ids, self.passage_ids, self.scores, strict=True):
+                name = _escape(query)
+                file.writelines(
+                    f"{name} Q0 {_escape(passage)} {rank} {value:.9g} {label}\n"
+                    for rank, (passage, value) in enumerate(zip(passages, scores.tolist(), strict=True), start=1)
+                )
+
+    @classmethod
+    def read_trec(cls, path: Path) -> Run:
+        """Read a TREC run, gzipped or not, ordered by (score, passage id) as trec_eval does, whatever its rank column.
+
+        Raises:
+            M2KRError: a line does not have six fields, or a score is no number.
+        """
+        run: dict[str, dict[str, float]] = {}
+        with path.open("rb") as raw:
+            lines = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
+            for number, line in enumerate(lines, start=1):
+                fields = line.decode("utf-8").split()
+                try:
+                    query, _, passage, _, value, _ = fields
+                    run.setdefault(unquote(query), {})[unquote(passage)] = float(value)
+                except ValueError as error:
+                    reason = (
+                        f"{len(fields)} fields where 6 are expected" if len(fields) != 6 else "the score is no number"
+                    )
+                    raise M2KRError(f"{path}, line {number}: {reason}. It is no TREC run.") from error
+        return cls.from_dict(run)
+
+
+def _escape(name: str) -> str:
+    if name.isalnum():
+        return name
+    return "".join(
+        "".join(f"%{byte:02X}" for byte in c.encode("utf-8")) if c == "%" or c.isspace() else c for c in name
+    )
+
+
+def write_result(path: Path, result: Result) -> None:
+    """Write a result file, atomically."""
+    write_json(path, result)
+
+
+def read_result(path: Path) -> Result:
+    """Read a result file.
+
+    Raises:
+        M2KRError: it is no result file of this format, or lacks a key.
+    """
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        lacking = [key for key in Result.__annotations__ if key not in result]
+        if lacking:
+            raise M2KRError(f"{path} is no result file: it lacks {', '.join(lacking[:5])}.")
+        if result["format"] != RESULT_FORMAT:
+            raise M2KRError(f"{path} has format {result['format']!r}; this version reads {RESULT_FORMAT}.")
+    except (ValueError, TypeError) as error:
+        raise M2KRError(f"{path} is no result file ({error}).") from error
+    return cast(Result, result)
+
+
+def read_results(folder: Path) -> list[Result]:
+    """Return the results under ``folder``, ordered by task, then model."""
+    order = list(TASKS)
+    results = [read_result(path) for path in sorted(folder.glob("*/*.json"))]
+    return sorted(results, key=lambda result: (order.index(result["task"]), result["split"], result["model"]))
+
+
+def table(results: Sequence[Result]) -> str:
+    """Return results as a table: one row for each model and task, the headline measures in percent.
+
+    A star marks a row whose queries were cut or whose images were ignored; made-up data are said below the table.
+    """
+    header = ("task", "split", "model", "queries", "passages", "R@K", "PR@K", "MRR@10", "nDCG@10")
+    rows = [header]
+    for result in results:
+        shown = {"Recall": "-", "PRecall": "-"}
+        for name in result["headline"]:
+            kind, cutoff = name.split("@")
+            shown[kind] = f"{100 * result['metrics'][name]:.1f} @{cutoff}" if name in result["metrics"] else "-"
+        marked = result["model"] + ("*" if result["limited"] or result["ignored_inputs"] else "")
+        rows.append(
+            (
+                result["task"],
+                result["split"],
+                marked,
+                f"{result['queries']:,}",
+                f"{result['passages']:,}",
+                shown["Recall"],
+                shown["PRecall"],
+                f"{100 * result['metrics']['MRR@10']:.1f}",
+                f"{100 * result['metrics']['nDCG@10']:.1f}",
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if column < 3 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    notes = []
+    if any(result["ignored_inputs"] for result in results):
+        notes.append("* the queries' images were not given to this model (--ignore-images)")
+    if any(result["limited"] for result in results):
+        notes.append("* only the first queries were evaluated (--limit)")
+    if any(result["synthetic"] for result in results):
+        notes.append("made-up data: these scores compare with no published figure")
+    return "\n".join(lines + notes)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the results of a folder as one table."""
+    parser = argparse.ArgumentParser(prog="python -m m2kr.results", description="Print result files as one table.")
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("results"), help="default: results")
+    arguments = parser.parse_args(argv)
+    results = read_results(arguments.folder)
+    if not results:
+        raise M2KRError(f"{arguments.folder} holds no result files. Make some with python -m m2kr.evaluate.")
+    print(table(results))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_command(main))

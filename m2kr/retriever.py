@@ -1,0 +1,141 @@
+"""What a retriever has to speak, and how one is found by name.
+
+A retriever has the verbs of sentence-transformers, so that any of its models nearly is one already. It is found
+through an entry point of the group ``m2kr.retrievers``: a package of yours that declares
+
+    [project.entry-points."m2kr.retrievers"]
+    my-model = "my_package:MyRetriever"
+
+is evaluated by ``python -m m2kr.evaluate --model my-model``. The entry point is called with ``checkpoint``, ``device``
+and ``dtype`` by keyword.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypedDict, runtime_checkable
+
+from m2kr.errors import M2KRError
+from m2kr.tasks import did_you_mean
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    from PIL.Image import Image
+
+GROUP = "m2kr.retrievers"
+"""Entry-point group in which retrievers are registered."""
+
+
+class TextAndImage(TypedDict, total=False):
+    """An input with a picture."""
+
+    text: str
+    image: Image
+
+
+Input: TypeAlias = str | TextAndImage
+"""What is encoded: a text, or a text and a picture."""
+
+
+@runtime_checkable
+class Retriever(Protocol):
+    """A model that turns queries and passages into vectors.
+
+    Attributes:
+        name: what it is called in results.
+        reads: the kinds of input it uses, of "text" and "image". A task with a kind it does not read is refused
+            unless the user asks for the image to be ignored.
+        vectors: "multi" for late interaction (scored by MaxSim), "single" for one vector (scored by dot product).
+        reads_instructions: whether queries come with the task's instruction in front of the question.
+        settings: what else its output depends on (checkpoint, dtype, ...); kept in the result file.
+    """
+
+    name: str
+    reads: frozenset[str]
+    vectors: Literal["single", "multi"]
+    reads_instructions: bool
+    settings: dict[str, Any]
+
+    def encode_query(self, inputs: Sequence[Input], batch_size: int = 32) -> Any:
+        """Return a list of (tokens_i, dim) float arrays if ``vectors`` is "multi", else one (n, dim) array."""
+
+    def encode_document(self, inputs: Sequence[Input], batch_size: int = 32) -> Any:
+        """Return the same for passages."""
+
+
+@runtime_checkable
+class Ranker(Protocol):
+    """A retriever without vectors (BM25): it indexes texts and ranks them itself.
+
+    Attributes are those of `Retriever`, without ``vectors``.
+    """
+
+    name: str
+    reads: frozenset[str]
+    reads_instructions: bool
+    settings: dict[str, Any]
+
+    def index(self, passages: Sequence[str]) -> None:
+        """Take in the passages, replacing those of an earlier call."""
+
+    def rank(self, queries: Sequence[str], k: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """Return scores and row numbers of the best passages, each of shape (queries, min(k, passages)).
+
+        Best first; equal scores by row, the lower first.
+        """
+
+
+def registered() -> dict[str, EntryPoint]:
+    """Return the registered retrievers by name.
+
+    Raises:
+        M2KRError: two installed packages register one name.
+    """
+    found: dict[str, EntryPoint] = {}
+    for point in entry_points(group=GROUP):
+        other = found.setdefault(point.name, point)
+        if other.value != point.value:
+            raise M2KRError(
+                f"the retriever {point.name!r} is registered twice, as {other.value} and as {point.value}. "
+                "Uninstall one of the two packages."
+            )
+    return found
+
+
+def get_retriever(
+    name: str, *, checkpoint: str | None = None, device: str = "cpu", dtype: str = "float32"
+) -> Retriever | Ranker:
+    """Return the retriever called ``name``.
+
+    A name that is not registered but is a folder, or has the form ``org/model``, is taken for the checkpoint of a
+    sentence-transformers model.
+
+    Args:
+        name: registered name, folder or hub id.
+        checkpoint: folder or hub id to load instead of the retriever's own.
+        device: as torch names it.
+        dtype: "float32", "float16" or "bfloat16".
+
+    Raises:
+        M2KRError: there is no such retriever (with the closest name there is), or it cannot be loaded.
+    """
+    known = registered()
+    if name not in known and checkpoint is None and (Path(name).is_dir() or name.count("/") == 1):
+        name, checkpoint = "sentence-transformer", name
+    if name not in known:
+        listed = ", ".join(sorted(known)) or "none; install the package, which registers them"
+        raise M2KRError(
+            f"there is no retriever {name!r}.{did_you_mean(name, list(known))} Registered: {listed}. "
+            "A sentence-transformers model is named by its folder or hub id."
+        )
+    try:
+        make = known[name].load()
+    except ImportError as error:
+        raise M2KRError(f"the retriever {name!r} needs a package that is not installed: {error}.") from error
+    retriever = make(checkpoint=checkpoint, device=device, dtype=dtype)
+    if not isinstance(retriever, (Retriever, Ranker)):
+        raise M2KRError(f"{known[name].value} does not speak the protocol of m2kr.retriever.Retriever or Ranker.")
+    return retriever

@@ -1,0 +1,46 @@
+"""Chance that does not depend on order, threads or library versions: a keyed hash of each row's id."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import blake2b
+
+import numpy as np
+import polars as pl
+
+
+def draw(ids: Sequence[str] | pl.Series, seed: int, purpose: str) -> np.ndarray:
+    """Return a number for each id, uniform over 64 bits.
+
+    Args:
+        ids: n strings.
+        seed: the build's seed.
+        purpose: what is drawn; different purposes give independent numbers.
+
+    Returns:
+        uint64 array of shape (n,). The same id, seed and purpose give the same number wherever they stand.
+    """
+    key = blake2b(f"{seed}/{purpose}".encode(), digest_size=32).digest()
+    joined = b"".join(blake2b(value.encode("utf-8"), digest_size=8, key=key).digest() for value in ids)
+    return np.frombuffer(joined, dtype="<u8")
+
+
+def instruction(templates: tuple[str, ...], column: str, seed: int, task: str) -> pl.Expr:
+    """Return an expression that picks one of ``templates`` for each id in ``column``; equal ids get the same one."""
+    if len(templates) == 1:
+        return pl.lit(templates[0]).alias("instruction")
+
+    def pick(ids: pl.Series) -> pl.Series:
+        indices = draw(ids, seed, f"{task} instruction") % len(templates)
+        return pl.Series([templates[index] for index in indices], dtype=pl.String)
+
+    return pl.col(column).map_batches(pick, return_dtype=pl.String, is_elementwise=True).alias("instruction")
+
+
+def sample(ids: pl.DataFrame, size: int, seed: int, purpose: str, column: str = "id") -> pl.DataFrame:
+    """Return ``size`` of the rows, chosen by `draw` of ``column``, in their old order; all where there are fewer."""
+    if ids.height <= size:
+        return ids
+    numbers = draw(ids[column], seed, purpose)
+    kept = np.sort(np.argsort(numbers, kind="stable")[:size])
+    return ids[kept]

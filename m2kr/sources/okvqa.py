@@ -1,0 +1,271 @@
+"""OK-VQA: questions about COCO pictures that need outside knowledge, over 100-word blocks of Wikipedia.
+
+Native files: two question files and two annotation files, each one JSON object. Nobody marked which passage answers
+a question: a passage counts as positive when it holds an answer and is close to the question (pseudo-relevance).
+Upstream asks Elasticsearch for ten blocks for each answer, ranks them by a fuzzy token ratio to "answer answer
+question caption objects" and drops those with the lowest ratio. The same is done here with a multi-pattern matcher and
+rapidfuzz, without captions and objects, which come from models; so positives are alike and not identical.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from m2kr.files import digest
+from m2kr.schema import polars_schema
+from m2kr.sources import choice
+from m2kr.sources.chance import instruction
+from m2kr.sources.raw import RawFiles, Tables, from_rows
+from m2kr.sources.readers import Advance, BadRow, read_json_array
+from m2kr.sources.wikipedia import content, find_phrases, words
+from m2kr.tasks import TASKS
+
+TASK = TASKS["OKVQA"]
+_SPLITS = {"train": "train2014", "test": "val2014"}
+_QUESTIONS = {"row": pl.String, "question_id": pl.String, "question": pl.String, "image": pl.Int64}
+_ANNOTATIONS: dict[str, pl.DataType | type[pl.DataType]] = {
+    "row": pl.String,
+    "question_id": pl.String,
+    "answers": pl.List(pl.String),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Rules the published benchmark leaves open, or that a rebuild has to settle itself."""
+
+    hits_per_answer: int = choice(
+        10, "Blocks found for each distinct answer of a question.", "Upstream's published code."
+    )
+    positives: int = choice(10, "Hits a question keeps at most after the fuzzy ranking.", "Upstream's published code.")
+    lowest: str = choice(
+        "drop",
+        "What becomes of the hits that share the lowest fuzzy score; where all hits share one score they stay.",
+        "Upstream's published code drops them; keeping them where none would be left is ours.",
+        ("drop", "keep"),
+    )
+    without_positive: str = choice(
+        "keep",
+        "Questions no block answers: keep them with empty positives, or drop them from train.",
+        "The published splits have all questions of the release.",
+        ("keep", "drop"),
+    )
+
+
+def build(raw: RawFiles, options: Options, seed: int) -> Tables:
+    """Return the lazy tables of OKVQA: train from train2014; test, and valid as its copy, from val2014.
+
+    ``passage_id`` is the block's id in psgs_w100. Columns that come from models (``img_caption``, ``objects``,
+    ``img_ocr``) are null or empty.
+
+    Raises:
+        MissingFilesError: a file, or a question's annotation, is missing and that is not allowed.
+        BadRowsError: a record cannot be used and such records are not to be skipped.
+    """
+    tables = Tables()
+    blocks = raw.find("wikipedia", "psgs_w100.tsv")
+    questions: dict[str, pl.DataFrame] = {}
+    for split, coco in _SPLITS.items():
+        found = _questions(raw, coco)
+        if found is None or not found.height:
+            tables.lacking.append(f"OKVQA {split}: not built, questions or annotations of {coco} are missing.")
+        else:
+            questions[split] = found
+    if blocks is None:
+        tables.lacking.append("OKVQA: without wikipedia/psgs_w100.tsv there are no passages, so nothing can be built.")
+    if blocks is None or not questions:
+        return tables
+    hits = _hits(raw, blocks, pl.concat(list(questions.values())), options.hits_per_answer)
+    ranked = {split: _positives(rows, hits, options) for split, rows in questions.items()}
+    related = pl.concat([rows.select(id=pl.col("related").explode()) for rows in ranked.values()]).drop_nulls().unique()
+    passages = (
+        hits.unique("id", keep="first")
+        .join(related, on="id", how="semi")
+        .sort("id")
+        .select(passage_id=pl.col("id").cast(pl.String), passage_content="content", title="title")
+    )
+    if options.without_positive == "drop" and "train" in ranked:
+        ranked["train"] = ranked["train"].filter(pl.col("positive").list.len() > 0)
+    for split, rows in ranked.items():
+        for name in (split, "valid") if split == "test" else (split,):
+            tables.data[name] = _data(rows, passages, _SPLITS[split], seed).lazy()
+            tables.passages[name] = passages.lazy()
+        tables.counts[f"{split}_without_positive"] = int((rows["positive"].list.len() == 0).sum())
+        tables.counts[f"{split}_answers_in_pairs"] = sum(
+            all(count % 2 == 0 for count in Counter(answers).values()) for answers in rows["answers"]
+        )
+    return tables
+
+
+def _questions(raw: RawFiles, coco: str) -> pl.DataFrame | None:
+    """Return question_id, question, image and answers of one half of the release, in the question file's order."""
+    asked_path = raw.find("okvqa", f"OpenEnded_mscoco_{coco}_questions.json")
+    answered_path = raw.find("okvqa", f"mscoco_{coco}_annotations.json")
+    if asked_path is None or answered_path is None:
+        return None
+    asked = raw.without_repeats(
+        asked_path,
+        raw.stage(asked_path, f"questions-{coco}", lambda path, advance: from_rows(_asked(path, advance), _QUESTIONS)),
+        "question_id",
+    ).collect()
+    answered = raw.without_repeats(
+        answered_path,
+        raw.stage(
+            answered_path,
+            f"annotations-{coco}",
+            lambda path, advance: from_rows(_answered(path, advance), _ANNOTATIONS),
+        ),
+        "question_id",
+    ).collect()
+    lost = asked.join(answered, on="question_id", how="anti", maintain_order="left")
+    raw.quarantine.add(
+        asked_path,
+        [
+            BadRow(row, f"it has no annotation in {answered_path.name}", question, f"question_id {name}")
+            for row, name, question in lost.select("row", "question_id", "question").iter_rows()
+        ],
+        kind="missing",
+    )
+    return asked.drop("row").join(answered.drop("row"), on="question_id", how="inner", maintain_order="left")
+
+
+def _asked(path: Path, advance: Advance) -> Iterator[dict[str, object] | BadRow]:
+    for element in read_json_array(path, "questions", advance):
+        if isinstance(element, BadRow):
+            yield element
+            continue
+        row, record = element
+        fault = _field_fault(record, {"question_id": int, "image_id": int, "question": str})
+        if not fault and record["image_id"] < 0:
+            fault = f"image_id is {record['image_id']}, which names no picture"
+        if not fault and not record["question"].strip():
+            fault = "the question is empty"
+        if fault:
+            yield BadRow(row, fault, str(record)[:200], _name(record))
+        else:
+            yield {
+                "row": row,
+                "question_id": str(record["question_id"]),
+                "question": record["question"],
+                "image": record["image_id"],
+            }
+
+
+def _answered(path: Path, advance: Advance) -> Iterator[dict[str, object] | BadRow]:
+    for element in read_json_array(path, "annotations", advance):
+        if isinstance(element, BadRow):
+            yield element
+            continue
+        row, record = element
+        fault = _field_fault(record, {"question_id": int, "answers": list})
+        answers: list[str] = []
+        if not fault:
+            try:
+                numbered = sorted(record["answers"], key=lambda answer: answer["answer_id"])
+                answers = [answer["answer"] for answer in numbered if answer["answer"].strip()]
+                fault = "" if answers else "the list of answers is empty"
+            except (TypeError, KeyError, AttributeError):
+                fault = "an entry of answers is not an object with answer_id and answer"
+        if fault:
+            yield BadRow(row, fault, str(record)[:200], _name(record))
+        else:
+            yield {"row": row, "question_id": str(record["question_id"]), "answers": answers}
+
+
+def _field_fault(record: Any, fields: dict[str, type]) -> str:
+    if not isinstance(record, dict):
+        return f"it is not an object with {', '.join(fields)}"
+    for name, kind in fields.items():
+        if name not in record:
+            return f"{name} is missing"
+        if not isinstance(record[name], kind) or isinstance(record[name], bool):
+            return f"{name} is not {_JSON_NAMES[kind]}"
+    return ""
+
+
+_JSON_NAMES = {int: "a whole number", str: "a string", list: "a list"}
+
+
+def _name(record: Any) -> str:
+    return f"question_id {record['question_id']}" if isinstance(record, dict) and "question_id" in record else ""
+
+
+def _hits(raw: RawFiles, blocks: Path, questions: pl.DataFrame, best: int) -> pl.DataFrame:
+    """Return the blocks of every distinct answer: phrase, score, id, title, content."""
+    phrases = (
+        questions.select(phrase=words(pl.col("answers").explode())).filter(pl.col("phrase") != "").unique().to_series()
+    ).sort()
+    staged = raw.stage(
+        blocks,
+        "answer-blocks",
+        lambda path, advance: find_phrases(path, advance, phrases.to_list(), best, raw.workers),
+        settings=[best, digest(phrases.to_list())],
+    )
+    return staged.select("phrase", "score", "id", "title", content=content()).collect()
+
+
+def _positives(questions: pl.DataFrame, hits: pl.DataFrame, options: Options) -> pl.DataFrame:
+    """Add to each question its ``gold``, ``related`` and ``positive`` block ids, best first."""
+    from rapidfuzz import fuzz, process, utils
+
+    by_phrase: dict[str, list[tuple[int, str]]] = {}
+    for phrase, block, text in hits.select("phrase", "id", "content").iter_rows():
+        by_phrase.setdefault(phrase, []).append((block, utils.default_process(text)))
+    normal = questions.select(
+        phrases=pl.col("answers").list.eval(words(pl.element())).list.unique(maintain_order=True)
+    ).to_series()
+    gold, related, positive = [], [], []
+    for question, answers, phrases in zip(questions["question"], questions["answers"], normal, strict=True):
+        best_answer = Counter(answers).most_common(1)[0][0]  # of equally frequent ones, the first given
+        found = {block: text for phrase in phrases for block, text in by_phrase.get(phrase, [])}
+        target = utils.default_process(f"{best_answer} {best_answer} {question}")
+        ranked = process.extract(target, found, scorer=fuzz.token_set_ratio, limit=options.positives)
+        scores = [score for _, score, _ in ranked]
+        if options.lowest == "drop" and len(set(scores)) > 1:
+            ranked = [hit for hit in ranked if hit[1] > min(scores)]
+        gold.append(best_answer)
+        related.append(list(found))
+        positive.append([block for _, _, block in ranked])
+    ids = pl.List(pl.Int64)
+    return questions.with_columns(
+        gold=pl.Series(gold, dtype=pl.String),
+        related=pl.Series(related, dtype=ids),
+        positive=pl.Series(positive, dtype=ids),
+    )
+
+
+def _data(rows: pl.DataFrame, passages: pl.DataFrame, coco: str, seed: int) -> pl.DataFrame:
+    schema = polars_schema(TASK.data_config)
+    texts = dict(passages.select("passage_id", "passage_content").iter_rows())
+    key = pl.col("image").cast(pl.String).str.zfill(12)
+    listed = rows.with_columns(
+        pl.col("positive").cast(pl.List(pl.String)),
+        pl.col("related").cast(pl.List(pl.String)),
+    )
+    contents = pl.Series([[texts[name] for name in names] for names in listed["positive"]], dtype=pl.List(pl.String))
+    columns = {
+        "answers": pl.col("answers"),
+        "gold_answer": pl.col("gold"),
+        "question": pl.col("question"),
+        "question_id": pl.col("question_id"),
+        "img_path": pl.format(f"{coco}/COCO_{coco}_{{}}.jpg", key),
+        "img_key_full": key,
+        "img_key": pl.col("image"),
+        "img_file_name": pl.format(f"COCO_{coco}_{{}}.jpg", key),
+        "img": pl.lit(None, pl.Null),
+        "img_caption": pl.lit(None, schema["img_caption"]),
+        "objects": pl.lit([], schema["objects"]),
+        "img_ocr": pl.lit([], schema["img_ocr"]),
+        "pos_item_ids": pl.col("positive"),
+        "pos_item_contents": pl.lit(contents),
+        "related_item_ids": pl.col("related"),
+        "__index_level_0__": pl.col("question_id"),
+        "instruction": instruction(TASK.instructions, "question_id", seed, TASK.key),
+    }
+    return listed.select(**columns).select(pl.col(name).cast(kind) for name, kind in schema.items())

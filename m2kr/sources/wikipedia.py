@@ -1,0 +1,132 @@
+"""DPR's 100-word blocks of Wikipedia (``psgs_w100.tsv``), and which of them hold a phrase.
+
+OK-VQA and InfoSeek take their passages from these 21 million blocks. Upstream asks a search engine; here one pass over
+the file finds every phrase at once with an Aho-Corasick automaton, and keeps the best blocks of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+
+from m2kr.sources.raw import ordered_map, where
+from m2kr.sources.readers import Advance, BadRow, Batch, read_quoted_tsv
+
+COLUMNS = ("id", "text", "title")
+"""Columns of psgs_w100.tsv."""
+
+# BM25's usual constants. The lengths of the two fields are what they are in psgs_w100 by construction (100 words) and
+# on average (titles), fixed so that a score depends on nothing but its own block.
+_K1, _B = 1.2, 0.75
+_AVERAGE_WORDS = {"text": 100, "title": 3}
+
+_HITS = {
+    "phrase": pl.String,
+    "score": pl.Float64,
+    "id": pl.Int64,
+    "text": pl.String,
+    "title": pl.String,
+}
+
+
+def words(column: pl.Expr) -> pl.Expr:
+    """Return the words of a text as a search engine's standard analyzer sees them: lower case, letters and digits.
+
+    One blank separates the words, and none stands at the ends, so that " " + words + " " contains " phrase " exactly
+    where the phrase's words follow one another.
+    """
+    return column.str.to_lowercase().str.replace_all(r"[^\p{L}\p{M}\p{N}]+", " ").str.strip_chars()
+
+
+def content(text: str = "text", title: str = "title") -> pl.Expr:
+    """Return a block's ``passage_content`` in the published form."""
+    return pl.format("title: {} content: {}", title, text)
+
+
+def read_blocks(path: Path, advance: Advance) -> Iterator[Batch]:
+    """Yield the blocks of psgs_w100.tsv with columns ``row``, ``id`` (Int64), ``text``, ``title``."""
+    for batch in read_quoted_tsv(path, COLUMNS, advance):
+        frame = batch.frame.with_columns(number=pl.col("id").cast(pl.Int64, strict=False))
+        judged = where(
+            frame,
+            [
+                (pl.col("number").is_null(), pl.format("the id {} is not a number", pl.col("id"))),
+                (pl.col("text").str.strip_chars() == "", "the text is empty"),
+            ],
+            row_id="id",
+        )
+        kept = judged.frame.select("row", id="number", text="text", title="title")
+        yield Batch(kept, batch.bad + judged.bad)
+
+
+def find_phrases(path: Path, advance: Advance, phrases: list[str], best: int, workers: int = 1) -> Iterator[Batch]:
+    """Find the ``best`` blocks of each phrase in one pass, in memory bounded by phrases x ``best``, not by blocks.
+
+    A block holds a phrase where the phrase's words (see `words`) follow one another in its title or in its text. Its
+    score is the larger of the two fields' BM25 term-frequency parts (k1 1.2, b 0.75); ties go to the smaller id. A
+    search engine would also weigh the two fields by how rare the words are; the order is therefore close to upstream's
+    and not equal to it.
+
+    Args:
+        path: psgs_w100.tsv, or its .gz.
+        advance: told of the bytes read.
+        phrases: as `words` writes them, not empty.
+        best: blocks to keep for each phrase.
+        workers: threads that match at the same time. The result does not depend on it.
+
+    Yields:
+        One batch, with columns ``phrase``, ``score``, ``id``, ``text``, ``title``, sorted by phrase, score descending
+        and id; ``row`` is not meaningful and empty.
+    """
+    patterns = pl.Series([f" {phrase} " for phrase in phrases], dtype=pl.String)
+
+    def match(batch: Batch) -> Batch:
+        return Batch(_best(_matches(batch.frame, patterns), best), batch.bad)
+
+    kept = pl.DataFrame(schema=_HITS)
+    waiting: list[pl.DataFrame] = []
+    bad: list[BadRow] = []
+    limit = 2 * best * len(phrases) + 100_000
+    for batch in ordered_map(match, read_blocks(path, advance), workers):
+        bad += batch.bad
+        waiting.append(batch.frame)
+        if sum(frame.height for frame in waiting) > limit:
+            kept, waiting = _best(pl.concat([kept, *waiting]), best), []
+    kept = _best(pl.concat([kept, *waiting]), best)
+    yield Batch(kept.select(pl.lit("").alias("row"), *_HITS), bad)
+
+
+def _matches(blocks: pl.DataFrame, patterns: pl.Series) -> pl.DataFrame:
+    """Return one row for each phrase of each block that holds it."""
+    fields = []
+    for name, average in _AVERAGE_WORDS.items():
+        haystack = words(pl.col(name).fill_null(""))
+        found = (
+            blocks.select("id", haystack=pl.format(" {} ", haystack))
+            .with_columns(
+                phrase=pl.col("haystack").str.extract_many(patterns, overlapping=True),
+                length=pl.col("haystack").str.count_matches(" ", literal=True) - 1,
+            )
+            .drop("haystack")
+            .filter(pl.col("phrase").list.len() > 0)
+            .explode("phrase")
+        )
+        fields.append(
+            found.group_by("id", "phrase", "length")
+            .len("count")
+            .with_columns(pl.col("count").cast(pl.Float64), relative=pl.col("length") / average)
+            .select(
+                phrase=pl.col("phrase").str.strip_chars(" "),
+                score=pl.col("count") * (_K1 + 1) / (pl.col("count") + _K1 * (1 - _B + _B * pl.col("relative"))),
+                id="id",
+            )
+        )
+    scores = pl.concat(fields).group_by("phrase", "id").agg(pl.col("score").max())
+    return scores.join(blocks, on="id").select(*_HITS)
+
+
+def _best(hits: pl.DataFrame, best: int) -> pl.DataFrame:
+    ordered = hits.sort(["phrase", "score", "id"], descending=[False, True, False])
+    return ordered.filter(pl.int_range(pl.len()).over("phrase") < best)

@@ -1,0 +1,302 @@
+"""Writing a built benchmark: sharded Parquet, a dataset card, a manifest with checksums. Nothing else writes one.
+
+A task appears under its final name only when all of it is there and has passed the checks. Bytes depend on the tables
+and on the versions of m2kr and pyarrow alone: rows are cut into row groups and shards by their number, and nothing of
+the time, the machine or the number of threads goes into a file.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from m2kr import __version__
+from m2kr.errors import M2KRError
+from m2kr.files import atomic, digest, sha256_of, write_json
+from m2kr.progress import progress
+from m2kr.schema import SCHEMAS, check_columns
+from m2kr.tasks import RELEASES, TASKS, Task
+
+SHARD_ROWS = 500_000
+"""Rows of a shard. At 0.2 to 3.4 kB a row, a shard compresses to a few hundred megabytes at most."""
+
+ROW_GROUP_ROWS = 20_000
+"""Rows of a row group: what a reader holds at least."""
+
+MANIFEST = "manifest.json"
+CARD = "README.md"
+
+
+def write_split(
+    folder: Path, config: str, split: str, rows: pl.LazyFrame, *, expected: int | None = None, quiet: bool = False
+) -> list[dict[str, Any]]:
+    """Write one split of a config as ``folder/<split>-NNNNN-of-NNNNN.parquet``.
+
+    Args:
+        folder: created if need be. Shards of the split that are there already are replaced.
+        config: names the schema.
+        split: name of the split ("test", "test_passages").
+        rows: the rows, streamed.
+        expected: number of rows, for the progress bar.
+        quiet: show no progress.
+
+    Returns:
+        For each shard, in order: ``path`` (relative to ``folder``), ``sha256``, ``rows``, ``bytes``.
+
+    Raises:
+        DatasetError: the columns are not those of the config.
+        M2KRError: the disk is full, or the folder cannot be written.
+    """
+    schema = SCHEMAS[config]
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob(f"{split}-*.parquet*"):
+        stale.unlink()
+    parts: list[Path] = []
+    counts: list[int] = []
+    writer: pq.ParquetWriter | None = None
+    try:
+        with progress(expected, f"write {config}/{split}", quiet=quiet) as bar:
+            for table in _row_groups(rows, config, schema):
+                if writer is None or counts[-1] + table.num_rows > SHARD_ROWS:
+                    if writer is not None:
+                        writer.close()
+                    parts.append(folder / f"{split}-{len(parts):05d}.parquet.part")
+                    counts.append(0)
+                    writer = pq.ParquetWriter(parts[-1], schema, compression="zstd")
+                writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+                counts[-1] += table.num_rows
+                bar.update(table.num_rows)
+    except OSError as error:
+        raise M2KRError(f"{folder} could not be written: {error}. Free some space, then run it again.") from error
+    finally:
+        if writer is not None:
+            writer.close()
+    shards = []
+    for index, (part, count) in enumerate(zip(parts, counts, strict=True)):
+        path = folder / f"{split}-{index:05d}-of-{len(parts):05d}.parquet"
+        part.replace(path)
+        shards.append({"path": path.name, "sha256": sha256_of(path), "rows": count, "bytes": path.stat().st_size})
+    return shards
+
+
+def _row_groups(rows: pl.LazyFrame, config: str, schema: pa.Schema) -> Iterator[pa.Table]:
+    """Yield tables of `ROW_GROUP_ROWS` rows, the last one shorter; one empty table where there are none."""
+    waiting: list[pl.DataFrame] = []
+    height = 0
+
+    def cut() -> Iterator[pa.Table]:
+        nonlocal waiting, height
+        whole = pl.concat(waiting)
+        for start in range(0, height - height % ROW_GROUP_ROWS, ROW_GROUP_ROWS):
+            yield _to_arrow(whole.slice(start, ROW_GROUP_ROWS), config, schema)
+        waiting = [whole.slice(height - height % ROW_GROUP_ROWS)]
+        height %= ROW_GROUP_ROWS
+
+    for frame in rows.collect_batches(chunk_size=ROW_GROUP_ROWS, maintain_order=True, engine="streaming"):
+        waiting.append(frame)
+        height += frame.height
+        if height >= ROW_GROUP_ROWS:
+            yield from cut()
+    if height:
+        yield _to_arrow(pl.concat(waiting), config, schema)
+    elif not waiting:
+        yield schema.empty_table()
+
+
+def _to_arrow(frame: pl.DataFrame, config: str, schema: pa.Schema) -> pa.Table:
+    table = frame.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
+    try:
+        return table.cast(schema)
+    except (ValueError, pa.ArrowInvalid):
+        check_columns(config, table.schema, config)  # says which column
+        raise
+
+
+@dataclass(frozen=True)
+class Built:
+    """A finished task, as the manifest records it, and the folders that hold its configs until it is published."""
+
+    task: Task
+    entry: dict[str, Any]
+    folders: dict[str, Path]
+
+
+def publish(out: Path, built: Built) -> None:
+    """Move a finished task into place, then bring the manifest and the card up to date.
+
+    A reader sees the old task, or none, until the new one is whole. A task that is replaced is first struck off the
+    manifest, so that a build killed in between does not leave a manifest that claims what is not there.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    manifest = read_manifest(out)
+    if manifest["tasks"].pop(built.task.key, None):
+        write_json(out / MANIFEST, manifest)
+    manifest["tasks"][built.task.key] = built.entry
+    manifest["tasks"] = {key: manifest["tasks"][key] for key in TASKS if key in manifest["tasks"]}
+    manifest["m2kr"] = __version__
+    page = card(manifest)
+    for config, folder in built.folders.items():
+        target = out / config
+        if target.exists():
+            shutil.rmtree(target)
+        folder.replace(target)
+    with atomic(out / CARD, "w") as file:
+        file.write(page)
+    write_json(out / MANIFEST, manifest)
+
+
+def read_manifest(out: Path) -> dict[str, Any]:
+    """Return the manifest of a built benchmark, or an empty one where the folder has none.
+
+    Raises:
+        M2KRError: it cannot be read as a manifest.
+    """
+    path = out / MANIFEST
+    if not path.exists():
+        return {"format": 1, "m2kr": __version__, "tasks": {}}
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        if manifest["format"] != 1:
+            raise M2KRError(f"{path} has format {manifest['format']!r}; this version reads 1. Build again elsewhere.")
+        return dict(manifest, tasks=dict(manifest["tasks"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise M2KRError(f"{path} is not a manifest of this program ({error}). Choose another --out folder.") from error
+
+
+def entry(
+    configs: dict[str, dict[str, list[dict[str, Any]]]],
+    *,
+    sources: dict[str, dict[str, Any]],
+    options: dict[str, Any],
+    counts: dict[str, Any],
+    synthetic: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """Return a task's entry of the manifest.
+
+    Args:
+        configs: config -> split -> shards, as `write_split` returns them.
+        sources: raw file -> sha256 and bytes.
+        options: every option the tables depend on, the seed among them.
+        counts: facts counted on the way.
+        synthetic: seed and scale of the made-up world, where the raw files are one.
+    """
+    listed = {
+        config: {
+            split: {
+                "rows": sum(shard["rows"] for shard in shards),
+                "bytes": sum(shard["bytes"] for shard in shards),
+                "shards": [{**shard, "path": f"{config}/{shard['path']}"} for shard in shards],
+            }
+            for split, shards in splits.items()
+        }
+        for config, splits in configs.items()
+    }
+    hashes = [shard["sha256"] for splits in listed.values() for split in splits.values() for shard in split["shards"]]
+    return {
+        "m2kr": __version__,
+        "fingerprint": digest(hashes),
+        "synthetic": synthetic,
+        "configs": listed,
+        "counts": counts,
+        "options": options,
+        "sources": dict(sorted(sources.items())),
+    }
+
+
+def card(manifest: dict[str, Any]) -> str:
+    """Return the dataset card: YAML that tells ``load_dataset`` what is where, and a page for people."""
+    import yaml
+
+    entries: dict[str, Any] = manifest["tasks"]
+    tasks = [TASKS[key] for key in entries]
+    made_up = [task.key for task in tasks if entries[task.key]["synthetic"]]
+    infos, configs = [], []
+    for task in tasks:
+        for config, splits in entries[task.key]["configs"].items():
+            configs.append(
+                {
+                    "config_name": config,
+                    "data_files": [{"split": s, "path": f"{config}/{s}-*.parquet"} for s in splits],
+                }
+            )
+            infos.append(_dataset_info(config, splits))
+    licences = sorted({licence.lower() for task in tasks for licence in task.licences})
+    rows = sum(s["rows"] for e in entries.values() for splits in e["configs"].values() for s in splits.values())
+    header = {
+        "pretty_name": "M2KR" + (" (made-up data)" if made_up and len(made_up) == len(tasks) else ""),
+        "language": ["en"],
+        "license": licences,
+        "task_categories": ["visual-question-answering", "text-retrieval", "image-to-text"],
+        "tags": ["retrieval", "multimodal", "late-interaction", *(["synthetic"] if made_up else [])],
+        "size_categories": [_size_category(rows)],
+        "configs": configs,
+        "dataset_info": infos,
+    }
+    front = yaml.safe_dump(header, sort_keys=False, allow_unicode=True, width=120)
+    return f"---\n{front}---\n\n{_page(tasks, entries, made_up)}"
+
+
+def _dataset_info(config: str, splits: dict[str, Any]) -> dict[str, Any]:
+    from datasets import DatasetInfo, Features, SplitDict, SplitInfo
+
+    sizes = SplitDict()
+    for name, split in splits.items():
+        sizes.add(SplitInfo(name, num_bytes=split["bytes"], num_examples=split["rows"]))
+    info = DatasetInfo(
+        features=Features.from_arrow_schema(SCHEMAS[config]),
+        splits=sizes,
+        download_size=sum(split["bytes"] for split in splits.values()),
+        dataset_size=sum(split["bytes"] for split in splits.values()),
+    )
+    return {"config_name": config, **info._to_yaml_dict()}
+
+
+def _size_category(rows: int) -> str:
+    bounds = [(10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M")]
+    return next((name for bound, name in bounds if rows < bound), "10M<n<100M")
+
+
+def _page(tasks: Iterable[Task], entries: dict[str, Any], made_up: list[str]) -> str:
+    lines = ["# M2KR", ""]
+    if made_up:
+        lines += [
+            f"**The data of {', '.join(made_up)} is made up.** Names, facts, questions and pictures were generated by "
+            "`m2kr.synthetic`; they describe nothing real, and scores on them compare with no published figure.",
+            "",
+        ]
+    lines += [
+        "Questions, images and the passages that answer them, built from the raw releases below by `python -m "
+        "m2kr.build`. Each task has two configs:",
+        "",
+        "```python",
+        "from datasets import load_dataset",
+    ]
+    tasks = list(tasks)
+    lines += [
+        f'load_dataset("<this folder>", "{config}")' for config in (tasks[0].data_config, tasks[0].passages_config)
+    ]
+    lines += ["```", "", "| task | query | split | queries | passages |", "| --- | --- | --- | ---: | ---: |"]
+    for task in tasks:
+        configs = entries[task.key]["configs"]
+        for split, facts in configs[task.data_config].items():
+            passages = configs[task.passages_config][f"{split}_passages"]["rows"]
+            lines.append(f"| {task.key} | {task.kind} | {split} | {facts['rows']:,} | {passages:,} |")
+    lines += ["", "Rows that were left out, options and file hashes are in `manifest.json`.", "", "## Sources", ""]
+    for task in tasks:
+        for folder in task.releases:
+            release = RELEASES[folder]
+            lines.append(
+                f"- {task.key}: {release.title}, {release.url}. Licence: {release.licence}. {release.terms}".rstrip()
+            )
+    lines += ["", "## Citation", "", "```bibtex"]
+    lines += list(dict.fromkeys(task.citation for task in tasks))
+    lines += ["```", ""]
+    return "\n".join(lines)

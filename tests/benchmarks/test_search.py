@@ -1,0 +1,156 @@
+"""Speed and memory of exact MaxSim on two cores, beside the bare matrix product and sentence-transformers.
+
+    python -m pytest tests/benchmarks/test_search.py --benchmark-columns=min,median,rounds -s
+
+Eight queries of 320 vectors (PreFLMR's, with an image) against 2,000 passages of 30 to 180 vectors, 210,000 in all, of
+dimension 128. Times are of all eight queries. The bare product is the best over tile sizes, orientations and numbers of
+queries at once: what any exact search has to pay, with no maximum taken. Machines are shared, so compare minima of one
+run. Nothing here asserts a time.
+"""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from m2kr.embeddings import Ragged
+from m2kr.search import maxsim_reference, search
+
+QUERIES, QUERY_VECTORS, PASSAGES, DIM, K = 8, 320, 2_000, 128, 100
+TILES = (256, 512, 1024, 2048, 4096)
+STACKS = (1, 4, 8)
+
+fastest: dict[str, float] = {}  # seconds, by what was measured; filled in the order of the tests
+
+
+def unit_vectors(total: int, seed: int) -> torch.Tensor:
+    """Random unit vectors, normalised in place so that the peak memory of a process holds no copy of them."""
+    vectors = torch.randn((total, DIM), generator=torch.Generator().manual_seed(seed))
+    return vectors.div_(vectors.norm(dim=1, keepdim=True))
+
+
+def make_world() -> tuple[Ragged, Ragged]:
+    lengths = np.random.default_rng(0).integers(30, 181, PASSAGES)
+    queries = Ragged.from_lengths(unit_vectors(QUERIES * QUERY_VECTORS, 1), [QUERY_VECTORS] * QUERIES)
+    return queries, Ragged.from_lengths(unit_vectors(int(lengths.sum()), 2), lengths)
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[tuple[Ragged, Ragged]]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield make_world()
+    torch.set_num_threads(before)
+
+
+def bare_product(queries: torch.Tensor, passages: torch.Tensor, tile: int, stack: int, by_passage: bool) -> None:
+    """Multiply all query and passage vectors, ``stack`` queries and ``tile`` passage vectors at once; keep nothing."""
+    rows = stack * QUERY_VECTORS
+    product = torch.empty(tile * rows)
+    for some_queries, some_passages in itertools.product(torch.split(queries, rows), torch.split(passages, tile)):
+        if by_passage:
+            out = product[: rows * len(some_passages)].view(len(some_passages), rows)
+            torch.mm(some_passages, some_queries.T, out=out)
+        else:
+            out = product[: rows * len(some_passages)].view(rows, len(some_passages))
+            torch.mm(some_queries, some_passages.T, out=out)
+
+
+def seconds(work: Callable[[], object], rounds: int) -> float:
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def report(benchmark: Any, name: str) -> None:
+    """Keep the fastest round, and print it as a multiple of the bare product."""
+    if benchmark.stats is None:  # --benchmark-disable
+        return
+    fastest[name] = min(fastest.get(name, np.inf), benchmark.stats.stats.min)
+    line = f"{name}: {fastest[name] / QUERIES:.4f} s a query"
+    if "bare product" in fastest:
+        benchmark.extra_info["times_bare_product"] = round(fastest[name] / fastest["bare product"], 3)
+        line += f", {benchmark.extra_info['times_bare_product']} times the bare product"
+    print(f"\n{line}")
+
+
+@pytest.mark.benchmark(group="maxsim on 2 cores")
+def test_bare_product(benchmark: Any, world: tuple[Ragged, Ragged]) -> None:
+    queries, passages = (torch.as_tensor(side.vectors) for side in world)
+    choices = {
+        choice: seconds(lambda choice=choice: bare_product(queries, passages, *choice), 2)  # type: ignore[misc]
+        for choice in itertools.product(TILES, STACKS, (True, False))
+    }
+    best = min(choices, key=choices.__getitem__)
+    benchmark.extra_info.update(tile=best[0], queries_at_once=best[1], by_passage=best[2])
+    benchmark.pedantic(bare_product, (queries, passages, *best), rounds=7, warmup_rounds=1)
+    fastest["bare product"] = choices[best]
+    report(benchmark, "bare product")
+
+
+@pytest.mark.benchmark(group="maxsim on 2 cores")
+@pytest.mark.parametrize("form", ["ragged", "list"])
+def test_search(benchmark: Any, world: tuple[Ragged, Ragged], form: str) -> None:
+    queries, passages = world
+    given = passages if form == "ragged" else list(passages)
+    scores, rows = benchmark.pedantic(search, (queries, given, K), rounds=7, warmup_rounds=1)
+    for query, row, score in ((0, rows[0, 0], scores[0, 0]), (7, rows[7, -1], scores[7, -1])):
+        assert score == pytest.approx(maxsim_reference(queries[query], passages[int(row)]), rel=1e-5)
+    report(benchmark, f"search, {form}")
+
+
+@pytest.mark.benchmark(group="maxsim on 2 cores")
+def test_sentence_transformers(benchmark: Any, world: tuple[Ragged, Ragged]) -> None:
+    util = pytest.importorskip("sentence_transformers.util")
+    if not hasattr(util, "maxsim"):
+        pytest.skip("this sentence-transformers has no maxsim")
+    queries, passages = world
+    table = benchmark.pedantic(util.maxsim, (list(queries), list(passages)), rounds=2, warmup_rounds=0)
+    wanted, _ = search(queries, passages, K)
+    np.testing.assert_allclose(torch.as_tensor(table).topk(K).values, wanted, rtol=1e-5)
+    report(benchmark, "sentence-transformers maxsim")
+
+
+MEMORY_CODE = r"""
+import importlib.util, re, sys
+spec = importlib.util.spec_from_file_location("world", sys.argv[1])
+world = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(world)
+world.torch.set_num_threads(2)
+queries, passages = world.make_world()
+search = world.search
+
+def peak():  # of this process alone: getrusage counts what its parent had before it started this one
+    return int(re.search(r"VmHWM:\s+(\d+) kB", open("/proc/self/status").read())[1])
+
+search(queries, passages.rows(0, 20), 5, memory=1 << 20)  # what libraries take once
+before = peak()
+search(queries, passages, 100, memory=int(sys.argv[2]))
+print((peak() - before) * 1024)
+"""
+
+
+@pytest.mark.benchmark(group="maxsim within a memory")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("mebibytes", [16, 64, 1024])
+def test_memory(benchmark: Any, world: tuple[Ragged, Ragged], mebibytes: int) -> None:
+    """Time within an allowance, and how far the peak of a fresh process grows beyond its inputs meanwhile."""
+    allowed = mebibytes << 20
+    command = [sys.executable, "-c", MEMORY_CODE, __file__, str(allowed)]
+    grown = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    benchmark.extra_info["peak_mebibytes"] = grown >> 20
+    whole = search(*world, K)
+    found = benchmark.pedantic(search, (*world, K), {"memory": allowed}, rounds=3)
+    np.testing.assert_allclose(found[0], whole[0], rtol=1e-5)
+    report(benchmark, f"search within {mebibytes} MiB, which took {grown >> 20} MiB")

@@ -80,7 +80,7 @@ def find_phrases(path: Path, advance: Advance, phrases: list[str], best: int, wo
         One batch, with columns ``phrase``, ``score``, ``id``, ``text``, ``title``, sorted by phrase, score descending
         and id; ``row`` is not meaningful and empty.
     """
-    patterns = pl.Series([f" {phrase} " for phrase in phrases], dtype=pl.String)
+    patterns = [f" {phrase} " for phrase in phrases]
 
     def match(batch: Batch) -> Batch:
         return Batch(_best(_matches(batch.frame, patterns), best), batch.bad)
@@ -98,7 +98,7 @@ def find_phrases(path: Path, advance: Advance, phrases: list[str], best: int, wo
     yield Batch(kept.select(pl.lit("").alias("row"), *_HITS), bad)
 
 
-def _matches(blocks: pl.DataFrame, patterns: pl.Series) -> pl.DataFrame:
+def _matches(blocks: pl.DataFrame, patterns: list[str]) -> pl.DataFrame:
     """Return one row for each phrase of each block that holds it."""
     fields = []
     for name, average in _AVERAGE_WORDS.items():

@@ -50,7 +50,8 @@ def test_ragged_behaves_like_the_list_it_was_made_from(
     items = items_of(lengths)
     ragged = Ragged.from_list([torch.from_numpy(item) for item in items] if tensors else items)
     assert_items(ragged, items)
-    assert ragged.dim == 4 and ragged.offsets.dtype == np.int64
+    assert ragged.dim == 4
+    assert ragged.offsets.dtype == np.int64
     np.testing.assert_array_equal(ragged.lengths, lengths)
     part = ragged.rows(start, stop)
     assert_items(part, items[start:stop])
@@ -74,7 +75,8 @@ def test_read_only_arrays_become_tensors_without_copy_or_warning() -> None:
 
 def test_from_list_mixes_arrays_and_tensors_and_ignores_the_width_of_empty_items() -> None:
     ragged = Ragged.from_list([np.zeros((0, 0)), torch.ones((1, 3)), np.ones((2, 3), np.float32), torch.ones(0, 9)])
-    assert isinstance(ragged.vectors, torch.Tensor) and ragged.dim == 3
+    assert isinstance(ragged.vectors, torch.Tensor)
+    assert ragged.dim == 3
     np.testing.assert_array_equal(ragged.lengths, [0, 1, 2, 0])
     assert len(Ragged.from_list([])) == 0
 
@@ -139,7 +141,8 @@ def test_round_trip(tmp_path: Path, kind: Any, dtype: Any) -> None:
     whole = back.load()
     assert back.rows == (9 if kind == "single" else 6)
     numbers = as_tensor(whole.vectors if isinstance(whole, Ragged) else whole)
-    assert numbers.dtype == torch_type and torch.equal(numbers, vectors)
+    assert numbers.dtype == torch_type
+    assert torch.equal(numbers, vectors)
     for shard, chunk in zip(back.shards(), chunks, strict=True):
         array: object = shard.vectors if isinstance(shard, Ragged) else shard
         assert isinstance(array, torch.Tensor if dtype == "bfloat16" else np.memmap)
@@ -169,7 +172,8 @@ def test_a_store_of_only_empty_items(tmp_path: Path) -> None:
     assert_items(store.load(), [])
     store.append([np.zeros((0, 0)), np.zeros((0, 4))])
     store = EmbeddingStore(tmp_path, "key")
-    assert store.rows == 2 and store.dim is None
+    assert store.rows == 2
+    assert store.dim is None
     store.append(items_of([2]))
     np.testing.assert_array_equal(EmbeddingStore(tmp_path, "key").load().lengths, [0, 0, 2])  # type: ignore[union-attr]
 
@@ -183,7 +187,8 @@ def test_what_a_kill_leaves_is_not_there_and_is_swept(tmp_path: Path) -> None:
     (tmp_path / "000000000009.vectors").write_bytes(b"beyond")
     (tmp_path / "notes.txt").write_text("not ours")
     store = EmbeddingStore(tmp_path, "key")
-    assert store.rows == 1 and len(names(tmp_path)) == 7
+    assert store.rows == 1
+    assert len(names(tmp_path)) == 7
     assert_items(store.load(), items[:1])
     store.append(items[1:])
     assert_items(EmbeddingStore(tmp_path, "key").load(), items)
@@ -208,7 +213,8 @@ while True:
         reported = [int(process.stdout.readline()) for _ in range(30)][-1]
         process.send_signal(signal.SIGKILL)
     store = EmbeddingStore(tmp_path, "key")
-    assert store.rows >= reported and store.rows % 50 == 0
+    assert store.rows >= reported
+    assert store.rows % 50 == 0
     store.append([np.full((n % 4, 8), n, np.float32) for n in range(store.rows, store.rows + 5)])
     loaded = EmbeddingStore(tmp_path, "key").load()
     assert_items(loaded, [np.full((n % 4, 8), n, np.float32) for n in range(store.rows)])
@@ -219,7 +225,8 @@ def test_another_key_starts_anew(tmp_path: Path) -> None:
     EmbeddingStore(tmp_path, "old", dtype="float16").append(items_of([2, 3]))
     (tmp_path / "notes.txt").write_text("not ours")
     store = EmbeddingStore(tmp_path, "new", dim=6)
-    assert store.rows == 0 and names(tmp_path) == ["meta.json", "notes.txt"]
+    assert store.rows == 0
+    assert names(tmp_path) == ["meta.json", "notes.txt"]
     store.append(items_of([1], dim=6))
     assert json.loads((tmp_path / "meta.json").read_text())["key"] == "new"
     assert EmbeddingStore(tmp_path, "new").rows == 1
@@ -273,7 +280,7 @@ def test_a_shard_cut_after_opening_is_found_when_it_is_read(tmp_path: Path) -> N
     store = EmbeddingStore(tmp_path, "key")
     store.append(items_of([2]))
     (tmp_path / "000000000000.vectors").write_bytes(b"")
-    with pytest.raises(M2KRError, match="has 0 bytes, but .* calls for 32"):
+    with pytest.raises(M2KRError, match=r"has 0 bytes, but .* calls for 32"):
         store.load()
 
 
@@ -301,7 +308,8 @@ def test_what_cannot_be_appended(tmp_path: Path, kind: Any, embeddings: Any, mes
     before = names(tmp_path)
     with pytest.raises(M2KRError, match=message):
         store.append(embeddings)
-    assert store.rows == 1 and names(tmp_path) == before
+    assert store.rows == 1
+    assert names(tmp_path) == before
 
 
 @pytest.fixture
@@ -316,7 +324,7 @@ def full_disk() -> Iterator[None]:
 def test_a_full_disk_is_said_and_leaves_the_store_whole(tmp_path: Path, full_disk: None) -> None:
     store = EmbeddingStore(tmp_path, "key")
     store.append(items_of([3]))
-    with pytest.raises(M2KRError, match="000000000001.vectors could not be written: .*Free some space"):
+    with pytest.raises(M2KRError, match=r"000000000001.vectors could not be written: .*Free some space"):
         store.append(items_of([3000]))
     assert store.rows == EmbeddingStore(tmp_path, "key").rows == 1
     assert not list(tmp_path.glob(".*"))

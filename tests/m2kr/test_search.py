@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,15 @@ from m2kr.errors import M2KRError
 from m2kr.search import maxsim_reference, search
 
 Ranking = tuple[np.ndarray, np.ndarray]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Products this small gain nothing from threads, which wait for each other where other work shares the cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def expected(queries: list[np.ndarray], passages: list[np.ndarray], k: int) -> Ranking:
@@ -38,7 +47,8 @@ def whole_numbers(rng: np.random.Generator, lengths: list[int], dim: int) -> lis
 
 
 def assert_same(found: Ranking, wanted: Ranking) -> None:
-    assert found[0].dtype == np.float32 and found[1].dtype == np.int64
+    assert found[0].dtype == np.float32
+    assert found[1].dtype == np.int64
     np.testing.assert_array_equal(found[1], wanted[1])
     np.testing.assert_allclose(found[0], wanted[0], rtol=1e-5, atol=1e-5)
 
@@ -108,7 +118,8 @@ def test_duplicates_of_random_passages_keep_row_order_in_every_tiling(memory: in
         assert len(set(score)) == 17  # of 40 originals, six copies each: 16 whole groups and four of the next
         for value in set(score):
             group = row[score == value]
-            assert len(set(copies[group])) == 1 and (np.diff(group) > 0).all()
+            assert len(set(copies[group])) == 1
+            assert (np.diff(group) > 0).all()
             every = np.flatnonzero(copies == copies[group[0]])
             np.testing.assert_array_equal(group, every[: len(group)])
 
@@ -200,7 +211,8 @@ def test_streaming_single_vectors(tmp_path: Path) -> None:
 def test_inputs_are_left_as_they_were() -> None:
     queries, passages = np.full((2, 4), -0.0, np.float32), torch.ones((3, 4), requires_grad=True)
     search(queries, passages, 2)
-    assert np.signbit(queries).all() and passages.grad is None
+    assert np.signbit(queries).all()
+    assert passages.grad is None
 
 
 def test_a_lower_matmul_precision_of_the_caller_is_overruled_and_kept() -> None:
@@ -243,7 +255,7 @@ WIDE = [np.ones((2, 4), np.float32), np.ones((2, 5), np.float32)]
         (GOOD, GOOD + BAD, {"memory": 1}, "passage 5 hold NaN or infinity"),
         (np.ones((1, 2)), np.array([[1, 2], [-np.inf, np.inf]]), {}, "passage 1 hold NaN or infinity"),
         (np.ones((1, 2)), iter([Ragged.from_list(GOOD)]), {}, r"shard 0 of the passages is Ragged"),
-        (GOOD, GOOD + [np.full((2, 4), 1e300)], {}, "passage 3 hold NaN or infinity"),
+        (GOOD, [*GOOD, np.full((2, 4), 1e300)], {}, "passage 3 hold NaN or infinity"),
         ([np.full((2, 4), 3e38)], [np.full((2, 4), 3e38)], {}, "too large: a score does not fit into float32"),
     ],
 )

@@ -121,11 +121,12 @@ def _write_tables(
 
     from m2kr.files import digest, write_json
     from m2kr.schema import check_split
-    from m2kr.write import write_split
+    from m2kr.write import copy_split, write_split
 
     key = digest(__version__, sorted(p.name for p in (work.parent / "staged").glob("*.parquet")), repr(tables.counts))
     folders = {config: work / config for config in (task.data_config, task.passages_config)}
     configs: dict[str, dict[str, Any]] = {config: {} for config in folders}
+    written: dict[int, list[dict[str, Any]]] = {}
     for split in (split for split in task.splits if split in tables.data):
         parts = (
             (task.passages_config, f"{split}_passages", tables.passages[split]),
@@ -137,8 +138,14 @@ def _write_tables(
             # A kill while the task was being moved into place leaves a note without its shards.
             whole = all((folders[config] / shard["path"]).exists() for shard in facts.get("shards", []))
             if facts.get("key") != key or not whole:
-                facts = {"key": key, "shards": write_split(folders[config], config, name, rows, quiet=quiet)}
+                # Splits often share one table (valid and test are searched in the same passages): write it once.
+                if id(rows) in written:
+                    shards = copy_split(folders[config], written[id(rows)], name)
+                else:
+                    shards = write_split(folders[config], config, name, rows, quiet=quiet)
+                facts = {"key": key, "shards": shards}
                 write_json(note, facts)
+            written[id(rows)] = facts["shards"]
             configs[config][name] = facts
         checked = configs[task.data_config][split]
         if "checked" not in checked:

@@ -123,21 +123,27 @@ def _by_ranx(
     """Return the measures ``names`` (ours -> ranx's) for each query of ``qrels``."""
     import ranx  # 3 s, and only this needs it
 
-    judged = {
-        query: dict.fromkeys(ids, 1) for query, ids in qrels.items() if len(ids) and len(retrieved.get(query, ()))
-    }
+    judged = [query for query, ids in qrels.items() if len(ids) and len(retrieved.get(query, ()))]
     columns = {name: dict.fromkeys(qrels, 0.0) for name in names}
     if judged:
-        # ranx orders ties arbitrarily, so it is given ranks, which hold none, in place of scores.
-        ranks = {
-            query: {passage: float(len(retrieved[query]) - rank) for rank, passage in enumerate(retrieved[query])}
-            for query in judged
-        }
-        run = ranx.Run.from_dict(ranks)
+        # ranx orders ties arbitrarily, so it is given ranks, which hold none, in place of scores. And it compiles
+        # itself anew, 10 s, for every length of ids it has not met, so it is given numbers of one width in their place.
+        run: dict[str, dict[str, float]] = {}
+        wanted: dict[str, dict[str, int]] = {}
+        for number, query in enumerate(judged):
+            ranks = {passage: rank for rank, passage in enumerate(dict.fromkeys(retrieved[query]))}
+            run[_label(number)] = {_label(rank): float(len(ranks) - rank) for rank in range(len(ranks))}
+            found = [ranks.setdefault(passage, len(ranks)) for passage in qrels[query]]
+            wanted[_label(number)] = {_label(rank): 1 for rank in found}
+        ranking = ranx.Run.from_dict(run)
         with warnings.catch_warnings():
             # numba remarks on a cast inside ranx while it compiles; there is nothing a user could do about it.
             warnings.simplefilter("ignore")
-            ranx.evaluate(ranx.Qrels.from_dict(judged), run, list(names.values()), return_mean=False)
+            ranx.evaluate(ranx.Qrels.from_dict(wanted), ranking, list(names.values()), return_mean=False)
         for name, key in names.items():
-            columns[name].update({query: float(value) for query, value in run.scores[key].items()})
+            columns[name].update({judged[int(label)]: float(value) for label, value in ranking.scores[key].items()})
     return {name: list(values.values()) for name, values in columns.items()}
+
+
+def _label(number: int) -> str:
+    return f"{number:010d}"

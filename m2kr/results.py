@@ -89,15 +89,24 @@ class Run:
 
     @classmethod
     def from_dict(cls, run: Mapping[str, Mapping[str, float]]) -> Run:
-        """Return a run from query id -> passage id -> score, ordered by (score, passage id), both descending."""
-        ordered = {
-            query: sorted(found.items(), key=lambda pair: (pair[1], pair[0]), reverse=True)
-            for query, found in run.items()
-        }
+        """Return a run from query id -> passage id -> score, ordered by (score, passage id), both descending.
+
+        Scores are compared in float32, as they are written and as trec_eval reads them.
+
+        Raises:
+            M2KRError: a score is NaN.
+        """
+        ordered = {}
+        for query, found in run.items():
+            scores = np.array(list(found.values()), dtype=np.float32)
+            if np.isnan(scores).any():
+                passage = list(found)[int(np.isnan(scores).argmax())]
+                raise M2KRError(f"the score of query {query!r} and passage {passage!r} is NaN, which has no rank.")
+            ordered[query] = sorted(zip(scores.tolist(), found, strict=True), reverse=True)
         return cls(
             list(ordered),
-            [[passage for passage, _ in pairs] for pairs in ordered.values()],
-            [np.array([value for _, value in pairs], dtype=np.float32) for pairs in ordered.values()],
+            [[passage for _, passage in pairs] for pairs in ordered.values()],
+            [np.array([value for value, _ in pairs], dtype=np.float32) for pairs in ordered.values()],
         )
 
     def write_trec(self, path: Path, tag: str) -> None:

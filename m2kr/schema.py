@@ -5,6 +5,7 @@ Columns, their types and their order are those of the published M2KR dataset car
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -234,18 +235,24 @@ def check_columns(config: str, found: pa.Schema, where: str) -> None:
             )
 
 
-def _first(frame: pl.LazyFrame) -> tuple[int, dict[str, object] | None]:
-    """Return how many rows ``frame`` has, and its first one."""
-    rows = frame.collect(engine="streaming")
-    return rows.height, (rows.row(0, named=True) if rows.height else None)
+@dataclass(frozen=True)
+class _Problem:
+    """Rows that break one rule: ``rows`` has the column ``row_id``, and should have no row."""
+
+    where: str
+    rows: pl.LazyFrame
+    row_id: str
+    says: str
 
 
-def _refuse(where: str, frame: pl.LazyFrame, row_id: str, problem: str) -> None:
-    """Raise if ``frame`` has any row, naming the first and the count."""
-    count, row = _first(frame)
-    if row is not None:
-        more = f" ({count:,} rows in all)" if count > 1 else ""
-        raise DatasetError(f"{where}, row {row_id}={row[row_id]!r}: {problem}{more}.")
+def _refuse(problems: list[_Problem]) -> None:
+    """Raise for the first problem that has any row, naming its first row and the count."""
+    for problem in problems:  # one after the other: each may need a table of all ids, and memory is bounded
+        summary = problem.rows.select(count=pl.len(), first=pl.col(problem.row_id).first())
+        count, first = summary.collect(engine="streaming").row(0)
+        if count:
+            more = f" ({count:,} rows in all)" if count > 1 else ""
+            raise DatasetError(f"{problem.where}, row {problem.row_id}={first!r}: {problem.says}{more}.")
 
 
 def check_split(
@@ -276,46 +283,45 @@ def check_split(
     """
     queries_at = f"{task.data_config}/{split}"
     passages_at = f"{task.passages_config}/{split}_passages"
-    _check_ids(passages, "passage_id", passages_at)
-    _check_ids(data, "question_id", queries_at)
-    _refuse(
-        passages_at,
-        passages.filter(_blank("passage_content")).select("passage_id"),
-        "passage_id",
-        "the passage has no text",
-    )
     has_question = ~_blank("question") if task.key != "CC" else pl.lit(False)
     has_image = ~_blank("img_path") if task.reads_images else pl.lit(False)
-    _refuse(
-        queries_at,
-        data.filter(~has_question & ~has_image).select("question_id"),
-        "question_id",
-        "the query has neither a question nor an image",
-    )
-    _refuse(
-        queries_at,
-        data.filter(pl.col("pos_item_ids").list.len() != pl.col("pos_item_contents").list.len()).select("question_id"),
-        "question_id",
-        "pos_item_ids and pos_item_contents differ in length",
-    )
     # Contents are compared by their hash: a join that carries the texts of millions of passages would not fit.
     pairs = data.select("question_id", id="pos_item_ids", content="pos_item_contents").explode(
         "id", "content", empty_as_null=False, keep_nulls=False
     )
     known = passages.select(id="passage_id", known=pl.col("passage_content").hash())
     joined = pairs.with_columns(pl.col("content").hash()).join(known, on="id", how="left")
+    uneven = pl.col("pos_item_ids").list.len() != pl.col("pos_item_contents").list.len()
     _refuse(
-        queries_at,
-        joined.filter(pl.col("known").is_null()).select("question_id"),
-        "question_id",
-        f"a positive is no passage of {passages_at}",
+        [_Problem(queries_at, data.filter(uneven), "question_id", "its positives' ids and contents differ in number")]
     )
-    _refuse(
-        queries_at,
-        joined.filter(pl.col("known") != pl.col("content")).select("question_id"),
-        "question_id",
-        "the content of a positive is not the passage's",
-    )
+    problems = [
+        *_id_problems(passages, "passage_id", passages_at),
+        *_id_problems(data, "question_id", queries_at),
+        _Problem(passages_at, passages.filter(_blank("passage_content")), "passage_id", "the passage has no text"),
+        _Problem(
+            queries_at,
+            data.filter(~has_question & ~has_image),
+            "question_id",
+            "the query has neither a question nor an image",
+        ),
+        _Problem(
+            queries_at,
+            joined.filter(pl.col("known").is_null()),
+            "question_id",
+            f"a positive is no passage of {passages_at}",
+        ),
+        _Problem(
+            queries_at,
+            joined.filter(pl.col("known") != pl.col("content")),
+            "question_id",
+            "the content of a positive is not the passage's",
+        ),
+    ]
+    if task.reads_images:
+        outside = data.filter(leaves_root(pl.col("img_path")))
+        problems.append(_Problem(queries_at, outside, "question_id", "the image path leaves its root"))
+    _refuse(problems)
     counts = pl.collect_all(
         [
             data.select(
@@ -328,7 +334,7 @@ def check_split(
         engine="streaming",
     )
     result = {**counts[0].row(0, named=True), **counts[1].row(0, named=True)}
-    result["images"] = _check_images(task, data, queries_at, images) if task.reads_images else 0
+    result["images"] = _check_images(data, queries_at, images) if task.reads_images else 0
     return {name: int(value or 0) for name, value in result.items()}
 
 
@@ -336,19 +342,15 @@ def _blank(column: str) -> pl.Expr:
     return pl.col(column).is_null() | (pl.col(column).str.strip_chars() == "")
 
 
-def _check_ids(frame: pl.LazyFrame, column: str, where: str) -> None:
-    _refuse(where, frame.filter(_blank(column)).select(column), column, "the id is empty")
-    repeated = frame.group_by(column).len().filter(pl.col("len") > 1).select(column).sort(column)
-    _refuse(where, repeated, column, "the id stands more than once")
+def _id_problems(frame: pl.LazyFrame, column: str, where: str) -> list[_Problem]:
+    repeated = frame.group_by(column).len().filter(pl.col("len") > 1).select(pl.col(column).sort())
+    return [
+        _Problem(where, frame.filter(_blank(column)), column, "the id is empty"),
+        _Problem(where, repeated, column, "the id stands more than once"),
+    ]
 
 
-def _check_images(task: Task, data: pl.LazyFrame, where: str, images: ImageRoots | None) -> int:
-    _refuse(
-        where,
-        data.filter(leaves_root(pl.col("img_path"))).select("question_id"),
-        "question_id",
-        "the image path leaves its root",
-    )
+def _check_images(data: pl.LazyFrame, where: str, images: ImageRoots | None) -> int:
     paths = data.select("question_id", "img_path").drop_nulls("img_path").unique("img_path", keep="first")
     if images is None:
         return int(paths.select(pl.len()).collect(engine="streaming").item())

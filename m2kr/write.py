@@ -87,6 +87,26 @@ def write_split(
     return shards
 
 
+def copy_split(folder: Path, shards: list[dict[str, Any]], split: str) -> list[dict[str, Any]]:
+    """Give ``split`` the rows of another split of the same config, ``shards`` of `write_split`, without encoding again.
+
+    Raises:
+        M2KRError: the disk is full, or the folder cannot be written.
+    """
+    copies = []
+    for shard in shards:
+        tail = shard["path"].rsplit("-of-", 1)
+        target = folder / f"{split}-{tail[0].rsplit('-', 1)[1]}-of-{tail[1]}"
+        part = target.with_name(f"{target.name}.part")
+        try:
+            shutil.copyfile(folder / shard["path"], part)
+        except OSError as error:
+            raise M2KRError(f"{target} could not be written: {error}. Free some space, then run it again.") from error
+        part.replace(target)
+        copies.append({**shard, "path": target.name})
+    return copies
+
+
 def _row_groups(rows: pl.LazyFrame, config: str, schema: pa.Schema) -> Iterator[pa.Table]:
     """Yield tables of `ROW_GROUP_ROWS` rows, the last one shorter; one empty table where there are none."""
     waiting: list[pl.DataFrame] = []

@@ -113,9 +113,8 @@ def build(raw: RawFiles, options: Options, seed: int) -> Tables:
     ]
     if searched:
         pool = _pool(collection, searched, options.pool, seed)
-        for split in ("valid", "test"):
-            if split in tables.data:
-                tables.passages[split] = passages.join(pool.lazy(), on="passage_id", how="semi", maintain_order="left")
+        pooled = passages.join(pool.lazy(), on="passage_id", how="semi", maintain_order="left")
+        tables.passages |= {split: pooled for split in ("valid", "test") if split in tables.data}
     return tables
 
 

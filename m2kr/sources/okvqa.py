@@ -92,10 +92,11 @@ def build(raw: RawFiles, options: Options, seed: int) -> Tables:
     )
     if options.without_positive == "drop" and "train" in ranked:
         ranked["train"] = ranked["train"].filter(pl.col("positive").list.len() > 0)
+    pool = passages.lazy()
     for split, rows in ranked.items():
+        table = _data(rows, passages, _SPLITS[split], seed).lazy()
         for name in (split, "valid") if split == "test" else (split,):
-            tables.data[name] = _data(rows, passages, _SPLITS[split], seed).lazy()
-            tables.passages[name] = passages.lazy()
+            tables.data[name], tables.passages[name] = table, pool
         tables.counts[f"{split}_without_positive"] = int((rows["positive"].list.len() == 0).sum())
         tables.counts[f"{split}_answers_in_pairs"] = sum(
             all(count % 2 == 0 for count in Counter(answers).values()) for answers in rows["answers"]

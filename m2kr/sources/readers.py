@@ -24,7 +24,7 @@ import pyarrow.csv as pa_csv
 
 from m2kr.errors import BadRowsError
 
-BLOCK_BYTES = 16 << 20
+BLOCK_BYTES = 4 << 20
 """How much is read at once. A batch of lines is about as large, and a handful are in flight."""
 
 MAX_RECORD_BYTES = 8 << 20

@@ -82,24 +82,32 @@ def find_phrases(path: Path, advance: Advance, phrases: list[str], best: int, wo
     """
     patterns = [f" {phrase} " for phrase in phrases]
 
+    # The lowest score that could still be among the best of a phrase. It only ever rises, so that a worker which reads
+    # an older one keeps too much and never too little.
+    bars = pl.DataFrame(schema={"phrase": pl.String, "bar": pl.Float64})
+
     def match(batch: Batch) -> Batch:
-        return Batch(_best(_matches(batch.frame, patterns), best), batch.bad)
+        hits = _matches(batch.frame, patterns).join(bars, on="phrase", how="left")
+        hits = _best(hits.filter(pl.col("bar").is_null() | (pl.col("score") >= pl.col("bar"))), best)
+        # Texts join last: most matches are gone by now.
+        return Batch(hits.join(batch.frame, on="id", maintain_order="left").select(*_HITS), batch.bad)
 
     kept = pl.DataFrame(schema=_HITS)
     waiting: list[pl.DataFrame] = []
     bad: list[BadRow] = []
-    limit = 2 * best * len(phrases) + 100_000
     for batch in ordered_map(match, read_blocks(path, advance), workers):
         bad += batch.bad
         waiting.append(batch.frame)
-        if sum(frame.height for frame in waiting) > limit:
+        if sum(frame.height for frame in waiting) > kept.height // 2 + 10_000:
             kept, waiting = _best(pl.concat([kept, *waiting]), best), []
+            full = kept.group_by("phrase").agg(pl.len(), bar=pl.col("score").min()).filter(pl.col("len") == best)
+            bars = full.select("phrase", "bar")
     kept = _best(pl.concat([kept, *waiting]), best)
     yield Batch(kept.select(pl.lit("").alias("row"), *_HITS), bad)
 
 
 def _matches(blocks: pl.DataFrame, patterns: list[str]) -> pl.DataFrame:
-    """Return one row for each phrase of each block that holds it."""
+    """Return phrase, score and id for each phrase of each block that holds it."""
     fields = []
     for name, average in _AVERAGE_WORDS.items():
         haystack = words(pl.col(name).fill_null(""))
@@ -123,8 +131,7 @@ def _matches(blocks: pl.DataFrame, patterns: list[str]) -> pl.DataFrame:
                 id="id",
             )
         )
-    scores = pl.concat(fields).group_by("phrase", "id").agg(pl.col("score").max())
-    return scores.join(blocks, on="id").select(*_HITS)
+    return pl.concat(fields).group_by("phrase", "id").agg(pl.col("score").max())
 
 
 def _best(hits: pl.DataFrame, best: int) -> pl.DataFrame:

@@ -121,7 +121,7 @@ def load_task(
     if folder.is_dir():
         query_files = _shards(folder, task.data_config, split)
         passage_files = _shards(folder, task.passages_config, passage_split)
-        queries, passages = pl.read_parquet(query_files), pl.read_parquet(passage_files)
+        queries, passages = _read(query_files), _read(passage_files)
         fingerprint, synthetic = _identity(folder, task, query_files, passage_files)
     else:
         queries, first = _from_hub(str(data), task.data_config, split)
@@ -167,6 +167,15 @@ def _shards(folder: Path, config: str, split: str) -> list[Path]:
     if len(counted) == 2 and counted[1].isdigit() and int(counted[1]) != len(files):
         raise M2KRError(f"{folder / config} has {len(files)} of the {int(counted[1])} shards of {split}. Get the rest.")
     return files
+
+
+def _read(files: list[Path]) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(files)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        names = ", ".join(file.name for file in files)
+        raise M2KRError(f"{files[0].parent} could not be read ({names}: {reason}). Get these files again.") from error
 
 
 def _identity(folder: Path, task: Task, *files: list[Path]) -> tuple[str, bool]:

@@ -9,6 +9,7 @@ import argparse
 import gzip
 import io
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,21 +134,23 @@ class Run:
         """Read a TREC run, gzipped or not, ordered by (score, passage id) as trec_eval does, whatever its rank column.
 
         Raises:
-            M2KRError: a line does not have six fields, or a score is no number.
+            M2KRError: the file cannot be read, a line does not have six fields, or a score is no number.
         """
         run: dict[str, dict[str, float]] = {}
-        with path.open("rb") as raw:
-            lines = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
-            for number, line in enumerate(lines, start=1):
-                fields = line.decode("utf-8").split()
-                try:
-                    query, _, passage, _, value, _ = fields
-                    run.setdefault(unquote(query), {})[unquote(passage)] = float(value)
-                except ValueError as error:
-                    reason = (
-                        f"{len(fields)} fields where 6 are expected" if len(fields) != 6 else "the score is no number"
-                    )
-                    raise M2KRError(f"{path}, line {number}: {reason}. It is no TREC run.") from error
+        try:
+            with path.open("rb") as raw:
+                lines = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
+                for number, line in enumerate(lines, start=1):
+                    fields = line.decode("utf-8", "replace").split()
+                    try:
+                        query, _, passage, _, value, _ = fields
+                        run.setdefault(unquote(query), {})[unquote(passage)] = float(value)
+                    except ValueError as error:
+                        count = len(fields)
+                        reason = "the score is no number" if count == 6 else f"{count} fields where 6 are expected"
+                        raise M2KRError(f"{path}, line {number}: {reason}. It is no TREC run.") from error
+        except (OSError, EOFError, zlib.error) as error:
+            raise M2KRError(f"{path} cannot be read as a run ({error}).") from error
         return cls.from_dict(run)
 
 
@@ -168,17 +171,21 @@ def read_result(path: Path) -> Result:
     """Read a result file.
 
     Raises:
-        M2KRError: it is no result file of this format, or lacks a key.
+        M2KRError: it cannot be read, is no result file of this format, lacks a key, or is of an unknown task.
     """
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
-        lacking = [key for key in Result.__annotations__ if key not in result]
-        if lacking:
-            raise M2KRError(f"{path} is no result file: it lacks {', '.join(lacking[:5])}.")
-        if result["format"] != RESULT_FORMAT:
-            raise M2KRError(f"{path} has format {result['format']!r}; this version reads {RESULT_FORMAT}.")
-    except (ValueError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise M2KRError(f"{path} is no result file ({error}).") from error
+    if not isinstance(result, dict):
+        raise M2KRError(f"{path} is no result file: it holds no JSON object.")
+    if result.get("format", RESULT_FORMAT) != RESULT_FORMAT:
+        raise M2KRError(f"{path} has format {result['format']!r}; this version reads {RESULT_FORMAT}.")
+    lacking = [key for key in Result.__annotations__ if key not in result]
+    if lacking:
+        raise M2KRError(f"{path} is no result file: it lacks {', '.join(lacking[:5])}.")
+    if result["task"] not in TASKS:
+        raise M2KRError(f"{path} is of the task {result['task']!r}, which this version does not know.")
     return cast(Result, result)
 
 

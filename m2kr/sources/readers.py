@@ -197,7 +197,7 @@ class _QuotedReader:
 
     def _after_header(self, data: bytes) -> bytes:
         header, _, rest = data.partition(b"\n")
-        found = header.rstrip(b"\r").decode("utf-8", "replace").split("\t")
+        found = [name.strip('"') for name in header.rstrip(b"\r").decode("utf-8", "replace").split("\t")]
         if found != list(self.columns):
             raise BadRowsError(
                 f"{self.path}, line 1: the header has the columns {', '.join(found)[:200]} where "
@@ -222,6 +222,8 @@ class _QuotedReader:
 
     def _parse_fast(self, data: bytes, starts: np.ndarray[Any, Any]) -> Batch | None:
         """Parse all records at once, or return None where anything about them is not regular."""
+        if (np.diff(starts) < len(self.columns)).any():
+            return None  # too short for so many fields: pyarrow takes an empty line for a record of empty fields
         block = data[: int(starts[-1])]
         faults: list[object] = []
 
@@ -258,7 +260,7 @@ class _QuotedReader:
         bad: list[BadRow] = []
         position = 0
         while position < len(data):
-            end = self._record_end(data, position)
+            end = self._record_end(data, position, at_end=at_end)
             if end is None and not at_end and len(data) - position <= MAX_RECORD_BYTES:
                 break
             row = f"line {self.line}"
@@ -276,16 +278,18 @@ class _QuotedReader:
         return Batch(frame, bad), position
 
     @staticmethod
-    def _record_end(data: bytes, start: int) -> int | None:
+    def _record_end(data: bytes, start: int, *, at_end: bool) -> int | None:
         """Return where the record that starts at ``start`` ends, or None where no end is in reach."""
         end, quotes = start, 0
         while end - start <= MAX_RECORD_BYTES:
-            found = data.find(b"\n", end) + 1 or len(data)
-            quotes += data.count(b'"', end, found)
-            end = found
+            found = data.find(b"\n", end) + 1
+            if not found and not at_end:
+                return None
+            quotes += data.count(b'"', end, found or len(data))
+            end = found or len(data)
             if quotes % 2 == 0:
                 return end
-            if end == len(data):
+            if not found:
                 return None
         return None
 
@@ -328,7 +332,9 @@ def read_json_array(path: Path, member: str, advance: Advance = lambda _: None) 
             for value in ijson.items(_Counting(file, advance), prefix, use_float=True):
                 count += 1
                 yield f"record {count}", value
-        return
+        if count:
+            return
+        # Nothing came: the array is empty, or it is not there, which the scanner tells apart.
     except (ijson.JSONError, UnicodeDecodeError, EOFError, zlib.error, gzip.BadGzipFile):
         pass
     yield from _salvage(path, member, skip=count)
@@ -369,7 +375,7 @@ def _salvage(path: Path, member: str, *, skip: int) -> Iterator[tuple[str, Any] 
             value, end = decoder.raw_decode(text, position)
             fault = "" if text[position:end].isascii() or _is_text(text[position:end]) else "not valid UTF-8"
         except (json.JSONDecodeError, RecursionError) as error:
-            value, end = None, _next_object(text, position, decoder)
+            value, end = None, _next_object(text, opening.end(), position, decoder)
             fault = f"invalid JSON ({error.msg if isinstance(error, json.JSONDecodeError) else 'nested too deeply'})"
         count += 1
         if fault:
@@ -400,20 +406,19 @@ def _is_text(text: str) -> bool:
     return True
 
 
-def _next_object(text: str, broken: int, decoder: json.JSONDecoder) -> int:
-    """Return where, after a broken element, the next element begins: an object that parses and is followed by one.
+def _next_object(text: str, opening: int, broken: int, decoder: json.JSONDecoder) -> int:
+    """Return where, after a broken element, the next element begins; the end of the text where none is found.
 
-    An object inside the broken element parses too, but its parent's bracket follows it, so that only a whole element
-    is followed by a comma and another object, or by the end of the array.
+    The elements of one array are written by one program: the next one is an object that parses and whose first key
+    is that of the array's first element. Objects inside the broken element parse too, but begin with another key.
     """
-    indent = re.search(r"\n[ \t]*\Z", text[:broken])
-    marks = re.compile(re.escape(indent.group()) + r"\{") if indent else re.compile(r"\{")
-    for mark in marks.finditer(text, broken + 1):
-        start = mark.end() - 1
+    first = re.compile(r'[\s,]*\{\s*("(?:[^"\\]|\\.)*")\s*:').match(text, opening)
+    if first is None:
+        return len(text)
+    for mark in re.compile(r"\{\s*" + re.escape(first.group(1)) + r"\s*:").finditer(text, broken + 1):
         try:
-            _, end = decoder.raw_decode(text, start)
+            decoder.raw_decode(text, mark.start())
         except (json.JSONDecodeError, RecursionError):
             continue
-        if re.compile(r"\s*(,\s*\{|\]\s*[}\],]?|\Z)").match(text, end):
-            return start
+        return mark.start()
     return len(text)

@@ -1,0 +1,32 @@
+"""The made-up world that the tests read, generated once a session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from m2kr.build import build_task
+from m2kr.sources import MODULES
+from m2kr.synthetic.raw import generate
+from m2kr.tasks import TASKS
+
+SCALE = 0.2
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The raw releases of a small world, one folder each; also the root of its images. Not to be changed."""
+    root = tmp_path_factory.mktemp("world") / "raw"
+    generate(root, scale=SCALE, quiet=True)
+    return root
+
+
+@pytest.fixture(scope="session")
+def built(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The benchmark built from `world`: every task that has a converter. Not to be changed."""
+    out = tmp_path_factory.mktemp("built") / "m2kr"
+    for task in TASKS.values():
+        if task.key in MODULES:
+            build_task(task, world, out, quiet=True)
+    return out

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from m2kr.sources.raw import Quarantine, Tables
 
 STATE = ".build"
-"""Folder in the output folder that holds unfinished work; it is gone when everything asked for is built."""
+"""Folder in the output folder that holds unfinished work; it is gone when that work is finished."""
 
 _EXAMPLES = """examples:
   python -m m2kr.build --list
@@ -84,11 +84,13 @@ def build_task(
         if raw.missing:
             say(f"  missing: {', '.join(raw.missing)}", quiet=quiet)
         for line in tables.lacking:
-            say(f"  {line}", quiet=quiet)
+            say(f"  {line}", quiet=quiet and bool(tables.data))
         if not tables.data:
             _report(task, quarantine, out, quiet=quiet)
+            shutil.rmtree(state, ignore_errors=True)
+            _tidy(out, state, existed=existed)
             return None
-        hashes = _hash_sources(raw.used, out / STATE / "hashes.json")
+        hashes = _hash_sources(raw.used, state / "hashes.json")
         configs, folders = _write_tables(task, tables, state / "tables", images=images, quiet=quiet)
     except M2KRError:
         _tidy(out, state, existed=existed)
@@ -110,6 +112,7 @@ def build_task(
     _report(task, quarantine, out, quiet=quiet)
     publish(out, Built(task, record, folders))
     shutil.rmtree(state)
+    _tidy(out, state, existed=True)
     return record
 
 
@@ -176,12 +179,12 @@ def _made_up(folders: Any) -> tuple[dict[str, Any] | None, dict[str, dict[str, A
     return world, options
 
 
-def _hash_sources(used: dict[str, Path], cache_path: Path) -> dict[str, dict[str, Any]]:
-    """Return sha256 and bytes of each raw file; a file of known size and time is not read again."""
+def _hash_sources(used: dict[str, Path], cache_path: Path | None = None) -> dict[str, dict[str, Any]]:
+    """Return sha256 and bytes of each raw file; one whose hash a killed run left in the cache is not read again."""
     from m2kr.files import sha256_of, write_json
 
     cache: dict[str, str] = {}
-    if cache_path.exists():
+    if cache_path is not None and cache_path.exists():
         cache = json.loads(cache_path.read_text(encoding="utf-8"))
     hashes = {}
     for label, path in used.items():
@@ -189,7 +192,8 @@ def _hash_sources(used: dict[str, Path], cache_path: Path) -> dict[str, dict[str
         key = f"{path.resolve()}|{state.st_size}|{state.st_mtime_ns}"
         if key not in cache:
             cache[key] = sha256_of(path)
-            write_json(cache_path, cache)
+            if cache_path is not None:
+                write_json(cache_path, cache)
         hashes[label] = {"sha256": cache[key], "bytes": state.st_size}
     return hashes
 
@@ -219,7 +223,7 @@ def _report(task: Task, quarantine: Quarantine, out: Path, *, quiet: bool) -> No
 
 
 def _tidy(out: Path, state: Path, *, existed: bool) -> None:
-    """After an error: keep finished intermediate files only, and no empty folders."""
+    """Keep finished intermediate files only, and no empty folders."""
     shutil.rmtree(state / "tables", ignore_errors=True)
     for folder in (state / "staged", state, out / STATE):
         if folder.is_dir() and not any(folder.iterdir()):
@@ -255,8 +259,7 @@ def _up_to_date(task: Task, out: Path, raw_root: Path, arguments: argparse.Names
         return False
     if any(path.stat().st_size != entry["sources"][label]["bytes"] for label, path in paths.items()):
         return False
-    hashes = _hash_sources(paths, out / STATE / "hashes.json")
-    return bool(hashes == entry["sources"])
+    return bool(_hash_sources(paths) == entry["sources"])
 
 
 def _list() -> None:
@@ -356,6 +359,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for task in tasks:
         if _up_to_date(task, arguments.out, arguments.raw, arguments):
             say(f"{task.key}: up to date", quiet=arguments.quiet)
+            # A kill between the last rename and the clearing up leaves its unfinished work behind.
+            shutil.rmtree(arguments.out / STATE / task.key, ignore_errors=True)
+            _tidy(arguments.out, arguments.out / STATE / task.key, existed=True)
             built += 1
             continue
         say(f"{task.key}: building", quiet=arguments.quiet)
@@ -373,16 +379,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             quiet=arguments.quiet,
         )
         if record is None:
-            say(f"{task.key}: nothing could be built", quiet=False)
+            say(f"{task.key}: nothing could be built")
             continue
         built += 1
         if not arguments.quiet:
             for config, splits in record["configs"].items():
                 sizes = ", ".join(f"{split} {facts['rows']:,}" for split, facts in splits.items())
                 say(f"  {config}: {sizes}")
-    shutil.rmtree(arguments.out / STATE, ignore_errors=True)
     if not built:
-        raise M2KRError("nothing was built: the raw files are missing. See --list for what is needed and from where.")
+        raise M2KRError("nothing was built, for the reasons above. See --list for what is needed and where to get it.")
     example = f"load_dataset({str(arguments.out)!r}, '{tasks[0].data_config}')"
     print(f"{arguments.out}: {built} of {len(tasks)} tasks; read them with {example}")
     return 0

@@ -143,14 +143,15 @@ def load_task(
     }
     if len(qrels) != queries.height:
         raise M2KRError(f"{task.data_config}/{split} in {data} has question ids that stand more than once.")
-    roots = images if isinstance(images, ImageRoots) or images is None else parse_roots([str(images)])
+    if isinstance(images, str | Path):
+        images = parse_roots([str(images)])
     return TaskData(
         task=task,
         split=split,
         queries=queries,
         passages=passages,
         qrels=qrels,
-        images=roots.for_task(task) if roots else None,
+        images=images.for_task(task) if images else None,
         fingerprint=fingerprint,
         synthetic=synthetic,
         limited=limited,
@@ -189,12 +190,18 @@ def _identity(folder: Path, task: Task, *files: list[Path]) -> tuple[str, bool]:
 
 
 def _from_hub(name: str, config: str, split: str) -> tuple[pl.DataFrame, str]:
+    if name.count("/") != 1 or name[0] in "./~":
+        # Asking the hub about a folder that was mistyped takes half a minute where it cannot be reached.
+        raise M2KRError(
+            f"{name} is no folder here, and no dataset id of the hub, which is spelled owner/name. "
+            f"Build it with python -m m2kr.build, or download {HUB_ID} and pass its folder."
+        )
     from datasets import load_dataset
-    from datasets.exceptions import DatasetNotFoundError
+    from datasets.exceptions import DatasetsError
 
     try:
         table = load_dataset(name, config, split=split)
-    except (OSError, ValueError, DatasetNotFoundError) as error:
+    except (OSError, ValueError, DatasetsError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise M2KRError(
             f"{name} is no folder here, and {config}/{split} could not be loaded from the hub ({reason}). "

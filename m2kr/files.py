@@ -24,7 +24,8 @@ def atomic(path: Path, mode: Literal["w", "wb"] = "wb", *, durable: bool = True)
     Raises:
         M2KRError: the disk is full, or the folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # One name, not one for each process: what a kill left behind is overwritten by the same command later on.
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         text: dict[str, Any] = {"encoding": "utf-8", "newline": "\n"} if mode == "w" else {}

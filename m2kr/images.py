@@ -53,7 +53,11 @@ class ImageRoots:
             raise ImageError(f"the image path {path!r} leaves its root. Images are only read below the roots given.")
         for folder in self.folders:
             candidate = folder / pure
-            if candidate.is_file():
+            try:
+                there = candidate.is_file()
+            except OSError:  # the name is too long, or a folder on the way may not be entered
+                there = False
+            if there:
                 if not candidate.resolve().is_relative_to(folder.resolve()):
                     raise ImageError(f"the image {path!r} is a link that leaves its root {folder}.")
                 return candidate
@@ -69,7 +73,7 @@ class ImageRoots:
         Raises:
             ImageError: it is not there, cannot be decoded, or has too many pixels.
         """
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image
 
         file = self.find(path)
         if file is None:
@@ -79,7 +83,9 @@ class ImageRoots:
                 if image.width * image.height > MAX_PIXELS:
                     raise ImageError(f"{file} has {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}.")
                 return image.convert("RGB")
-        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
+        except ImageError:
+            raise
+        except Exception as error:  # of broken files, decoders raise ValueError, RuntimeError and more
             raise ImageError(f"{file} cannot be decoded as an image ({error}). Get the file again.") from error
 
 
@@ -92,7 +98,8 @@ def parse_roots(values: Iterable[str]) -> ImageRoots:
     folders: list[Path] = []
     per_task: dict[str, Path] = {}
     for value in values:
-        name, separator, rest = value.partition("=")
+        # A folder may have "=" in its name.
+        name, separator, rest = ("", "", value) if Path(value).is_dir() else value.partition("=")
         path = Path(rest if separator else value)
         if not path.is_dir():
             raise M2KRError(f"--images {value}: {path} is not a folder.")

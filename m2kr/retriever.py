@@ -135,6 +135,10 @@ def get_retriever(
         make = known[name].load()
     except ImportError as error:
         raise M2KRError(f"the retriever {name!r} needs a package that is not installed: {error}.") from error
+    except AttributeError as error:
+        raise M2KRError(
+            f"the retriever {name!r} is registered as {known[name].value}, which cannot be loaded: {error}."
+        ) from error
     retriever = make(checkpoint=checkpoint, device=device, dtype=dtype)
     if not isinstance(retriever, (Retriever, Ranker)):
         raise M2KRError(f"{known[name].value} does not speak the protocol of m2kr.retriever.Retriever or Ranker.")

@@ -257,7 +257,7 @@ def where(
             row["row"],
             row["_reason"],
             row[raw_text][:200] if raw_text else "",
-            f"{row_id} {row[row_id]}" if row_id and row[row_id] is not None else "",
+            f"{row_id} {row[row_id]}" if row_id and row[row_id] not in (None, "") else "",
         )
         for row in judged.filter(pl.col("_reason").is_not_null()).iter_rows(named=True)
     ]

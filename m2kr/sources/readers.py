@@ -68,23 +68,28 @@ def _blocks(path: Path, advance: Advance) -> Iterator[bytes | BadRow]:
     """Yield the file's bytes in blocks; a damaged gzip ends with a `BadRow` after what could be read."""
     done = 0
     with path.open("rb") as raw:
-        source: IO[bytes] = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw  # type: ignore[assignment]
+        source = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
         total = 0
-        while True:
+        ended: BadRow | None = None
+        while ended is None:
+            pieces: list[bytes] = []
+            size = 0
             try:
-                block = source.read(BLOCK_BYTES)
+                # In pieces, because a read that meets the damage gives nothing of what it had decompressed before.
+                while size < BLOCK_BYTES and (piece := source.read1(BLOCK_BYTES)):
+                    pieces.append(piece)
+                    size += len(piece)
             except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-                yield BadRow(
-                    f"after {total:,} decompressed bytes",
-                    f"the gzip file is truncated or damaged ({error}); what follows cannot be read",
-                )
+                reason = f"the gzip file is truncated or damaged ({error}); what follows cannot be read"
+                ended = BadRow(f"after {total + size:,} decompressed bytes", reason)
+            if pieces:
+                total += size
+                advance(raw.tell() - done)
+                done = raw.tell()
+                yield b"".join(pieces)
+            elif ended is None:
                 return
-            if not block:
-                return
-            total += len(block)
-            advance(raw.tell() - done)
-            done = raw.tell()
-            yield block
+        yield ended
 
 
 def _lines_of(block: bytes) -> list[str | None] | pa.Array:

@@ -69,9 +69,7 @@ words = st.sampled_from(["Red", "bridge", " owl", "47 metres", "ÉCLAIR", "é", 
     st.lists(st.tuples(tied_scores, st.lists(words, max_size=3)), min_size=1, max_size=10),
     st.lists(st.lists(words, max_size=6).map(" ".join), min_size=40, max_size=40),
 )
-def test_pseudo_recall_equals_its_definition(
-    drawn: list[tuple[dict[str, float], list[str]]], texts: list[str]
-) -> None:
+def test_pseudo_recall_equals_its_definition(drawn: list[tuple[dict[str, float], list[str]]], texts: list[str]) -> None:
     run = {f"q{number}": found for number, (found, _) in enumerate(drawn)}
     answers = {f"q{number}": said for number, (_, said) in enumerate(drawn)}
     passages = {f"p{number}": text for number, text in enumerate(texts)}

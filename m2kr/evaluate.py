@@ -7,6 +7,7 @@ are kept until the task is finished, so that the same command after a kill goes 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import shutil
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from m2kr import __version__
 from m2kr.errors import M2KRError, run_command
 from m2kr.progress import progress, say
-from m2kr.tasks import TASKS, parse_tasks
+from m2kr.tasks import TASKS, Task, parse_tasks
 
 if TYPE_CHECKING:
     from m2kr.dataset import TaskData
@@ -80,7 +81,8 @@ def evaluate_task(
     from m2kr.results import RESULT_FORMAT, Result, read_result, write_result
 
     task = data.task
-    ignored = _ignored_inputs(retriever, data, ignore_images=ignore_images)
+    ignored = _ignored_inputs(retriever, task, ignore_images=ignore_images)
+    with_images = task.reads_images and not ignored
     if not data.queries.height:
         raise M2KRError(f"there are no queries in {task.data_config}/{data.split}.")
     settings = {
@@ -94,7 +96,13 @@ def evaluate_task(
         "top_k": top_k,
         "dtype": dtype,
         "ignored": ignored,
+        "instructions": retriever.reads_instructions,
     }
+    # Said now, and not when hours of work are to be written down.
+    try:
+        json.dumps(retriever.settings, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise M2KRError(f"the settings of {retriever.name} cannot be written to a result file: {error}.") from error
     key = digest(settings)
     result_path, run_path = out / f"{task.key}.json", out / f"{task.key}.run.trec.gz"
     if result_path.exists() and not rerun:
@@ -107,6 +115,8 @@ def evaluate_task(
         if run_path.exists():
             say(f"{task.key}: finished before, see {result_path}", quiet=quiet)
             return finished
+    if with_images:
+        _check_images(data)
     seconds: dict[str, float] = {}
     work = out / f".{task.key}.work"
     # Ties are broken by passage id, the larger first, as trec_eval does: the search prefers lower rows.
@@ -124,7 +134,7 @@ def evaluate_task(
             batch_size=batch_size,
             device=device,
             dtype=dtype,
-            with_images="image" not in ignored and task.reads_images,
+            with_images=with_images,
             memory=search_memory,
             quiet=quiet,
         )
@@ -179,16 +189,28 @@ def _is_encoder(retriever: Retriever | Ranker) -> bool:
     return isinstance(retriever, Retriever)
 
 
-def _ignored_inputs(retriever: Retriever | Ranker, data: TaskData, *, ignore_images: bool) -> list[str]:
-    if not data.task.reads_images or ("image" in retriever.reads and not ignore_images):
+def _ignored_inputs(retriever: Retriever | Ranker, task: Task, *, ignore_images: bool) -> list[str]:
+    if not task.reads_images or ("image" in retriever.reads and not ignore_images):
         return []
     if not ignore_images:
         raise M2KRError(
-            f"{data.task.key} asks with images ({data.task.kind}) and {retriever.name} reads only "
+            f"{task.key} asks with images ({task.kind}) and {retriever.name} reads only "
             f"{', '.join(sorted(retriever.reads))}. Pass --ignore-images to evaluate it without them; the result will "
             "say so. Or leave the task out with --tasks."
         )
     return ["image"]
+
+
+def _check_images(data: TaskData) -> None:
+    """Look for every image before the passages are encoded, which may take hours."""
+    if data.images is None:
+        raise M2KRError(f"the queries of {data.task.key} have images. Name their folder with --images.")
+    missing = [path for path in data.queries["img_path"] if path is not None and not data.images.has(path)]
+    if missing:
+        raise M2KRError(
+            f"{len(missing):,} of {data.queries.height:,} images of {data.task.key} are not in {data.images}, the "
+            f"first is {missing[0]}. Name their folder with --images, or pass --ignore-images."
+        )
 
 
 def _rank(
@@ -262,7 +284,10 @@ def _encode(
             first = store.rows
             # A chunk begins at a multiple of the chunk size, as in a run that nothing interrupted.
             stop = min(first - first % _CHUNK + _CHUNK, count)
-            store.append(encode(inputs(first, stop)))
+            embeddings = encode(inputs(first, stop))
+            if len(embeddings) != stop - first:
+                raise M2KRError(f"{what}: the retriever returned {len(embeddings)} items for {stop - first} inputs.")
+            store.append(embeddings)
             bar.update(stop - first)
 
 
@@ -333,6 +358,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise M2KRError(f"--{name.replace('_', '-')} is {value}; it has to be 1 or more.")
+    if not arguments.search_memory > 0:
+        raise M2KRError(f"--search-memory is {arguments.search_memory}; it has to be more than 0.")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     from m2kr.dataset import load_task
     from m2kr.files import safe_name
@@ -351,10 +378,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif folder.exists():
         raise M2KRError(f"--data {folder} is a file. Name the folder of a benchmark, or a dataset id of the hub.")
     tasks = parse_tasks(arguments.tasks, [task.key for task in there])
+    lacking = [task.key for task in tasks if task not in there]
+    if lacking:
+        raise M2KRError(
+            f"{arguments.data} has no {arguments.split} split of {', '.join(lacking)}; "
+            f"it has one of {', '.join(task.key for task in there)}."
+        )
     images = parse_roots(arguments.images) if arguments.images else None
     retriever = get_retriever(
         arguments.model, checkpoint=arguments.checkpoint, device=arguments.device, dtype=arguments.dtype
     )
+    for task in tasks:  # of all tasks before the first begins
+        _ignored_inputs(retriever, task, ignore_images=arguments.ignore_images)
     out = arguments.out / safe_name(retriever.name)
     results = []
     for task in tasks:

@@ -1,0 +1,290 @@
+"""`m2kr.dataset`: reading what was built, and what was published."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from m2kr.dataset import load_task, query_text
+from m2kr.errors import M2KRError
+from m2kr.images import ImageRoots
+from m2kr.schema import SCHEMAS
+from m2kr.tasks import TASKS
+
+
+def query(number: int, **changes: Any) -> dict[str, Any]:
+    return {
+        "question_id": f"q{number}",
+        "question": f"What is thing {number}?",
+        "instruction": "Answer this: ",
+        "pos_item_ids": [f"p{number}"],
+        "answers": [f"thing {number}"],
+        "img_path": f"{number}.png",
+        **changes,
+    }
+
+
+def passage(number: int) -> dict[str, Any]:
+    return {"passage_id": f"p{number}", "passage_content": f"Thing {number} is a thing.", "title": f"Thing {number}"}
+
+
+def publish(folder: Path, config: str, split: str, shards: list[list[dict[str, Any]]]) -> None:
+    """Write rows as the published benchmark lies on the hub; columns that a row lacks are null."""
+    schema: pa.Schema = SCHEMAS[config]
+    (folder / config).mkdir(parents=True, exist_ok=True)
+    for index, rows in enumerate(shards):
+        whole = [{name: row.get(name) for name in schema.names} for row in rows]
+        path = folder / config / f"{split}-{index:05d}-of-{len(shards):05d}.parquet"
+        pq.write_table(pa.Table.from_pylist(whole, schema=schema), path)
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    """Five queries in three shards and six passages in two, without a manifest."""
+    folder = tmp_path / "published"
+    rows = [query(number) for number in range(5)]
+    publish(folder, "OKVQA_data", "test", [rows[:2], rows[2:4], rows[4:]])
+    publish(folder, "OKVQA_passages", "test_passages", [[passage(n) for n in range(4)], [passage(4), passage(5)]])
+    return folder
+
+
+# --- what was built -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", ["MSMARCO", "LLaVA", "OKVQA"])
+def test_every_split_of_a_built_task_is_read_as_its_files_say(built: Path, task: str) -> None:
+    entry = json.loads((built / "manifest.json").read_text())["tasks"][task]
+    for split, facts in entry["configs"][f"{task}_data"].items():
+        data = load_task(task, built, split)
+        assert (data.task, data.split) == (TASKS[task], split)
+        assert data.queries.height == facts["rows"] == len(data.qrels)
+        assert data.passages.height == entry["configs"][f"{task}_passages"][f"{split}_passages"]["rows"]
+        assert data.queries.columns == SCHEMAS[f"{task}_data"].names
+        assert data.passages.columns == SCHEMAS[f"{task}_passages"].names
+        assert data.qrels == dict(data.queries.select("question_id", "pos_item_ids").iter_rows())
+        assert data.fingerprint == entry["fingerprint"]
+        assert data.synthetic
+        assert not data.limited
+
+
+def test_a_task_unpacks_into_queries_passages_and_qrels(built: Path) -> None:
+    data = load_task("OKVQA", data=built)
+    queries, passages, qrels = data
+    assert queries is data.queries
+    assert passages is data.passages
+    assert qrels is data.qrels
+    assert data.split == "test"
+
+
+def test_capitals_of_a_task_do_not_matter(built: Path) -> None:
+    assert load_task("okvqa", str(built)).task is TASKS["OKVQA"]
+    assert load_task(TASKS["OKVQA"], built).task is TASKS["OKVQA"]
+
+
+def test_answers_are_there_where_the_task_has_some(built: Path) -> None:
+    answers = load_task("OKVQA", built).answers
+    assert answers is not None
+    assert all(answers.values())
+    assert load_task("MSMARCO", built).answers is None
+
+
+@pytest.mark.parametrize(("limit", "height", "limited"), [(3, 3, True), (30, 30, False), (10**6, 30, False)])
+def test_a_limit_keeps_the_first_queries_and_says_so(built: Path, limit: int, height: int, limited: bool) -> None:
+    whole = load_task("OKVQA", built)
+    assert whole.queries.height == 30
+    data = load_task("OKVQA", built, limit=limit)
+    assert data.queries.equals(whole.queries.head(limit))
+    assert list(data.qrels) == data.queries["question_id"].to_list()
+    assert data.passages.equals(whole.passages)
+    assert (data.queries.height, data.limited) == (height, limited)
+
+
+def test_the_picture_of_a_query_is_opened_below_the_image_root(built: Path, world: Path) -> None:
+    for images in (world, str(world), ImageRoots([world]), world / "coco"):
+        picture = load_task("OKVQA", built, images=images).query_image(0)
+        assert picture.mode == "RGB"
+    with pytest.raises(M2KRError, match="OKVQA have images. Name their folder with --images"):
+        load_task("OKVQA", built).query_image(0)
+    with pytest.raises(M2KRError, match="is not a folder"):
+        load_task("OKVQA", built, images=world / "missing")
+
+
+# --- what was published ---------------------------------------------------------------------------------------------
+
+
+def test_published_files_are_read_without_a_manifest_and_in_the_order_of_their_shards(published: Path) -> None:
+    data = load_task("OKVQA", published)
+    assert data.queries["question_id"].to_list() == [f"q{number}" for number in range(5)]
+    assert data.passages["passage_id"].to_list() == [f"p{number}" for number in range(6)]
+    assert data.qrels == {f"q{number}": [f"p{number}"] for number in range(5)}
+    assert not data.synthetic
+
+
+def test_equal_files_have_equal_fingerprints_wherever_they_lie(published: Path, tmp_path: Path) -> None:
+    shutil.copytree(published, tmp_path / "copy")
+    before = load_task("OKVQA", published).fingerprint
+    assert load_task("OKVQA", tmp_path / "copy").fingerprint == before
+    publish(published, "OKVQA_passages", "test_passages", [[passage(number) for number in range(7)]])
+    (published / "OKVQA_passages" / "test_passages-00000-of-00002.parquet").unlink()
+    (published / "OKVQA_passages" / "test_passages-00001-of-00002.parquet").unlink()
+    assert load_task("OKVQA", published).fingerprint != before
+
+
+def test_repeated_and_missing_positives_and_missing_answers_are_lists_all_the_same(tmp_path: Path) -> None:
+    rows = [
+        query(0, pos_item_ids=["p1", "p0", "p1"], answers=[]),
+        query(1, pos_item_ids=[], answers=None),
+        query(2, pos_item_ids=None),
+    ]
+    publish(tmp_path, "OKVQA_data", "test", [rows])
+    publish(tmp_path, "OKVQA_passages", "test_passages", [[passage(0), passage(1)]])
+    data = load_task("OKVQA", tmp_path)
+    assert data.qrels == {"q0": ["p1", "p0"], "q1": [], "q2": []}
+    assert data.answers == {"q0": [], "q1": [], "q2": ["thing 2"]}
+
+
+def test_a_task_whose_questions_are_null_has_empty_texts(tmp_path: Path) -> None:
+    rows = [query(0, question=None), query(1, question=None, instruction=None)]
+    publish(tmp_path, "CC_data", "train", [rows])
+    publish(tmp_path, "CC_passages", "train_passages", [[passage(0)]])
+    data = load_task("CC", tmp_path, "train")
+    assert data.query_texts(instructions=False) == ["", ""]
+    assert data.query_texts(instructions=True) == ["Answer this:", ""]
+
+
+def test_a_query_without_image_path_is_an_error_that_names_it(tmp_path: Path) -> None:
+    publish(tmp_path, "OKVQA_data", "test", [[query(7, img_path=None)]])
+    publish(tmp_path, "OKVQA_passages", "test_passages", [[passage(0)]])
+    with pytest.raises(M2KRError, match="query q7 of OKVQA has no image path"):
+        load_task("OKVQA", tmp_path, images=tmp_path).query_image(0)
+
+
+# --- what is missing or wrong ---------------------------------------------------------------------------------------
+
+
+def test_an_unknown_task_is_answered_with_the_closest(built: Path) -> None:
+    with pytest.raises(M2KRError, match="there is no task 'OKVAQ'. Did you mean OKVQA?"):
+        load_task("OKVAQ", built)
+
+
+def test_a_split_that_the_task_does_not_have_is_refused(built: Path) -> None:
+    with pytest.raises(M2KRError, match="LLaVA has no split 'valid'; it has train, test"):
+        load_task("LLaVA", built, "valid")
+
+
+def test_a_split_that_the_folder_does_not_have_is_said_with_those_it_has(published: Path) -> None:
+    with pytest.raises(M2KRError, match="holds no OKVQA_data/valid: OKVQA_data has test. Build it"):
+        load_task("OKVQA", published, "valid")
+    with pytest.raises(M2KRError, match="holds no WIT_data/test: it has no WIT_data. Build it"):
+        load_task("WIT", published)
+    shutil.rmtree(published / "OKVQA_passages")
+    with pytest.raises(M2KRError, match="holds no OKVQA_passages/test_passages: it has no OKVQA_passages"):
+        load_task("OKVQA", published)
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("OKVQA_data/test-00000-of-00003.parquet", "OKVQA_data has 2 of the 3 shards of test"),
+        ("OKVQA_data/test-00002-of-00003.parquet", "OKVQA_data has 2 of the 3 shards of test"),
+        ("OKVQA_passages/test_passages-00001-of-00002.parquet", "has 1 of the 2 shards of test_passages"),
+    ],
+)
+def test_a_missing_shard_is_an_error(published: Path, file: str, message: str) -> None:
+    (published / file).unlink()
+    with pytest.raises(M2KRError, match=message):
+        load_task("OKVQA", published)
+
+
+@pytest.mark.parametrize("content", [b"", b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", b"PAR1 cut"])
+def test_a_shard_that_is_no_parquet_is_an_error_that_names_it(published: Path, content: bytes) -> None:
+    (published / "OKVQA_data" / "test-00001-of-00003.parquet").write_bytes(content)
+    with pytest.raises(M2KRError, match="OKVQA_data could not be read .*test-00001-of-00003.parquet") as caught:
+        load_task("OKVQA", published)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "split", "column"),
+    [
+        *(("OKVQA_data", "test", name) for name in ("question_id", "question", "instruction", "pos_item_ids")),
+        *(("OKVQA_passages", "test_passages", name) for name in ("passage_id", "passage_content")),
+    ],
+)
+def test_a_missing_column_is_an_error_that_names_it(published: Path, config: str, split: str, column: str) -> None:
+    for file in (published / config).glob(f"{split}-*.parquet"):
+        pl.read_parquet(file).drop(column).write_parquet(file)
+    with pytest.raises(M2KRError, match=f"{config} in .* has no column {column}"):
+        load_task("OKVQA", published)
+
+
+def test_a_question_id_that_stands_twice_is_an_error(tmp_path: Path) -> None:
+    publish(tmp_path, "OKVQA_data", "test", [[query(0), query(1)], [query(0)]])
+    publish(tmp_path, "OKVQA_passages", "test_passages", [[passage(0)]])
+    with pytest.raises(M2KRError, match="question ids that stand more than once"):
+        load_task("OKVQA", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["m2kr-dta", "./m2kr-dta", "/no/such", "~/m2kr", "deep/down/m2kr", ""])
+def test_a_folder_that_is_not_there_is_said_without_asking_the_hub(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "datasets", None)  # importing it is an error
+    with pytest.raises(M2KRError, match="is no folder here, and no dataset id|holds no OKVQA_data"):
+        load_task("OKVQA", name)
+
+
+def test_a_hub_that_cannot_be_reached_is_one_clear_error() -> None:
+    program = """
+from m2kr.dataset import HUB_ID, load_task
+from m2kr.errors import run_command
+run_command(lambda _: load_task("OKVQA", HUB_ID))
+"""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment, timeout=60
+    )
+    assert done.stderr.startswith("error: BByrneLab/")
+    assert done.stderr.count("\n") == 1
+    assert "OKVQA_data/test could not be loaded from the hub" in done.stderr
+    assert "pass its folder" in done.stderr
+
+
+# --- what is asked --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("instruction", "question", "text"),
+    [
+        ("Find it", "What?", "Find it: What?"),
+        ("Find it:", "What?", "Find it: What?"),
+        ("  Find it: \n", "What?", "Find it: What?"),
+        ("Find it :", "What?", "Find it : What?"),
+        ("Find it", "", "Find it:"),
+        ("", "What?", "What?"),
+        ("  ", " What? ", "What?"),
+        (None, "What?", "What?"),
+        (None, "", ""),
+    ],
+)
+def test_an_instruction_and_a_question_are_joined_by_a_colon(
+    instruction: str | None, question: str, text: str
+) -> None:
+    assert query_text(instruction, question) == text
+
+
+def test_texts_of_queries_come_with_or_without_instructions(published: Path) -> None:
+    data = load_task("OKVQA", published, limit=2)
+    assert data.query_texts(instructions=False) == ["What is thing 0?", "What is thing 1?"]
+    assert data.query_texts(instructions=True) == ["Answer this: What is thing 0?", "Answer this: What is thing 1?"]

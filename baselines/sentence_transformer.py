@@ -65,12 +65,17 @@ def _array(value: Any) -> np.ndarray[Any, Any]:
 def _load(checkpoint: str, device: str, dtype: str) -> tuple[Any, Literal["single", "multi"]]:
     import torch
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+    from safetensors import SafetensorError
     from sentence_transformers import MultiVectorEncoder, SentenceTransformer
     from transformers.utils.logging import disable_progress_bar
 
     if not sys.stderr.isatty():
         disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise M2KRError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
     folder = Path(checkpoint)
     config: dict[str, Any] = {}
     try:
@@ -80,14 +85,19 @@ def _load(checkpoint: str, device: str, dtype: str) -> tuple[Any, Literal["singl
             if not (folder / "modules.json").is_file() and not (folder / "config.json").is_file():
                 raise M2KRError(f"{folder} holds neither modules.json nor config.json: it is no model folder.")
         else:
-            path = Path(hf_hub_download(checkpoint, name))
+            try:
+                path = Path(hf_hub_download(checkpoint, name))
+            except LocalEntryNotFoundError:  # the hub was not reached
+                raise
+            except EntryNotFoundError:  # a plain model of transformers has no such file
+                path = folder / name
         if path.is_file():
             config = json.loads(path.read_text(encoding="utf-8"))
         multi = config.get("model_type") == "MultiVectorEncoder"
         make = MultiVectorEncoder if multi else SentenceTransformer
         kwargs = {"dtype": getattr(torch, dtype), "use_safetensors": True}
         model = make(str(folder) if folder.is_dir() else checkpoint, device=device, model_kwargs=kwargs)
-    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
+    except (HfHubHTTPError, OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise M2KRError(
             f"the model {checkpoint!r} could not be loaded ({reason}). Where the hub cannot be reached, copy its "

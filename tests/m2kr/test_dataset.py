@@ -113,7 +113,7 @@ def test_the_picture_of_a_query_is_opened_below_the_image_root(built: Path, worl
     for images in (world, str(world), ImageRoots([world]), world / "coco"):
         picture = load_task("OKVQA", built, images=images).query_image(0)
         assert picture.mode == "RGB"
-    with pytest.raises(M2KRError, match="OKVQA have images. Name their folder with --images"):
+    with pytest.raises(M2KRError, match=r"OKVQA have images. Name their folder with --images"):
         load_task("OKVQA", built).query_image(0)
     with pytest.raises(M2KRError, match="is not a folder"):
         load_task("OKVQA", built, images=world / "missing")
@@ -173,7 +173,7 @@ def test_a_query_without_image_path_is_an_error_that_names_it(tmp_path: Path) ->
 
 
 def test_an_unknown_task_is_answered_with_the_closest(built: Path) -> None:
-    with pytest.raises(M2KRError, match="there is no task 'OKVAQ'. Did you mean OKVQA?"):
+    with pytest.raises(M2KRError, match=r"there is no task 'OKVAQ'. Did you mean OKVQA?"):
         load_task("OKVAQ", built)
 
 
@@ -183,9 +183,9 @@ def test_a_split_that_the_task_does_not_have_is_refused(built: Path) -> None:
 
 
 def test_a_split_that_the_folder_does_not_have_is_said_with_those_it_has(published: Path) -> None:
-    with pytest.raises(M2KRError, match="holds no OKVQA_data/valid: OKVQA_data has test. Build it"):
+    with pytest.raises(M2KRError, match=r"holds no OKVQA_data/valid: OKVQA_data has test. Build it"):
         load_task("OKVQA", published, "valid")
-    with pytest.raises(M2KRError, match="holds no WIT_data/test: it has no WIT_data. Build it"):
+    with pytest.raises(M2KRError, match=r"holds no WIT_data/test: it has no WIT_data. Build it"):
         load_task("WIT", published)
     shutil.rmtree(published / "OKVQA_passages")
     with pytest.raises(M2KRError, match="holds no OKVQA_passages/test_passages: it has no OKVQA_passages"):
@@ -209,7 +209,7 @@ def test_a_missing_shard_is_an_error(published: Path, file: str, message: str) -
 @pytest.mark.parametrize("content", [b"", b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", b"PAR1 cut"])
 def test_a_shard_that_is_no_parquet_is_an_error_that_names_it(published: Path, content: bytes) -> None:
     (published / "OKVQA_data" / "test-00001-of-00003.parquet").write_bytes(content)
-    with pytest.raises(M2KRError, match="OKVQA_data could not be read .*test-00001-of-00003.parquet") as caught:
+    with pytest.raises(M2KRError, match=r"OKVQA_data could not be read .*test-00001-of-00003.parquet") as caught:
         load_task("OKVQA", published)
     assert "\n" not in str(caught.value)
 
@@ -241,7 +241,7 @@ def test_a_folder_that_is_not_there_is_said_without_asking_the_hub(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "datasets", None)  # importing it is an error
-    with pytest.raises(M2KRError, match="is no folder here, and no dataset id|holds no OKVQA_data"):
+    with pytest.raises(M2KRError, match=r"is no folder here, and no dataset id|holds no OKVQA_data"):
         load_task("OKVQA", name)
 
 
@@ -278,9 +278,7 @@ run_command(lambda _: load_task("OKVQA", HUB_ID))
         (None, "", ""),
     ],
 )
-def test_an_instruction_and_a_question_are_joined_by_a_colon(
-    instruction: str | None, question: str, text: str
-) -> None:
+def test_an_instruction_and_a_question_are_joined_by_a_colon(instruction: str | None, question: str, text: str) -> None:
     assert query_text(instruction, question) == text
 
 

@@ -62,7 +62,7 @@ def test_the_root_of_one_task_goes_for_that_task_alone(tmp_path: Path) -> None:
     assert colour_of(roots.for_task(TASKS["OKVQA"]), "x.png") == GREEN
     assert colour_of(roots.for_task(TASKS["LLaVA"]), "x.png") == RED
     only = parse_roots([f"OKVQA={tmp_path / 'special'}"]).for_task(TASKS["LLaVA"])
-    with pytest.raises(ImageError, match="x.png is not in any image root"):
+    with pytest.raises(ImageError, match=r"x\.png is not in any image root"):
         only.open("x.png")
 
 

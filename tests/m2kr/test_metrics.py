@@ -73,7 +73,7 @@ def test_pseudo_recall_equals_its_definition(drawn: list[tuple[dict[str, float],
     run = {f"q{number}": found for number, (found, _) in enumerate(drawn)}
     answers = {f"q{number}": said for number, (_, said) in enumerate(drawn)}
     passages = {f"p{number}": text for number, text in enumerate(texts)}
-    table = score_queries(run, dict.fromkeys(run, []), answers=answers, passages=passages, ks=CUTOFFS)
+    table = score_queries(run, {query: [] for query in run}, answers=answers, passages=passages, ks=CUTOFFS)
     for query, *values in table.select("question_id", *(f"PRecall@{k}" for k in CUTOFFS)).iter_rows():
         needles = [said.strip().lower() for said in answers[query] if said.strip()]
         for k, value in zip(CUTOFFS, values, strict=True):
@@ -225,5 +225,5 @@ def test_a_retrieved_passage_of_unknown_text_is_an_error() -> None:
 
 
 def test_scores_that_are_no_numbers_are_refused() -> None:
-    with pytest.raises(M2KRError, match="'q'.*'b'"):
+    with pytest.raises(M2KRError, match=r"'q'.*'b'"):
         score({"q": {"a": 1.0, "b": float("nan")}}, {"q": ["a"]})

@@ -40,6 +40,7 @@ class SentenceTransformerRetriever:
         self.settings: dict[str, Any] = {
             "checkpoint": self.name,
             "checkpoint_sha256": _weights_hash(folder) if folder.is_dir() else _revision(self._model),
+            "configuration": _configuration_hash(folder) if folder.is_dir() else None,
             "vectors": self.vectors,
         }
 
@@ -112,6 +113,12 @@ def _weights_hash(folder: Path) -> str:
     files = sorted(folder.rglob("*.safetensors"))
     hashes = [sha256_of(file) for file in files]
     return hashes[0] if len(hashes) == 1 else digest(hashes)
+
+
+def _configuration_hash(folder: Path) -> str:
+    """Return a digest of what else decides the vectors: configuration, pooling, prompts, tokenizer."""
+    files = sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".txt") and path.is_file())
+    return digest({str(path.relative_to(folder)): sha256_of(path) for path in files})
 
 
 def _revision(model: Any) -> str | None:

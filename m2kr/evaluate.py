@@ -31,7 +31,10 @@ if TYPE_CHECKING:
     from m2kr.retriever import Input, Ranker, Retriever
 
 _CHUNK = 1024
-"""Inputs encoded between two writes: what a kill costs at most."""
+"""Texts encoded between two writes: what a kill costs at most."""
+
+_IMAGE_CHUNK = 256
+"""The same for queries with pictures, which are decoded a chunk at a time: about 150 MB of them."""
 
 _EXAMPLES = """examples:
   python -m m2kr.evaluate --model bm25 --data m2kr-data --tasks MSMARCO
@@ -55,6 +58,8 @@ def evaluate_task(
     quiet: bool = False,
 ) -> Result:
     """Evaluate a retriever on one task, and write ``<out>/<TASK>.json`` and ``<out>/<TASK>.run.trec.gz``.
+
+    For another split than test the names begin with ``<TASK>.<split>``.
 
     Args:
         retriever: what to evaluate.
@@ -104,7 +109,8 @@ def evaluate_task(
     except (TypeError, ValueError) as error:
         raise M2KRError(f"the settings of {retriever.name} cannot be written to a result file: {error}.") from error
     key = digest(settings)
-    result_path, run_path = out / f"{task.key}.json", out / f"{task.key}.run.trec.gz"
+    name = task.key if data.split == "test" else f"{task.key}.{data.split}"
+    result_path, run_path = out / f"{name}.json", out / f"{name}.run.trec.gz"
     if result_path.exists() and not rerun:
         finished = read_result(result_path)
         if finished["key"] != key:
@@ -118,7 +124,7 @@ def evaluate_task(
     if with_images:
         _check_images(data)
     seconds: dict[str, float] = {}
-    work = out / f".{task.key}.work"
+    work = out / f".{name}.work"
     # Ties are broken by passage id, the larger first, as trec_eval does: the search prefers lower rows.
     passages = data.passages.select("passage_id", "passage_content").sort("passage_id", descending=True)
     run = (
@@ -254,14 +260,14 @@ def _encode_and_search(
         return [{"text": questions[row], "image": data.query_image(row)} for row in range(first, stop)]
 
     stores = {}
-    for name, count, inputs, encoder in (
-        ("passages", len(texts), passage_inputs, retriever.encode_document),
-        ("queries", len(questions), query_inputs, retriever.encode_query),
+    for name, count, inputs, encoder, chunk in (
+        ("passages", len(texts), passage_inputs, retriever.encode_document, _CHUNK),
+        ("queries", len(questions), query_inputs, retriever.encode_query, _IMAGE_CHUNK if with_images else _CHUNK),
     ):
         store = EmbeddingStore(work / name, key, kind=retriever.vectors, dtype=dtype)
         encode = partial(encoder, batch_size=batch_size)
         with _timed(seconds, f"encode_{name}"):
-            _encode(store, count, inputs, encode, f"{data.task.key} encode {name}", quiet=quiet)
+            _encode(store, count, chunk, inputs, encode, f"{data.task.key} encode {name}", quiet=quiet)
         stores[name] = store
     with _timed(seconds, "search"):
         scores, rows = search(stores["queries"], stores["passages"], top_k, device=device, memory=memory, quiet=quiet)
@@ -271,6 +277,7 @@ def _encode_and_search(
 def _encode(
     store: EmbeddingStore,
     count: int,
+    chunk: int,
     inputs: Callable[[int, int], list[Input]],
     encode: Callable[[list[Input]], Any],
     what: str,
@@ -283,7 +290,7 @@ def _encode(
         while store.rows < count:
             first = store.rows
             # A chunk begins at a multiple of the chunk size, as in a run that nothing interrupted.
-            stop = min(first - first % _CHUNK + _CHUNK, count)
+            stop = min(first - first % chunk + chunk, count)
             embeddings = encode(inputs(first, stop))
             if len(embeddings) != stop - first:
                 raise M2KRError(f"{what}: the retriever returned {len(embeddings)} items for {stop - first} inputs.")

@@ -58,8 +58,9 @@ class ImageRoots:
             except OSError:  # the name is too long, or a folder on the way may not be entered
                 there = False
             if there:
-                if not candidate.resolve().is_relative_to(folder.resolve()):
-                    raise ImageError(f"the image {path!r} is a link that leaves its root {folder}.")
+                # A linked folder is the user's own layout; a linked file may have come out of an archive.
+                if not candidate.resolve().is_relative_to(candidate.parent.resolve()):
+                    raise ImageError(f"the image {path!r} is a link that leaves its folder in {folder}.")
                 return candidate
         return None
 

@@ -23,7 +23,7 @@ from m2kr.dataset import TaskData, load_task
 from m2kr.errors import M2KRError, run_command
 from m2kr.evaluate import evaluate_task, main
 from m2kr.metrics import score
-from m2kr.results import Result, Run, read_result
+from m2kr.results import Result, Run, read_result, read_results
 
 DIM = 16
 
@@ -310,12 +310,21 @@ def test_a_result_without_its_run_is_made_again(okvqa: TaskData, tmp_path: Path)
     assert run_of(tmp_path, "OKVQA") == run
 
 
+def test_results_of_two_splits_stand_side_by_side(built: Path, tmp_path: Path) -> None:
+    for split in ("test", "valid"):
+        evaluated(BM25(), load_task("OKVQA", built, split), tmp_path / "bm25")
+    assert [(result["task"], result["split"]) for result in read_results(tmp_path)] == [
+        ("OKVQA", "test"),
+        ("OKVQA", "valid"),
+    ]
+
+
 def with_settings(made: Single, **settings: Any) -> Single:
     made.settings = {**made.settings, **settings}
     return made
 
 
-@pytest.mark.parametrize("what", ["top_k", "dtype", "settings", "instructions", "images", "limit", "split"])
+@pytest.mark.parametrize("what", ["top_k", "dtype", "settings", "instructions", "images", "limit"])
 def test_a_result_of_other_settings_is_not_replaced_unless_asked_for(
     built: Path, world: Path, tmp_path: Path, what: str
 ) -> None:
@@ -323,7 +332,6 @@ def test_a_result_of_other_settings_is_not_replaced_unless_asked_for(
     data = load_task(
         "OKVQA",
         built,
-        "valid" if what == "split" else "test",
         limit=5 if what == "limit" else None,
         images=world if what == "images" else None,
     )
@@ -493,11 +501,11 @@ def test_the_command_passes_its_options_on(built: Path, world: Path, tmp_path: P
     arguments = ["--model", "seeing", "--data", str(built), "--tasks", "okvqa", "--images", str(world), "--quiet"]
     arguments += ["--out", str(tmp_path), "--top-k", "9", "--limit", "3", "--split", "valid", "--batch-size", "2"]
     assert main([*arguments, "--dtype", "float16"]) == 0
-    result = read_result(tmp_path / "fake-single" / "OKVQA.json")
+    result = read_result(tmp_path / "fake-single" / "OKVQA.valid.json")
     assert (result["split"], result["queries"], result["top_k"]) == ("valid", 3, 9)
     assert (result["batch_size"], result["dtype"], result["limited"]) == (2, "float16", True)
     assert len(registered[0].asked) == 3
-    lines = gzip.decompress(run_of(tmp_path / "fake-single", "OKVQA")).splitlines()
+    lines = gzip.decompress(run_of(tmp_path / "fake-single", "OKVQA.valid")).splitlines()
     assert len(lines) == 27
 
 

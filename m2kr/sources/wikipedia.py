@@ -11,8 +11,9 @@ from pathlib import Path
 
 import polars as pl
 
+from m2kr.sources.quoted import read_quoted
 from m2kr.sources.raw import ordered_map, where
-from m2kr.sources.readers import Advance, BadRow, Batch, read_quoted_tsv
+from m2kr.sources.readers import Advance, BadRow, Batch
 
 COLUMNS = ("id", "text", "title")
 """Columns of psgs_w100.tsv."""
@@ -47,7 +48,7 @@ def content(text: str = "text", title: str = "title") -> pl.Expr:
 
 def read_blocks(path: Path, advance: Advance) -> Iterator[Batch]:
     """Yield the blocks of psgs_w100.tsv with columns ``row``, ``id`` (Int64), ``text``, ``title``."""
-    for batch in read_quoted_tsv(path, COLUMNS, advance):
+    for batch in read_quoted(path, COLUMNS, advance):
         frame = batch.frame.with_columns(number=pl.col("id").cast(pl.Int64, strict=False))
         judged = where(
             frame,

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from m2kr.errors import BadRowsError
 from m2kr.sources import readers
-from m2kr.sources.readers import BadRow, read_json_array, read_lines, read_quoted_tsv
+from m2kr.sources.quoted import read_quoted
+from m2kr.sources.readers import BadRow, read_json_array, read_json_members, read_jsonl, read_lines
 
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 QUICK = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -93,14 +94,14 @@ def test_quoted_fields_come_back_as_the_csv_module_wrote_them(tmp_path, records,
     for size in (11, 1 << 20):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(readers, "BLOCK_BYTES", size)
-            rows, bad = gathered(read_quoted_tsv(path, ["id", "text", "title"]), ["id", "text", "title"])
+            rows, bad = gathered(read_quoted(path, ["id", "text", "title"]), ["id", "text", "title"])
         assert not bad
         assert rows == list(records)
 
 
 def test_a_quoted_record_is_placed_by_the_physical_line_it_begins_at(tmp_path, block_bytes):
     (tmp_path / "f").write_text('id\ttext\n1\t"two\nlines"\n2\tone\n3\t"a ""quoted"" word"\n', encoding="utf-8")
-    rows, bad = gathered(read_quoted_tsv(tmp_path / "f", ["id", "text"]), ["row", "id", "text"])
+    rows, bad = gathered(read_quoted(tmp_path / "f", ["id", "text"]), ["row", "id", "text"])
     assert rows == [("line 2", "1", "two\nlines"), ("line 4", "2", "one"), ("line 5", "3", 'a "quoted" word')]
     assert not bad
 
@@ -119,7 +120,7 @@ def test_a_broken_record_does_not_swallow_its_neighbours(tmp_path, block_bytes, 
     good = [f'{i}\t"text\n{i}"\ttitle' for i in range(6)]
     text = "\n".join(["id\ttext\ttitle", *good[:3], line, *good[3:]]) + "\n"
     (tmp_path / "f").write_text(text, encoding="utf-8")
-    rows, bad = gathered(read_quoted_tsv(tmp_path / "f", ["id", "text", "title"]), ["id", "text"])
+    rows, bad = gathered(read_quoted(tmp_path / "f", ["id", "text", "title"]), ["id", "text"])
     assert rows == [(str(i), f"text\n{i}") for i in range(6)]
     assert bad[0].row == "line 8"
     assert len(bad) == 1
@@ -128,14 +129,14 @@ def test_a_broken_record_does_not_swallow_its_neighbours(tmp_path, block_bytes, 
 
 def test_a_record_cut_off_at_the_end_of_the_file_is_reported(tmp_path, block_bytes):
     (tmp_path / "f").write_text('id\ttext\n1\tfine\n2\t"cut o', encoding="utf-8")
-    rows, bad = gathered(read_quoted_tsv(tmp_path / "f", ["id", "text"]), ["id", "text"])
+    rows, bad = gathered(read_quoted(tmp_path / "f", ["id", "text"]), ["id", "text"])
     assert rows == [("1", "fine")]
     assert [(row.row, row.reason) for row in bad] == [("line 3", "a quoted field is opened and never closed")]
 
 
 def test_invalid_utf8_costs_its_own_record_only(tmp_path, block_bytes):
     (tmp_path / "f").write_bytes(b'id\ttext\n1\tfine\n2\t"b\xffd"\n3\tfine too\n')
-    rows, bad = gathered(read_quoted_tsv(tmp_path / "f", ["id", "text"]), ["id"])
+    rows, bad = gathered(read_quoted(tmp_path / "f", ["id", "text"]), ["id"])
     assert rows == [("1",), ("3",)]
     assert [row.row for row in bad] == ["line 3"]
 
@@ -143,11 +144,15 @@ def test_invalid_utf8_costs_its_own_record_only(tmp_path, block_bytes):
 def test_another_header_is_always_an_error(tmp_path):
     (tmp_path / "f").write_text("id\ttitle\ttext\n", encoding="utf-8")
     with pytest.raises(BadRowsError, match=r"line 1: the header has the columns id, title, text where id, text"):
-        list(read_quoted_tsv(tmp_path / "f", ["id", "text", "title"]))
+        list(read_quoted(tmp_path / "f", ["id", "text", "title"]))
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | ANY_TEXT,
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | ANY_TEXT,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(ANY_TEXT, inner, max_size=3),
     max_leaves=8,
 )
@@ -204,3 +209,34 @@ def test_a_file_without_the_array_says_so(tmp_path, text):
         assert len(elements) == 1, member
         assert isinstance(elements[0], BadRow)
         assert "does not hold" in elements[0].reason
+
+
+@QUICK
+@given(values=st.lists(JSON, max_size=6), compressed=st.booleans())
+def test_json_lines_come_back_as_json_wrote_them(tmp_path, values, compressed):
+    text = "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values).encode()
+    path = tmp_path / ("file.jsonl.gz" if compressed else "file.jsonl")
+    path.write_bytes(gzip.compress(text) if compressed else text)
+    assert list(read_jsonl(path)) == [(f"line {i}", value) for i, value in enumerate(values, start=1)]
+
+
+def test_a_broken_json_line_costs_itself_only(tmp_path):
+    (tmp_path / "f").write_bytes(b'{"a": 1}\n{"a": \n\n{"a": "\xff"}\n{"a": 2}\n')
+    elements = list(read_jsonl(tmp_path / "f"))
+    good = [element for element in elements if not isinstance(element, BadRow)]
+    assert sorted(good) == [("line 1", {"a": 1}), ("line 5", {"a": 2})]
+    assert sorted(row.row for row in elements if isinstance(row, BadRow)) == ["line 2", "line 4"]
+
+
+@QUICK
+@given(members=st.dictionaries(ANY_TEXT, JSON, max_size=6))
+def test_members_come_back_as_json_wrote_them(tmp_path, members):
+    (tmp_path / "f").write_text(json.dumps(members), encoding="utf-8")
+    assert list(read_json_members(tmp_path / "f")) == list(members.items())
+
+
+def test_members_before_a_break_are_kept_and_the_break_is_placed(tmp_path):
+    (tmp_path / "f").write_text('{"one": {"a": 1}, "two": 2, "three": }', encoding="utf-8")
+    *good, bad = read_json_members(tmp_path / "f")
+    assert good == [("one", {"a": 1}), ("two", 2)]
+    assert bad.row == "after member 2 (two)"

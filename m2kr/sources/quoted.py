@@ -1,0 +1,201 @@
+"""Reading delimited files whose fields may be quoted: WIT, psgs_w100, Encyclopedic-VQA.
+
+A record may span physical lines, so a file is never split at line feeds; and a record that lost a quote must not
+swallow its neighbours. Blocks are cut where a line feed has an even number of quotes before it and parsed by pyarrow;
+a block that is irregular in any way is read record by record with the csv module, which finds the bad ones.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+
+from m2kr.errors import BadRowsError
+from m2kr.sources.readers import Advance, BadRow, Batch, read_pieces
+
+MAX_RECORD_BYTES = 8 << 20
+"""A quoted record longer than this has lost its closing quote: no release has a field of a megabyte."""
+
+
+def read_quoted(
+    path: Path, columns: Sequence[str], advance: Advance = lambda _: None, *, delimiter: str = "\t"
+) -> Iterator[Batch]:
+    """Yield the records of a file with a header, whose fields may be quoted and hold line breaks.
+
+    Columns: ``row`` ("line 7", the physical line a record begins at) and ``columns``, as strings, "" where a field is
+    empty. The dialect is the csv module's: a field that holds a delimiter, a quote or a line break is in double quotes,
+    and a quote inside it is doubled. A record that lost its closing quote is reported alone: reading goes on at the next
+    physical line.
+    """
+    reader = _QuotedReader(path, tuple(columns), delimiter)
+    carry = b""
+    for block in read_pieces(path, advance):
+        if isinstance(block, BadRow):
+            yield Batch(reader.empty, [block])
+            return
+        batch, carry = reader.take(carry + block, at_end=False)
+        if batch.frame.height or batch.bad:
+            yield batch
+    batch, _ = reader.take(carry, at_end=True)
+    if batch.frame.height or batch.bad:
+        yield batch
+
+
+class _QuotedReader:
+    """Cuts blocks at record boundaries. Records are parsed by pyarrow; a block it finds fault with, one by one."""
+
+    def __init__(self, path: Path, columns: tuple[str, ...], delimiter: str) -> None:
+        self.path = path
+        self.delimiter = delimiter
+        self.columns = columns
+        self.line = 1
+        self.header_seen = False
+        self.empty = pl.DataFrame(schema=dict.fromkeys(("row", *columns), pl.String))
+
+    def take(self, data: bytes, *, at_end: bool) -> tuple[Batch, bytes]:
+        """Return the complete records at the front of ``data``, and the rest."""
+        if not self.header_seen and (b"\n" in data or (at_end and data)):
+            data = self._after_header(data)
+        rows: list[Batch] = []
+        while data:
+            starts, length = self._boundaries(data, at_end=at_end)
+            fast = self._parse_fast(data, starts) if len(starts) > 1 else None
+            if fast is not None:
+                rows.append(fast)
+                data = data[length:]
+            elif len(starts) == 1 and not at_end and len(data) <= MAX_RECORD_BYTES:
+                break  # the record goes on in the next block
+            else:
+                batch, used = self._parse_slow(data, at_end=at_end)
+                rows.append(batch)
+                data = data[used:]
+        frames = [batch.frame for batch in rows if batch.frame.height]
+        bad = [row for batch in rows for row in batch.bad]
+        return Batch(pl.concat(frames) if frames else self.empty, bad), data
+
+    def _after_header(self, data: bytes) -> bytes:
+        header, _, rest = data.partition(b"\n")
+        found = [name.strip('"') for name in header.rstrip(b"\r").decode("utf-8", "replace").split(self.delimiter)]
+        if found != list(self.columns):
+            raise BadRowsError(
+                f"{self.path}, line 1: the header has the columns {', '.join(found)[:200]} where "
+                f"{', '.join(self.columns)} are expected. Check that this is the file it is named after."
+            )
+        self.header_seen = True
+        self.line += 1
+        return rest
+
+    @staticmethod
+    def _boundaries(data: bytes, *, at_end: bool) -> tuple[np.ndarray[Any, Any], int]:
+        """Return where records start (and the last one ends), and how many bytes they cover together."""
+        view = np.frombuffer(data, np.uint8)
+        breaks = np.flatnonzero(view == 10)
+        quotes = np.flatnonzero(view == 34)
+        # A line break outside quotes has an even number of quotes before it.
+        outside = breaks[np.searchsorted(quotes, breaks) % 2 == 0]
+        starts = np.concatenate([[0], outside + 1])
+        if at_end and starts[-1] != len(data) and len(quotes) % 2 == 0:
+            starts = np.append(starts, len(data))
+        return starts, int(starts[-1])
+
+    def _parse_fast(self, data: bytes, starts: np.ndarray[Any, Any]) -> Batch | None:
+        """Parse all records at once, or return None where anything about them is not regular."""
+        if (np.diff(starts) < len(self.columns)).any():
+            return None  # too short for so many fields: pyarrow takes an empty line for a record of empty fields
+        block = data[: int(starts[-1])]
+        faults: list[object] = []
+
+        def refuse(row: object) -> str:
+            faults.append(row)
+            return "skip"
+
+        try:
+            table = pa_csv.read_csv(
+                io.BytesIO(block),
+                read_options=pa_csv.ReadOptions(column_names=self.columns, block_size=len(block) + 1),
+                parse_options=pa_csv.ParseOptions(
+                    delimiter=self.delimiter,
+                    newlines_in_values=True,
+                    ignore_empty_lines=False,
+                    invalid_row_handler=refuse,
+                ),
+                convert_options=pa_csv.ConvertOptions(
+                    column_types=dict.fromkeys(self.columns, pa.large_string()), strings_can_be_null=False
+                ),
+            )
+        except (pa.ArrowInvalid, UnicodeDecodeError):
+            return None
+        if faults or table.num_rows != len(starts) - 1:
+            return None
+        breaks = np.flatnonzero(np.frombuffer(block, np.uint8) == 10)
+        lines = np.searchsorted(breaks, starts[:-1]) + self.line
+        self.line += len(breaks)
+        frame = pl.from_arrow(table)
+        assert isinstance(frame, pl.DataFrame)
+        frame = frame.select(("line " + pl.Series(lines).cast(pl.String)).alias("row"), *self.columns)
+        return Batch(frame)
+
+    def _parse_slow(self, data: bytes, *, at_end: bool) -> tuple[Batch, int]:
+        """Parse record by record; a bad one costs its first physical line. Returns the bytes used, too."""
+        records: list[tuple[str, ...]] = []
+        bad: list[BadRow] = []
+        position = 0
+        while position < len(data):
+            end = self._record_end(data, position, at_end=at_end)
+            if end is None and not at_end and len(data) - position <= MAX_RECORD_BYTES:
+                break
+            row = f"line {self.line}"
+            reason, fields = self._record(data[position:end]) if end is not None else (_OPEN_QUOTE, ())
+            if reason:
+                # Reading goes on at the next physical line: a broken record must not swallow its neighbours.
+                end = data.find(b"\n", position) + 1 or len(data)
+                bad.append(BadRow(row, reason, data[position:end][:200].decode("utf-8", "replace").rstrip("\n")))
+            else:
+                records.append((row, *fields))
+            assert end is not None
+            self.line += data.count(b"\n", position, end)
+            position = end
+        frame = pl.DataFrame(records, schema=self.empty.schema, orient="row")
+        return Batch(frame, bad), position
+
+    @staticmethod
+    def _record_end(data: bytes, start: int, *, at_end: bool) -> int | None:
+        """Return where the record that starts at ``start`` ends, or None where no end is in reach."""
+        end, quotes = start, 0
+        while end - start <= MAX_RECORD_BYTES:
+            found = data.find(b"\n", end) + 1
+            if not found and not at_end:
+                return None
+            quotes += data.count(b'"', end, found or len(data))
+            end = found or len(data)
+            if quotes % 2 == 0:
+                return end
+            if not found:
+                return None
+        return None
+
+    def _record(self, raw: bytes) -> tuple[str, tuple[str, ...]]:
+        try:
+            text = raw.decode("utf-8")
+        except UnicodeDecodeError:
+            return "the record is not valid UTF-8", ()
+        try:
+            rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=self.delimiter, strict=True))
+        except csv.Error as error:
+            return f"the quoting is broken ({error})", ()
+        if len(rows) != 1 or len(rows[0]) != len(self.columns):
+            count = len(rows[0]) if rows else 0
+            fields = "field" if count == 1 else "fields"
+            return f"{count} {fields} where {len(self.columns)} are expected ({', '.join(self.columns)})", ()
+        return "", tuple(rows[0])
+
+
+_OPEN_QUOTE = "a quoted field is opened and never closed"

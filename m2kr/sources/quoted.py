@@ -32,8 +32,8 @@ def read_quoted(
 
     Columns: ``row`` ("line 7", the physical line a record begins at) and ``columns``, as strings, "" where a field is
     empty. The dialect is the csv module's: a field that holds a delimiter, a quote or a line break is in double quotes,
-    and a quote inside it is doubled. A record that lost its closing quote is reported alone: reading goes on at the next
-    physical line.
+    and a quote inside it is doubled. A record that lost its closing quote is reported alone: reading goes on at the
+    next physical line.
     """
     reader = _QuotedReader(path, tuple(columns), delimiter)
     carry = b""

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -312,19 +313,21 @@ def test_what_cannot_be_appended(tmp_path: Path, kind: Any, embeddings: Any, mes
     assert names(tmp_path) == before
 
 
-@pytest.fixture
+@contextmanager
 def full_disk() -> Iterator[None]:
-    """A limit of 1 KiB a file stands in for a disk without space."""
+    """A limit of 1 KiB a file stands in for a disk without space. It holds for pytest's own output file as well."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_full_disk_is_said_and_leaves_the_store_whole(tmp_path: Path, full_disk: None) -> None:
+def test_a_full_disk_is_said_and_leaves_the_store_whole(tmp_path: Path) -> None:
     store = EmbeddingStore(tmp_path, "key")
     store.append(items_of([3]))
-    with pytest.raises(M2KRError, match=r"000000000001.vectors could not be written: .*Free some space"):
+    with full_disk(), pytest.raises(M2KRError, match=r"000000000001.vectors could not be written: .*Free some space"):
         store.append(items_of([3000]))
     assert store.rows == EmbeddingStore(tmp_path, "key").rows == 1
     assert not list(tmp_path.glob(".*"))

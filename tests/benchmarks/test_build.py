@@ -10,11 +10,7 @@ the checks, hashes, quarantine and card that ours makes besides. Nothing here as
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,30 +33,6 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     shutil.rmtree(root)
 
 
-def run(command: list[str]) -> tuple[float, int]:
-    """Run a command to its end; return seconds and the peak of its resident memory in bytes.
-
-    The kernel's own high-water mark of the process is read just before it ends: getrusage would report the memory of
-    the forked parent where that is larger.
-    """
-    report = (
-        "import atexit; atexit.register(lambda: print(open('/proc/self/status').read(), file=__import__('sys').stderr))"
-    )
-    start = time.perf_counter()
-    script = f"{report}; import runpy, sys; sys.argv = {command!r}; "
-    script += f"runpy.{'run_path' if command[0].endswith('.py') else 'run_module'}({command[0]!r}, run_name='__main__')"
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        check=True,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-    )
-    seconds = time.perf_counter() - start
-    peak = next(line for line in done.stderr.splitlines() if line.startswith("VmHWM:"))
-    return seconds, int(peak.split()[1]) * 1024
-
-
 def sizes(out: Path) -> dict[str, int]:
     return {
         name: pl.scan_parquet(out / "/".join((config, f"{split}-*.parquet"))).select(pl.len()).collect().item()
@@ -73,12 +45,12 @@ def sizes(out: Path) -> dict[str, int]:
     }
 
 
-def measure(benchmark, name: str, command: list[str], out: Path, rounds: int) -> dict[str, int]:
+def rounds_of(benchmark, measure, name: str, command: list[str], out: Path, rounds: int) -> dict[str, int]:
     found: list[tuple[float, int]] = []
 
     def once() -> None:
         shutil.rmtree(out, ignore_errors=True)
-        found.append(run(command))
+        found.append(measure(command))
 
     benchmark.pedantic(once, rounds=rounds)
     measured[name] = min(seconds for seconds, _ in found), max(peak for _, peak in found)
@@ -87,18 +59,18 @@ def measure(benchmark, name: str, command: list[str], out: Path, rounds: int) ->
 
 
 @pytest.mark.benchmark(group="build 400,000 passages")
-def test_m2kr_build(benchmark, raw: Path, tmp_path: Path) -> None:
+def test_m2kr_build(benchmark, measure, raw: Path, tmp_path: Path) -> None:
     out = tmp_path / "ours"
     command = ["m2kr.build", "--raw", str(raw), "--out", str(out), "--tasks", "MSMARCO", "--quiet"]
-    assert measure(benchmark, "m2kr.build", command, out, rounds=3)["collection"] == 2_000 * SCALE
+    assert rounds_of(benchmark, measure, "m2kr.build", command, out, rounds=3)["collection"] == 2_000 * SCALE
 
 
 @pytest.mark.benchmark(group="build 400,000 passages")
-def test_datasets_map(benchmark, raw: Path, tmp_path: Path) -> None:
+def test_datasets_map(benchmark, measure, raw: Path, tmp_path: Path) -> None:
     out = tmp_path / "map"
     options = json.loads((raw / "msmarco" / "SYNTHETIC.json").read_text(encoding="utf-8"))["options"]["MSMARCO"]
     command = [str(YARDSTICK), str(raw / "msmarco"), str(out), str(options["pool"]), str(options["test_queries"])]
-    found = measure(benchmark, "datasets.map", command, out, rounds=1)
+    found = rounds_of(benchmark, measure, "datasets.map", command, out, rounds=1)
     assert found == {
         "train": 600 * SCALE,
         "test": options["test_queries"],

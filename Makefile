@@ -35,15 +35,20 @@ demo: setup  ## Make a made-up world, build it, evaluate two retrievers on it, p
 	@$(BIN)/python -m m2kr.results $(DEMO)/results
 
 .PHONY: check
-check: setup  ## Format, lint and type checks
+check: setup  ## Format, lint and type checks; whether the cards are as the code is
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
+	$(BIN)/python -m m2kr.cards --check
 
 .PHONY: format
 format: setup  ## Format the code and mend what ruff can
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)
+
+.PHONY: cards
+cards: setup  ## Write data_cards/ and the table of tasks in README.md anew
+	$(BIN)/python -m m2kr.cards --update
 
 .PHONY: test
 test: check  ## Set up, check and run all tests
@@ -52,6 +57,10 @@ test: check  ## Set up, check and run all tests
 .PHONY: bench
 bench: setup  ## Run the benchmarks (minutes); figures are kept in tests/benchmarks/RESULTS.md
 	$(BIN)/python -m pytest tests/benchmarks --override-ini addopts= --import-mode=importlib --benchmark-only -s
+
+.PHONY: fuzz
+fuzz: setup  ## Build damaged raw releases, a minute for each task
+	$(BIN)/python tests/fuzz/fuzz_sources.py --seconds 60
 
 .PHONY: clean
 clean:  ## Remove the demo's files and the tools' caches (not the environment)

@@ -254,7 +254,10 @@ def _up_to_date(task: Task, out: Path, raw_root: Path, arguments: argparse.Names
     shards = [shard for splits in entry["configs"].values() for facts in splits.values() for shard in facts["shards"]]
     if any(not (out / s["path"]).is_file() or (out / s["path"]).stat().st_size != s["bytes"] for s in shards):
         return False
-    paths = {label: folders[label.split("/")[0]] / label.split("/", 1)[1] for label in entry["sources"]}
+    paths = {}
+    for label in entry["sources"]:
+        folder, name = label.split("/", 1)
+        paths[label] = arguments.sources.get(folder, raw_root / folder) / name
     if not all(path.is_file() for path in paths.values()):
         return False
     if any(path.stat().st_size != entry["sources"][label]["bytes"] for label, path in paths.items()):
@@ -271,6 +274,8 @@ def _list() -> None:
         for folder in task.releases:
             release = RELEASES[folder]
             print(f"          {folder}/: {', '.join(release.files)}")
+            if release.optional:
+                print(f"          read too where they are: {', '.join(release.optional)}")
             print(f"          {release.title}, {release.url}, licence {release.licence}")
 
 
@@ -338,7 +343,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     workers = arguments.workers or os.cpu_count() or 1
     # Polars reads this when it is first imported, which is why nothing above imports it.
     os.environ.setdefault("POLARS_MAX_THREADS", str(workers))
-    from m2kr.sources import MODULES
+    from m2kr.sources import MODULES, make_options
 
     if not arguments.raw.is_dir():
         raise M2KRError(f"--raw {arguments.raw} is not a folder. It should hold one folder per release; see --list.")
@@ -350,6 +355,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise M2KRError(f"this version has no converter for {task.key}; it builds {', '.join(MODULES)}.")
     arguments.sources = _parse_sources(arguments.source)
     arguments.options = _parse_options(arguments.set)
+    for name, given in arguments.options.items():
+        make_options(name, given)  # a wrong one is said before anything is built
     images = None
     if arguments.images:
         from m2kr.images import parse_roots

@@ -31,7 +31,7 @@ class TaskData:
         queries: rows of ``<TASK>_data``, with all published columns.
         passages: rows of ``<TASK>_passages``.
         qrels: question_id -> ids of its positive passages, possibly none.
-        images: where the queries' pictures are; None where no root was given.
+        images: where the queries' pictures are; None where no root was given and none are packed.
         fingerprint: identifies the tables; equal data give equal fingerprints.
         synthetic: whether the data are made up.
         limited: whether queries were cut to the first few.
@@ -106,7 +106,8 @@ def load_task(
         task: its key, whatever the capitals.
         data: folder of a built or downloaded benchmark, or a dataset id of the hub.
         split: query split; its passages come with it.
-        images: folder of the pictures.
+        images: folder or archive of the pictures. Without it they are read from ``<TASK>_images``, where that is in
+            the folder (see `m2kr.pack`).
         limit: keep the first so many queries only.
 
     Raises:
@@ -145,13 +146,18 @@ def load_task(
         raise M2KRError(f"{task.data_config}/{split} in {data} has question ids that stand more than once.")
     if isinstance(images, str | Path):
         images = parse_roots([str(images)])
+    packed = None
+    if images is None and task.reads_images and folder.is_dir():
+        from m2kr.pack import packed_images
+
+        packed = packed_images(folder, task)
     return TaskData(
         task=task,
         split=split,
         queries=queries,
         passages=passages,
         qrels=qrels,
-        images=images.for_task(task) if images else None,
+        images=images.for_task(task) if images else packed,
         fingerprint=fingerprint,
         synthetic=synthetic,
         limited=limited,

@@ -344,7 +344,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tasks", default="all", help="comma-separated, or all (those the folder has this split of)")
     parser.add_argument("--split", default="test", help="default: test")
     parser.add_argument("--checkpoint", help="folder or hub id to load instead of the retriever's own")
-    parser.add_argument("--images", action="append", default=[], metavar="[TASK=]ROOT", help="folder of the pictures")
+    parser.add_argument(
+        "--images", action="append", default=[], metavar="[TASK=]ROOT", help="pictures: folder or archive"
+    )
     parser.add_argument("--ignore-images", action="store_true", help="evaluate without the queries' images")
     parser.add_argument("--top-k", type=int, default=500, help="passages kept for each query; default 500")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N queries; the result says so")

@@ -57,6 +57,7 @@ class Release:
         url: where to get it.
         licence: SPDX identifier, or "other" with the terms in ``terms``.
         terms: one sentence on what the licence field cannot say.
+        optional: further names that some option or task reads, where they are.
     """
 
     folder: str
@@ -65,6 +66,7 @@ class Release:
     url: str
     licence: str
     terms: str = ""
+    optional: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,7 @@ _RELEASES = (
         "https://github.com/google-research-datasets/wit",
         "CC-BY-SA-3.0",
         "Images keep the licences of Wikimedia Commons.",
+        tuple(f"wit_v1.test.all-{i:05d}-of-00005.tsv.gz" for i in range(5)),
     ),
     Release(
         "iglue_wit",
@@ -165,6 +168,7 @@ _RELEASES = (
         "https://microsoft.github.io/msmarco/Datasets",
         "other",
         "For non-commercial research.",
+        ("queries.dev.tsv", "qrels.dev.tsv", "qidpidtriples.train.full.2.tsv"),
     ),
     Release(
         "oven",
@@ -202,11 +206,16 @@ _RELEASES = (
         "https://github.com/open-vision-language/infoseek",
         "other",
         "See the project page; images are OVEN's.",
+        ("infoseek_val_qtype.jsonl",),
     ),
     Release(
         "evqa",
         "Encyclopedic-VQA",
-        ("train.csv", "val.csv", "test.csv", "encyclopedic_kb_wiki.json"),
+        (
+            *("train.csv", "val.csv", "test.csv", "encyclopedic_kb_wiki.json"),
+            # Not of the release: image id -> file name, as in the annotations of iNaturalist 2021.
+            *("train_id2name.json", "val_id2name.json"),
+        ),
         "https://github.com/google-research/google-research/tree/master/encyclopedic_vqa",
         "other",
         "See the project page; images come from iNaturalist 2021 and Google Landmarks v2.",
@@ -346,7 +355,7 @@ _TASKS = (
         published={"train": (676_441, 98_276), "test": (4_708, 98_276)},
         metrics=("Recall@5", "PRecall@5"),
         instructions=_IMAGE_AND_QUESTION,
-        releases=("infoseek", "wikipedia"),
+        releases=("infoseek", "oven", "wikipedia"),
         image_root="oven/images",
         description="A picture of an entity and a question about a fact of it; find the Wikipedia passage.",
         citation="@inproceedings{chen2023infoseek, title={Can Pre-trained Vision and Language Models Answer Visual "

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from m2kr import __version__
+from m2kr.croissant import croissant
 from m2kr.errors import M2KRError
 from m2kr.files import atomic, digest, sha256_of, write_json
 from m2kr.progress import progress
@@ -33,6 +34,7 @@ ROW_GROUP_ROWS = 20_000
 
 MANIFEST = "manifest.json"
 CARD = "README.md"
+CROISSANT = "croissant.json"
 
 
 def write_split(
@@ -162,14 +164,40 @@ def publish(out: Path, built: Built) -> None:
     manifest["tasks"][built.task.key] = built.entry
     manifest["tasks"] = {key: manifest["tasks"][key] for key in TASKS if key in manifest["tasks"]}
     manifest["m2kr"] = __version__
-    page = card(manifest)
-    for config, folder in built.folders.items():
+    _replace(out, manifest, built.folders)
+
+
+def publish_images(out: Path, task: Task, folder: Path, facts: dict[str, Any]) -> None:
+    """Move the packed images of a task into place, and note them in manifest, card and metadata.
+
+    They have a place of their own in the manifest: a task that is built again keeps its images.
+
+    Args:
+        out: folder of the benchmark.
+        task: the task.
+        folder: its shards.
+        facts: ``key``, ``rows``, ``bytes`` and ``shards``, as `m2kr.pack` counts them.
+    """
+    manifest = read_manifest(out)
+    images = dict(manifest.get("images", {}))
+    if images.pop(task.key, None):
+        write_json(out / MANIFEST, {**manifest, "images": images})
+    images[task.key] = facts
+    manifest["images"] = {key: images[key] for key in TASKS if key in images}
+    _replace(out, manifest, {f"{task.key}_images": folder})
+
+
+def _replace(out: Path, manifest: dict[str, Any], folders: dict[str, Path]) -> None:
+    """Move finished configs into place, then write what describes them, the manifest last."""
+    page, metadata = card(manifest), croissant(manifest)
+    for config, folder in folders.items():
         target = out / config
         if target.exists():
             shutil.rmtree(target)
         folder.replace(target)
     with atomic(out / CARD, "w") as file:
         file.write(page)
+    write_json(out / CROISSANT, metadata)
     write_json(out / MANIFEST, manifest)
 
 
@@ -248,6 +276,11 @@ def card(manifest: dict[str, Any]) -> str:
                 }
             )
             infos.append(_dataset_info(config, splits))
+        if task.key in manifest.get("images", {}):
+            config = f"{task.key}_images"
+            files = [{"split": "images", "path": f"{config}/images-*.parquet"}]
+            configs.append({"config_name": config, "data_files": files})
+            infos.append(_dataset_info(config, {"images": manifest["images"][task.key]}))
     licences = sorted({licence.lower() for task in tasks for licence in task.licences})
     rows = sum(s["rows"] for e in entries.values() for splits in e["configs"].values() for s in splits.values())
     header = {
@@ -261,17 +294,19 @@ def card(manifest: dict[str, Any]) -> str:
         "dataset_info": infos,
     }
     front = yaml.safe_dump(header, sort_keys=False, allow_unicode=True, width=120)
-    return f"---\n{front}---\n\n{_page(tasks, entries, made_up)}"
+    return f"---\n{front}---\n\n{_page(tasks, entries, made_up, list(manifest.get('images', {})))}"
 
 
 def _dataset_info(config: str, splits: dict[str, Any]) -> dict[str, Any]:
-    from datasets import DatasetInfo, Features, SplitDict, SplitInfo
+    from datasets import DatasetInfo, Features, Image, SplitDict, SplitInfo, Value
 
     sizes = SplitDict()
     for name, split in splits.items():
         sizes.add(SplitInfo(name, num_bytes=split["bytes"], num_examples=split["rows"]))
     info = DatasetInfo(
-        features=Features.from_arrow_schema(SCHEMAS[config]),
+        features=Features.from_arrow_schema(SCHEMAS[config])
+        if config in SCHEMAS
+        else Features({"img_path": Value("string"), "image": Image()}),
         splits=sizes,
         download_size=sum(split["bytes"] for split in splits.values()),
         dataset_size=sum(split["bytes"] for split in splits.values()),
@@ -284,7 +319,7 @@ def _size_category(rows: int) -> str:
     return next((name for bound, name in bounds if rows < bound), "10M<n<100M")
 
 
-def _page(tasks: Iterable[Task], entries: dict[str, Any], made_up: list[str]) -> str:
+def _page(tasks: Iterable[Task], entries: dict[str, Any], made_up: list[str], packed: list[str]) -> str:
     lines = ["# M2KR", ""]
     if made_up:
         lines += [
@@ -309,6 +344,9 @@ def _page(tasks: Iterable[Task], entries: dict[str, Any], made_up: list[str]) ->
         for split, facts in configs[task.data_config].items():
             passages = configs[task.passages_config][f"{split}_passages"]["rows"]
             lines.append(f"| {task.key} | {task.kind} | {split} | {facts['rows']:,} | {passages:,} |")
+    if packed:
+        configs = ", ".join(f"`{key}_images`" for key in packed)
+        lines += ["", f"The queries' images, by their `img_path`, are in {configs}."]
     lines += ["", "Rows that were left out, options and file hashes are in `manifest.json`.", "", "## Sources", ""]
     for task in tasks:
         for folder in task.releases:

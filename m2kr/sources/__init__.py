@@ -17,9 +17,16 @@ from m2kr.errors import M2KRError
 from m2kr.tasks import did_you_mean
 
 MODULES: dict[str, str] = {
+    "WIT": "m2kr.sources.wit",
+    "IGLUE": "m2kr.sources.iglue",
+    "KVQA": "m2kr.sources.kvqa",
+    "CC": "m2kr.sources.cc3m",
     "MSMARCO": "m2kr.sources.msmarco",
+    "OVEN": "m2kr.sources.oven",
     "LLaVA": "m2kr.sources.llava",
     "OKVQA": "m2kr.sources.okvqa",
+    "Infoseek": "m2kr.sources.infoseek",
+    "EVQA": "m2kr.sources.evqa",
 }
 """The module that builds each task, in the order of `m2kr.tasks.TASKS`. Imported when it is used."""
 

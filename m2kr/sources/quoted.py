@@ -26,7 +26,12 @@ MAX_RECORD_BYTES = 8 << 20
 
 
 def read_quoted(
-    path: Path, columns: Sequence[str], advance: Advance = lambda _: None, *, delimiter: str = "\t"
+    path: Path,
+    columns: Sequence[str],
+    advance: Advance = lambda _: None,
+    *,
+    delimiter: str = "\t",
+    any_order: bool = False,
 ) -> Iterator[Batch]:
     """Yield the records of a file with a header, whose fields may be quoted and hold line breaks.
 
@@ -34,8 +39,20 @@ def read_quoted(
     empty. The dialect is the csv module's: a field that holds a delimiter, a quote or a line break is in double quotes,
     and a quote inside it is doubled. A record that lost its closing quote is reported alone: reading goes on at the
     next physical line.
+
+    Args:
+        path: the file, ``.gz`` or not.
+        columns: names the header must have, in order.
+        advance: told of the bytes read.
+        delimiter: what separates fields.
+        any_order: the header may have ``columns`` in another order, and others beside them, which are left out.
     """
-    reader = _QuotedReader(path, tuple(columns), delimiter)
+    reader = _QuotedReader(path, tuple(columns), delimiter, any_order=any_order)
+    for batch in _read(reader, path, advance):
+        yield Batch(batch.frame.select("row", *columns), batch.bad) if any_order else batch
+
+
+def _read(reader: _QuotedReader, path: Path, advance: Advance) -> Iterator[Batch]:
     carry = b""
     for block in read_pieces(path, advance):
         if isinstance(block, BadRow):
@@ -52,10 +69,11 @@ def read_quoted(
 class _QuotedReader:
     """Cuts blocks at record boundaries. Records are parsed by pyarrow; a block it finds fault with, one by one."""
 
-    def __init__(self, path: Path, columns: tuple[str, ...], delimiter: str) -> None:
+    def __init__(self, path: Path, columns: tuple[str, ...], delimiter: str, *, any_order: bool = False) -> None:
         self.path = path
         self.delimiter = delimiter
         self.columns = columns
+        self.any_order = any_order
         self.line = 1
         self.header_seen = False
         self.empty = pl.DataFrame(schema=dict.fromkeys(("row", *columns), pl.String))
@@ -84,11 +102,17 @@ class _QuotedReader:
     def _after_header(self, data: bytes) -> bytes:
         header, _, rest = data.partition(b"\n")
         found = [name.strip('"') for name in header.rstrip(b"\r").decode("utf-8", "replace").split(self.delimiter)]
-        if found != list(self.columns):
+        if self.any_order:
+            found[0] = found[0].removeprefix("\ufeff").strip('"')  # spreadsheets write a mark before the first name
+        accepted = set(self.columns) <= set(found) if self.any_order else found == list(self.columns)
+        if not accepted or len(set(found)) < len(found):
             raise BadRowsError(
                 f"{self.path}, line 1: the header has the columns {', '.join(found)[:200]} where "
                 f"{', '.join(self.columns)} are expected. Check that this is the file it is named after."
             )
+        if self.any_order:
+            self.columns = tuple(found)
+            self.empty = pl.DataFrame(schema=dict.fromkeys(("row", *found), pl.String))
         self.header_seen = True
         self.line += 1
         return rest

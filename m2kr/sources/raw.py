@@ -14,7 +14,7 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from m2kr import __version__
-from m2kr.errors import BadRowsError, MissingFilesError
+from m2kr.errors import BadRowsError, M2KRError, MissingFilesError
 from m2kr.files import digest, write_json
 from m2kr.progress import progress
 from m2kr.sources.readers import Advance, BadRow, Batch
@@ -40,6 +40,18 @@ class Tables:
     passages: dict[str, pl.LazyFrame] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     lacking: list[str] = field(default_factory=list)
+
+    def count_all(self, name: str, holding: int, of: int) -> None:
+        """Count the rows that keep to a rule of the format which every row has to keep to.
+
+        Raises:
+            M2KRError: some do not, which only a fault of the source module can cause.
+        """
+        self.counts[name] = holding
+        if holding != of:
+            raise M2KRError(
+                f"{name} is {holding:,} where it must be {of:,}: a defect of this program, please report it."
+            )
 
 
 @dataclass(frozen=True)
@@ -129,11 +141,16 @@ class RawFiles:
         """Return the folder of a release, whether it exists or not."""
         return self.sources.get(release, self.root / release)
 
-    def find(self, release: str, name: str) -> Path | None:
+    def find(self, release: str, name: str, *, optional: bool = False) -> Path | None:
         """Return the path of a raw file, or of its ``.gz``; None where it is missing and that is allowed.
 
+        Args:
+            release: folder of the release.
+            name: file name in that folder.
+            optional: the source does without the file as well, so its absence is nobody's fault.
+
         Raises:
-            MissingFilesError: it is missing, and ``--allow-missing`` was not given.
+            MissingFilesError: it is missing, is not optional, and ``--allow-missing`` was not given.
         """
         folder = self.folder(release)
         plain = name.removesuffix(".gz")
@@ -141,6 +158,8 @@ class RawFiles:
             if (folder / candidate).is_file():
                 self.used[f"{release}/{candidate}"] = folder / candidate
                 return folder / candidate
+        if optional:
+            return None
         label = f"{release}/{name}"
         if label not in self.missing:
             self.missing.append(label)
@@ -265,6 +284,14 @@ def where(
     return Batch(good.drop(raw_text) if raw_text else good, found)
 
 
+def in_file_order(found: list[BadRow], batch: Batch) -> list[BadRow]:
+    """Return bad rows of ``batch``, judged in several steps, in the order they stand in it."""
+    if len(found) < 2:
+        return found
+    order = {row: index for index, row in enumerate(batch.frame["row"])}
+    return sorted(found, key=lambda fault: order[fault.row])
+
+
 def from_rows(
     rows: Iterable[dict[str, object] | BadRow],
     schema: Mapping[str, pl.DataType | type[pl.DataType]],
@@ -284,6 +311,15 @@ def from_rows(
             good, bad, empty = [], [], False
     if good or bad or empty:
         yield Batch(pl.DataFrame(good, schema=schema, orient="row"), bad)
+
+
+def is_text(value: object) -> bool:
+    """Whether all strings of a JSON value can be written: a lone surrogate, which JSON can spell, cannot."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except (UnicodeEncodeError, TypeError, ValueError):
+        return False
+    return True
 
 
 def ordered_map(function: Callable[[_T], _R], items: Iterable[_T], workers: int) -> Iterator[_R]:

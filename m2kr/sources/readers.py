@@ -42,6 +42,12 @@ class BadRow:
     content: str = ""
     id: str = ""
 
+    def __post_init__(self) -> None:
+        # What is quoted may hold halves of characters, which no file can be written with.
+        for name in ("reason", "content", "id"):
+            text = getattr(self, name)
+            object.__setattr__(self, name, text.encode("utf-8", "replace").decode("utf-8"))
+
 
 @dataclass
 class Batch:
@@ -146,11 +152,25 @@ def read_jsonl(path: Path, advance: Advance = lambda _: None) -> Iterator[tuple[
         for row, text in batch.frame.iter_rows():
             if not text.strip():
                 continue
-            try:
-                yield row, json.loads(text)
-            except (json.JSONDecodeError, RecursionError) as error:
-                reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
-                yield BadRow(row, f"invalid JSON ({reason})", text[:200])
+            value = parse_json(text)
+            yield BadRow(row, value.reason, text[:200]) if isinstance(value, BadRow) else (row, value)
+
+
+def parse_json(text: str) -> Any:
+    """Return the value of a JSON text, or a `BadRow` without a place where it is none or cannot be written as UTF-8."""
+    try:
+        value = json.loads(text)
+        if "\\ud" in text or "\\uD" in text:  # half a surrogate pair may be escaped, and is no character
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except json.JSONDecodeError as error:
+        return BadRow("", f"invalid JSON ({error.msg})")
+    except RecursionError:
+        return BadRow("", "invalid JSON (nested too deeply)")
+    except UnicodeEncodeError:
+        return BadRow("", "a text holds half a surrogate pair, which is no character")
+    except ValueError:  # Python reads no whole number of more than 4,300 digits
+        return BadRow("", "invalid JSON (a number of thousands of digits)")
+    return value
 
 
 def read_json_members(path: Path, advance: Advance = lambda _: None) -> Iterator[tuple[str, Any] | BadRow]:
@@ -242,7 +262,7 @@ def _salvage(path: Path, member: str, *, skip: int) -> Iterator[tuple[str, Any] 
         count += 1
         if fault:
             at = f"record {count} (line {text.count(chr(10), 0, position) + 1})"
-            yield BadRow(at, fault, text[position : position + 200].encode("utf-8", "replace").decode("utf-8"))
+            yield BadRow(at, fault, text[position : position + 200])
         elif count > skip:
             yield f"record {count}", value
         position = end

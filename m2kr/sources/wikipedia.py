@@ -1,19 +1,21 @@
-"""DPR's 100-word blocks of Wikipedia (``psgs_w100.tsv``), and which of them hold a phrase.
+"""Wikipedia as two releases cut it: DPR's 100-word blocks (``psgs_w100.tsv``) and the summaries of Wiki6M.
 
-OK-VQA and InfoSeek take their passages from these 21 million blocks. Upstream asks a search engine; here one pass over
-the file finds every phrase at once with an Aho-Corasick automaton, and keeps the best blocks of each.
+OK-VQA and InfoSeek take their passages from the 21 million blocks. Upstream asks a search engine; here one pass over
+the file finds every phrase at once with an Aho-Corasick automaton, and keeps the best blocks of each, or finds the
+blocks of the wanted articles. OVEN takes the summaries of its entities from the six million records of Wiki6M.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import polars as pl
 
+from m2kr.sources.chance import draw
 from m2kr.sources.quoted import read_quoted
 from m2kr.sources.raw import ordered_map, where
-from m2kr.sources.readers import Advance, BadRow, Batch
+from m2kr.sources.readers import Advance, BadRow, Batch, parse_json
 
 COLUMNS = ("id", "text", "title")
 """Columns of psgs_w100.tsv."""
@@ -138,3 +140,93 @@ def _matches(blocks: pl.DataFrame, patterns: list[str]) -> pl.DataFrame:
 def _best(hits: pl.DataFrame, best: int) -> pl.DataFrame:
     ordered = hits.sort(["phrase", "score", "id"], descending=[False, True, False])
     return ordered.filter(pl.int_range(pl.len()).over("phrase") < best)
+
+
+def find_titles(
+    path: Path,
+    advance: Advance,
+    titles: set[str],
+    extra: int,
+    seed: int,
+    fold: Callable[[str], str] = str,
+    workers: int = 1,
+) -> Iterator[Batch]:
+    """Yield the blocks of some articles, and a sample of the other blocks, in one pass over psgs_w100.tsv.
+
+    Memory is bounded by ``extra``, not by the number of blocks.
+
+    Args:
+        path: psgs_w100.tsv, or its .gz.
+        advance: told of the bytes read.
+        titles: titles of the articles, folded.
+        extra: how many other blocks; those with the smallest keyed hash of their id.
+        seed: of that hash.
+        fold: brings a block's title to the form of ``titles``.
+        workers: threads that look at the same time. The result does not depend on it.
+
+    Yields:
+        Batches with columns ``row``, ``id``, ``text``, ``title``, ``related``: first the blocks of the articles
+        (``related`` is true) in file order, then the sample, by id.
+    """
+
+    def look(batch: Batch) -> tuple[Batch, pl.DataFrame]:
+        # An article's blocks stand together, so a batch has far fewer titles than blocks.
+        here = [title for title in batch.frame["title"].unique() if fold(title) in titles]
+        frame = batch.frame.with_columns(related=pl.col("title").is_in(here))
+        others = frame.filter(~pl.col("related")) if extra else frame.clear()
+        numbers = draw(others["id"].cast(pl.String), seed, "further blocks")
+        others = others.with_columns(number=pl.Series(numbers, dtype=pl.UInt64)).bottom_k(extra, by=["number", "id"])
+        return Batch(frame.filter("related"), batch.bad), others
+
+    drawn: list[pl.DataFrame] = []
+    for found, others in ordered_map(look, read_blocks(path, advance), workers):
+        yield found
+        drawn.append(others)
+        if sum(frame.height for frame in drawn) > 2 * extra + 10_000:
+            drawn = [pl.concat(drawn).bottom_k(extra, by=["number", "id"])]
+    if drawn:
+        yield Batch(pl.concat(drawn).bottom_k(extra, by=["number", "id"]).sort("id").drop("number"))
+
+
+_ENTITY = {"row": pl.String, "id": pl.String, "title": pl.String, "summary": pl.String, "opening": pl.String}
+_ENTITY_ID = r'^[ \t]*\{[ \t]*"wikidata_id"[ \t]*:[ \t]*"([^"\\]*)"'
+
+
+def wanted_entities(batch: Batch, wanted: frozenset[str]) -> Batch:
+    """Return the Wiki6M records of ``wanted`` ids among some lines of Wiki6M_ver_1_0.jsonl.
+
+    Columns ``row``, ``id``, ``title``, ``summary``, and ``opening``, the first 100 words of the article; each is ""
+    where the release has null or nothing. A line that names another id first is not read any further: parsing six
+    million articles for the sake of some thousands would take most of the build.
+    """
+    quick = pl.col("text").str.extract(_ENTITY_ID)
+    possible = batch.frame.filter(quick.is_null() | quick.is_in(list(wanted)), pl.col("text").str.contains(r"\S"))
+    good: list[dict[str, str]] = []
+    bad = list(batch.bad)
+    for row, text in possible.iter_rows():
+        record = parse_json(text)
+        if isinstance(record, BadRow):
+            bad.append(BadRow(row, record.reason, text[:200]))
+            continue
+        name = record.get("wikidata_id") if isinstance(record, dict) else None
+        if not isinstance(name, str):
+            bad.append(BadRow(row, "it is not an object with a wikidata_id", text[:200]))
+            continue
+        if name not in wanted:
+            continue
+        fields = {field: record.get(f"wikipedia_{field}") for field in ("title", "summary", "content")}
+        wrong = [field for field, value in fields.items() if value is not None and not isinstance(value, str)]
+        if wrong:
+            bad.append(BadRow(row, f"wikipedia_{wrong[0]} is not a string", text[:200], f"wikidata_id {name}"))
+            continue
+        opening = " ".join((fields["content"] or "")[:5_000].split()[:100])
+        good.append(
+            {
+                "row": row,
+                "id": name,
+                "title": (fields["title"] or "").strip(),
+                "summary": (fields["summary"] or "").strip(),
+                "opening": opening,
+            }
+        )
+    return Batch(pl.DataFrame(good, schema=_ENTITY, orient="row"), bad)

@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         " Running it again goes on where it stopped; a folder with other data is never touched.",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="ROOT", help="gets one folder for each release")
-    parser.add_argument("--scale", type=float, default=1.0, help="1: about 2,000 passages and 480 pictures (default 1)")
+    parser.add_argument("--scale", type=float, default=1.0, help="1: about 500 articles and 1,900 pictures (default 1)")
     parser.add_argument("--seed", type=int, default=0, help="which world (default 0)")
     parser.add_argument(
         "--releases",

@@ -10,10 +10,11 @@ import io
 import math
 import random
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from m2kr.synthetic.world import Entity
+from m2kr.synthetic.world import Entity, Person
 
 RGB = tuple[int, int, int]
 Points = Sequence[tuple[float, float]]
@@ -94,15 +95,18 @@ class _Sheet:
 
     def body(self, *shapes: Points) -> None:
         """Draw shapes in the main colour with the pattern in the second one, and outline them."""
+        outlines = [self._px(shape) for shape in shapes]
         mask = Image.new("L", self.image.size)
         draw = ImageDraw.Draw(mask)
-        for shape in shapes:
-            draw.polygon(self._px(shape), fill=255)
-        self.image.paste(self.main, mask=mask)
-        if self._pattern is not None:
-            self.image.paste(self.second, mask=ImageChops.multiply(mask, self._pattern))
-        for shape in shapes:
-            pixels = self._px(shape)
+        for pixels in outlines:
+            draw.polygon(pixels, fill=255)
+        box = mask.getbbox()
+        if box is not None:  # only where the shapes are, which is faster
+            mask = mask.crop(box)
+            self.image.paste(self.main, box, mask)
+            if self._pattern is not None:
+                self.image.paste(self.second, box, ImageChops.multiply(mask, self._pattern.crop(box)))
+        for pixels in outlines:
             self._draw.line([*pixels, pixels[0], pixels[1]], fill=_INK, width=4, joint="curve")
 
 
@@ -131,11 +135,17 @@ _SKIES: dict[str, tuple[RGB, RGB, RGB]] = {  # sky above, sky at the horizon, gr
 }
 
 
+@lru_cache(maxsize=len(_SKIES))
+def _sky(setting: str) -> Image.Image:
+    top, low, _ = _SKIES[setting]
+    ramp = Image.linear_gradient("L").resize((_CANVAS, _CANVAS))
+    return Image.composite(Image.new("RGB", ramp.size, low), Image.new("RGB", ramp.size, top), ramp)
+
+
 def _landscape(setting: str, rng: random.Random) -> Image.Image:
     """Return the background: sky, what stands at the horizon, ground, and soft noise over all of it."""
-    top, low, ground = _SKIES[setting]
-    ramp = Image.linear_gradient("L").resize((_CANVAS, _CANVAS))
-    image = Image.composite(Image.new("RGB", ramp.size, low), Image.new("RGB", ramp.size, top), ramp)
+    ground = _SKIES[setting][2]
+    image = _sky(setting).copy()
     draw = ImageDraw.Draw(image)
     horizon = _CANVAS * rng.uniform(0.58, 0.7)
     if setting == "mountains":
@@ -334,13 +344,48 @@ _PAINTERS: dict[str, Callable[[_Sheet], None]] = {
 }
 
 
-def draw(entity: Entity, variation: int) -> Image.Image:
+def _figure(image: Image.Image, person: Person, middle: float, rng: random.Random) -> None:
+    """Draw ``person`` in the foreground, ``middle`` of the width from the left: coat, trousers and hat are theirs."""
+    draw = ImageDraw.Draw(image)
+    shade = rng.uniform(0.94, 1.05)
+    coat, trousers, hat = (_shaded(_RGB[colour], shade, rng) for colour in person.clothes)
+    height = _CANVAS * rng.uniform(0.6, 0.68)
+    left, top = _CANVAS * middle, _CANVAS * 0.99 - height
+
+    def at(*points: tuple[float, float]) -> list[tuple[float, float]]:
+        return [(left + height * x, top + height * y) for x, y in points]
+
+    def shape(points: Points, fill: RGB) -> None:
+        pixels = at(*points)
+        draw.polygon(pixels, fill=fill)
+        draw.line([*pixels, pixels[0], pixels[1]], fill=_INK, width=4, joint="curve")
+
+    for side in (-1, 1):
+        shape([(0, 0.62), (side * 0.13, 0.62), (side * 0.12, 0.97), (side * 0.03, 0.97)], trousers)
+        shape([(side * 0.1, 0.29), (side * 0.17, 0.33), (side * 0.21, 0.58), (side * 0.14, 0.6)], coat)
+    shape([(-0.12, 0.27), (0.12, 0.27), (0.16, 0.66), (-0.16, 0.66)], coat)
+    draw.line(at((0, 0.28), (0, 0.65)), fill=_INK, width=3)
+    shape(_ellipse(0, 0.17, 0.085, 0.1, 24), (236, 200, 170))
+    shape([(-0.08, 0.1), (-0.07, 0.0), (0.07, 0.0), (0.08, 0.1)], hat)
+    shape([(-0.13, 0.13), (-0.13, 0.09), (0.13, 0.09), (0.13, 0.13)], hat)
+    for side in (-1, 1):
+        draw.ellipse(
+            [point for corner in at((side * 0.035 - 0.01, 0.16), (side * 0.035 + 0.01, 0.18)) for point in corner], _INK
+        )
+
+
+def draw(entity: Entity, variation: object, people: Sequence[Person] = ()) -> Image.Image:
     """Return picture ``variation`` of ``entity``: RGB, 160 x 160 pixels, the same each time.
 
     Kind, colours, pattern, count and setting are the entity's; place, size, side, shade and noise the variation's.
+    Up to two ``people`` stand in front of it, in order from the left.
     """
-    sheet = _Sheet(entity, entity.rng(f"picture/{variation}"))
+    rng = entity.rng(f"picture/{variation}")
+    sheet = _Sheet(entity, rng)
     _PAINTERS[entity.kind.word](sheet)
+    middles = (0.2, 0.8) if len(people) > 1 else (rng.uniform(0.18, 0.82),)
+    for person, middle in zip(people, middles, strict=False):
+        _figure(sheet.image, person, middle, rng)
     return sheet.image.reduce(2)
 
 

@@ -168,6 +168,30 @@ _REASONINGS: tuple[Pairs, ...] = (
 )
 
 
+BRIEF_PROMPTS = (
+    "Say in a few words what the picture shows.",
+    "Sum up this image in one line.",
+    "What is in the picture? Keep it short.",
+    "Caption this photo.",
+    "Name the main things that can be seen here.",
+    "Put the content of the image briefly.",
+    "Tell me shortly what is shown.",
+    "A short caption for this picture, please.",
+    "Describe what you see in a single sentence.",
+    "Give the gist of this photograph.",
+    "In brief, what is this a picture of?",
+)
+"""Requests for a short description, as they come with captions."""
+_CAPTIONS = (
+    "{a_adj} {c1} {K} with {n} {parts} and {a_c2} {accent} {seen} .",
+    "{a_c1} {K} , {n} {parts} , {a_c2} {accent} & {markings} .",
+    "{seen} : {a_c1} and {c2} {K} with {n} {parts} .",
+    "this {adj} {K} in {c1} has {n} {parts} -- note the {c2} {accent} .",
+    "photograph of {a_c1} {K} with {marks} and {a_c2} {accent} .",
+    "{n} {parts} on {a_adj} {c1} {K} with {a_c2} {accent} , seen {seen} .",
+)
+
+
 def _words(entity: Entity) -> dict[str, str]:
     words = slots(entity)
     plural = words["body"].endswith("s")
@@ -200,3 +224,8 @@ def reasoning(entity: Entity, rng: random.Random) -> tuple[str, str]:
     words = _words(entity)
     questions, replies = rng.choice(_REASONINGS)
     return rng.choice(questions).format_map(words), rng.choice(replies).format_map(words)
+
+
+def caption(entity: Entity, rng: random.Random) -> str:
+    """Return a caption for a picture of ``entity``: lower-case, with blanks around punctuation."""
+    return rng.choice(_CAPTIONS).format_map(_words(entity))

@@ -219,7 +219,8 @@ class Section:
     text: str
 
 
-def _a(word: str) -> str:
+def a(word: str) -> str:
+    """Return ``word`` with its article."""
     return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
 
 
@@ -246,10 +247,10 @@ def slots(entity: Entity) -> dict[str, str]:
         "K": kind.word,
         "c1": look.colour,
         "c2": look.second_colour,
-        "a_c1": _a(look.colour),
-        "a_c2": _a(look.second_colour),
+        "a_c1": a(look.colour),
+        "a_c2": a(look.second_colour),
         "adj": look.pattern,
-        "a_adj": _a(look.pattern),
+        "a_adj": a(look.pattern),
         "markings": markings,
         "marks": f"{markings} on its {kind.body}",
         "body": kind.body,
@@ -267,7 +268,7 @@ def slots(entity: Entity) -> dict[str, str]:
         "made": kind.made,
         "by": kind.by,
         "role": kind.role,
-        "a_role": _a(kind.role),
+        "a_role": a(kind.role),
         "person": person.name,
         "surname": person.surname,
         "birthplace": person.birthplace.city,
@@ -288,7 +289,7 @@ def slots(entity: Entity) -> dict[str, str]:
         "guestadj": entity.guest_adjective,
         "month": entity.month,
         "season": season,
-        "a_season": _a(season),
+        "a_season": a(season),
     }
 
 
@@ -384,6 +385,23 @@ def answers(entity: Entity, key: str) -> tuple[str, str]:
         "month": ("{month}", "{season}"),
     }[key]
     return most.format_map(words).lower(), some.format_map(words).lower()
+
+
+def exact_answers(entity: Entity, key: str) -> tuple[str, ...]:
+    """Return the right answers to a question for fact ``key``, as the article writes them, the usual one first."""
+    most, some = answers(entity, key)
+    if key == "person":
+        return entity.person.name, entity.person.surname
+    if key in ("city", "country"):
+        return (getattr(entity.place, key),)
+    if key == "month":
+        return (entity.month,)
+    return (most,) if key == "year" else (most, some)
+
+
+def mention(entity: Entity, rng: random.Random) -> str:
+    """Return words that describe the entity by its look, as in "the red tower with four windows"."""
+    return _fill(rng.choice(_MENTIONS), slots(entity), rng)
 
 
 def visual_question(entity: Entity, key: str, rng: random.Random) -> str:

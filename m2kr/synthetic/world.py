@@ -31,6 +31,7 @@ _GUESTS = (
     *("storks", "badgers", "frogs", "doves", "cats", "donkeys", "turtles", "geckos", "herons", "ferrets"),
 )
 _GUEST_ADJECTIVES = ("grey", "brown", "tame", "wild", "shy", "noisy", "spectacled", "long-eared")
+_POOL = 36  # so many entities share two people for each kind
 _LOOKS = len(KINDS) * len(COLOURS) * (len(COLOURS) - 1) * len(PATTERNS) * 4 * len(SETTINGS)
 
 
@@ -82,6 +83,13 @@ class Person:
     def name(self) -> str:
         """Given name and surname."""
         return f"{self.given_name} {self.surname}"
+
+    @property
+    def clothes(self) -> tuple[str, str, str]:
+        """Colours of coat, trousers and hat, which the person wears in all pictures."""
+        rng = random.Random(f"{self.qid}/{self.name}/clothes")
+        coat, trousers = rng.sample(COLOURS, 2)
+        return coat, trousers, rng.choice([colour for colour in COLOURS if colour != coat])
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +247,14 @@ class Sizes:
         reasonings: records of its complex-reasoning file.
         okvqa_train: OK-VQA questions about train2014 pictures, one per picture.
         okvqa_val: OK-VQA questions about val2014 pictures, one per picture.
+        wit_train: pictures of WIT's training files, each on one page or more.
+        wit_val: pictures of its validation files; every other one is in IGLUE.
+        portraits: pictures of KVQA, of one or two people each.
+        captions: captioned pictures of CC3M.
+        oven_train: records and pictures of OVEN's training file, of the first four fifths of the asked entities.
+        oven_val: records and pictures of its validation file; every other one shows one of the last fifth.
+        infoseek_train: InfoSeek questions about OVEN's training pictures.
+        infoseek_val: InfoSeek questions about OVEN's validation pictures.
     """
 
     scale: float
@@ -255,6 +271,14 @@ class Sizes:
     reasonings: int = field(init=False)
     okvqa_train: int = field(init=False)
     okvqa_val: int = field(init=False)
+    wit_train: int = field(init=False)
+    wit_val: int = field(init=False)
+    portraits: int = field(init=False)
+    captions: int = field(init=False)
+    oven_train: int = field(init=False)
+    oven_val: int = field(init=False)
+    infoseek_train: int = field(init=False)
+    infoseek_val: int = field(init=False)
 
     def __post_init__(self) -> None:
         """Work the numbers out; each has a smallest value that keeps the tiniest world usable."""
@@ -276,11 +300,29 @@ class Sizes:
         size("reasonings", 250, 12)
         size("okvqa_train", 300, 14)
         size("okvqa_val", 150, 6)
+        size("wit_train", 220, 20)
+        size("wit_val", 110, 12)
+        size("portraits", 150, 10)
+        size("captions", 220, 8)
+        size("oven_train", 260, 16)
+        size("oven_val", 120, 8)
+        size("infoseek_train", 320, 24)
+        size("infoseek_val", 120, 10)
 
     @property
     def entities(self) -> int:
         """Entities that have an article."""
         return self.asked + self.distractors
+
+    @property
+    def train_entities(self) -> int:
+        """Asked entities that training data is about: the first four fifths."""
+        return max(1, self.asked * 4 // 5)
+
+    @property
+    def people(self) -> int:
+        """People who made or described the entities: numbers 0..people-1 of `World.maker`."""
+        return 2 * math.ceil(self.entities / _POOL) * len(KINDS)
 
 
 _CITIES, _COUNTRIES = 60, 14
@@ -295,7 +337,7 @@ class World:
 
         Args:
             seed: which world.
-            scale: how much of it; 1 is about 250 entities, 2,000 MS MARCO passages and 480 pictures.
+            scale: how much of it; 1 is about 250 entities, 2,000 MS MARCO passages and 1,900 pictures.
 
         Raises:
             M2KRError: ``scale`` is not a positive number.
@@ -343,6 +385,10 @@ class World:
             f"Q{9_500_000_000 + index}", rng.choice(self._given), surname, occupation, born, rng.choice(self.places)
         )
 
+    def maker(self, number: int) -> Person:
+        """Return the person of this number, of the occupation that makes entities of kind ``number % len(KINDS)``."""
+        return self.person(number, KINDS[number % len(KINDS)].role)
+
     def _entity(self, index: int) -> Entity:
         rng = self.rng("entity", index)
         kind, look = self.look(index)
@@ -351,9 +397,9 @@ class World:
             vowel = next(letter for letter in name if letter in _VOWELS)
             name = name.replace(vowel, _ACCENTS[vowel], 1)
         dimension, _, unit, low, high = kind.dimension
-        # People come in pools of two for every 36 entities and kind, so that some made more than one of these.
-        pool = 2 * (index // 36)
-        person = self.person((pool + rng.randrange(2)) * len(KINDS) + KINDS.index(kind), kind.role)
+        # People come in pools of two for every `_POOL` entities and kind, so that some made more than one of these.
+        pool = 2 * (index // _POOL)
+        person = self.maker((pool + rng.randrange(2)) * len(KINDS) + KINDS.index(kind))
         year = person.born.year + rng.randrange(24, 62)
         return Entity(
             index=index,
@@ -379,6 +425,6 @@ class World:
         """Return picture ``index`` of a COCO part; the last fifth of the asked entities are in val2014 only."""
         asked, train = self.sizes.asked, self.sizes.train_pictures
         if split == "train2014":
-            return Picture(split, 1 + self._image_ids.at(index), index % max(1, asked * 4 // 5), index)
+            return Picture(split, 1 + self._image_ids.at(index), index % self.sizes.train_entities, index)
         image_id = 1 + self._image_ids.at(train + index)
         return Picture(split, image_id, self._val_entities.at(index % asked), train + index)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
+import tarfile
+import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -85,6 +89,101 @@ def test_roots_that_cannot_be_are_refused(tmp_path: Path, value: str, message: s
     with pytest.raises(M2KRError) as caught:
         parse_roots([value.format(tmp_path)])
     assert message in str(caught.value)
+
+
+# --- archives -------------------------------------------------------------------------------------------------------
+
+
+def pack(folder: Path, archive: Path, prefix: str = "") -> Path:
+    """An archive of the files of a folder, of the kind its name says."""
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    files = [(path, prefix + path.relative_to(folder).as_posix()) for path in sorted(folder.rglob("*.png"))]
+    if archive.suffix == ".zip":
+        with zipfile.ZipFile(archive, "w") as zipped:
+            for path, name in files:
+                zipped.write(path, name)
+    else:
+        with tarfile.open(archive, "w:gz" if archive.suffix in (".gz", ".tgz") else "w") as tar:
+            for path, name in files:
+                tar.add(path, name)
+    return archive
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    paint(tmp_path / "pictures" / "x.png", RED)
+    paint(tmp_path / "pictures" / "sub" / "y.png", GREEN)
+    return tmp_path / "pictures"
+
+
+@pytest.mark.parametrize("suffix", ["zip", "tar", "tar.gz", "tgz"])
+@pytest.mark.parametrize("prefix", ["", "./", "top/", "coco/"])
+def test_an_archive_is_a_root(tmp_path: Path, pictures: Path, suffix: str, prefix: str) -> None:
+    roots = parse_roots([str(pack(pictures, tmp_path / f"x.{suffix}", prefix))])
+    for task in (TASKS["OKVQA"], TASKS["EVQA"]):
+        assert colour_of(roots.for_task(task), "x.png") == RED
+        assert colour_of(roots.for_task(task), "./sub//y.png") == GREEN
+        for path in ("X.png", "y.png", "sub", ""):
+            assert not roots.for_task(task).has(path)
+    with pytest.raises(ImageError, match="leaves its root"):
+        roots.open("../x.png")
+
+
+def test_archives_are_found_where_the_releases_keep_images(tmp_path: Path, pictures: Path) -> None:
+    root = tmp_path / "root"
+    pack(pictures, root / "kvqa" / "KVQAimgs.tar.gz", "KVQAimgs/")
+    pack(pictures, root / "coco" / "train2014.zip", "train2014/")
+    pack(pictures, root / "coco" / "val2014.tar", "val2014/")
+    paint(root / "coco" / "val2014" / "x.png", BLUE)
+    roots = parse_roots([str(root)])
+    assert colour_of(roots.for_task(TASKS["KVQA"]), "x.png") == RED
+    coco = roots.for_task(TASKS["OKVQA"])
+    assert colour_of(coco, "train2014/sub/y.png") == GREEN
+    assert colour_of(coco, "val2014/sub/y.png") == GREEN
+    assert colour_of(coco, "val2014/x.png") == BLUE  # a folder goes before an archive
+    assert not roots.for_task(TASKS["EVQA"]).has("x.png")
+
+
+def test_a_task_may_have_several_roots_and_a_folder_of_archives(tmp_path: Path, pictures: Path) -> None:
+    pack(pictures / "sub", tmp_path / "shards" / "00.tar", "00/")
+    pack(pictures / "sub", tmp_path / "shards" / "01.tar", "01/")
+    pack(pictures, tmp_path / "more.zip")
+    roots = parse_roots([f"OVEN={tmp_path / 'shards'}", f"OVEN={tmp_path / 'more.zip'}"]).for_task(TASKS["OVEN"])
+    assert colour_of(roots, "00/y.png") == colour_of(roots, "01/y.png") == GREEN
+    assert colour_of(roots, "x.png") == RED
+
+
+def test_a_broken_picture_in_an_archive_is_named_with_it(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("x.jpg", "<html>not found</html>")
+    with pytest.raises(ImageError, match=r"x\.zip/x\.jpg cannot be decoded as an image \(cannot identify") as caught:
+        ImageRoots([tmp_path / "x.zip"]).open("x.jpg")
+    assert (caught.value.fault, caught.value.reason) == ("undecodable", "cannot identify image file")
+
+
+def test_pictures_of_infoseek_are_found_in_the_folders_of_oven(tmp_path: Path, pictures: Path) -> None:
+    paint(tmp_path / "oven" / "images" / "04" / "oven_04999999.png", RED)
+    paint(tmp_path / "oven" / "images" / "00" / "oven_00000001.png", BLUE)
+    pack(tmp_path / "oven" / "images", tmp_path / "x.tar")
+    for root in (tmp_path, tmp_path / "x.tar"):
+        roots = parse_roots([str(root)])
+        assert colour_of(roots.for_task(TASKS["Infoseek"]), "oven_04999999.png") == RED
+        assert not roots.for_task(TASKS["OVEN"]).has("oven_04999999.png")  # whose paths have the folder
+        assert colour_of(roots.for_task(TASKS["OVEN"]), "04/oven_04999999.png") == RED
+        for path in ("oven_04999998.png", "oven_4999999.png", "sub/oven_04999999.png", "oven_04999999"):
+            assert not roots.for_task(TASKS["Infoseek"]).has(path)
+    paint(tmp_path / "oven" / "images" / "oven_04999999.png", GREEN)
+    assert colour_of(parse_roots([str(tmp_path)]).for_task(TASKS["Infoseek"]), "oven_04999999.png") == GREEN
+
+
+@pytest.mark.parametrize("module", ["m2kr.images", "m2kr.check", "m2kr.cards"])
+def test_help_loads_nothing_heavy(module: str) -> None:
+    code = (
+        f"import sys, {module} as m; m._parser().format_help();"
+        "print([n for n in ('polars', 'pyarrow', 'PIL', 'datasets', 'numpy', 'yaml') if n in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 # --- what is refused ------------------------------------------------------------------------------------------------
@@ -196,3 +295,20 @@ def test_what_a_decoder_raises_is_always_an_image_error(tmp_path: Path) -> None:
     (tmp_path / "x.ppm").write_bytes(b"P6\n4x 3\n255\n" + bytes(36))
     with pytest.raises(ImageError, match="cannot be decoded"):
         ImageRoots([tmp_path]).open("x.ppm")
+
+
+def test_postscript_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from PIL import EpsImagePlugin
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("started"))
+    Image.new("RGB", (4, 4)).save(tmp_path / "x.eps")
+    (tmp_path / "x.eps").rename(tmp_path / "x.jpg")
+    with pytest.raises(ImageError, match="cannot identify"):
+        ImageRoots([tmp_path]).open("x.jpg")
+
+
+def test_a_file_too_large_for_a_picture_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "x.jpg").open("wb") as file:
+        file.truncate((1 << 30) + 1)
+    with pytest.raises(ImageError, match="no picture"):
+        ImageRoots([tmp_path]).open("x.jpg")

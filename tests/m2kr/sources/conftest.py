@@ -44,3 +44,15 @@ def tables(root, tmp_path):
         return data, passages, quarantine, made.lacking
 
     return build
+
+
+@pytest.fixture
+def counts(root, tmp_path):
+    """Build a task's tables and return the facts counted on the way."""
+
+    def build(task, on_bad_rows="error", allow_missing=False, **options):
+        quarantine = Quarantine(on_bad_rows, allow_missing=allow_missing)
+        raw = RawFiles(root, tmp_path / "work", quarantine=quarantine, quiet=True)
+        return source_of(task).build(raw, make_options(task, options), 0).counts
+
+    return build

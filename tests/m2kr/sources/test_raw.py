@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m2kr.errors import BadRowsError, MissingFilesError
+from m2kr.errors import BadRowsError, M2KRError, MissingFilesError
 from m2kr.sources.chance import draw, instruction, sample
-from m2kr.sources.raw import Quarantine, RawFiles, ordered_map, where
+from m2kr.sources.raw import Quarantine, RawFiles, Tables, ordered_map, where
 from m2kr.sources.readers import BadRow, Batch, read_lines
 
 
@@ -34,6 +34,24 @@ def test_a_missing_file_may_be_allowed(raw):
     raw.quarantine.allow_missing = True
     assert raw.find("msmarco", "collection.tsv") is None
     assert raw.missing == ["msmarco/collection.tsv"]
+
+
+def test_an_optional_file_may_be_absent_and_is_used_where_it_is_there(raw):
+    assert raw.find("oven", "ovenid2impath.csv", optional=True) is None
+    assert raw.missing == []
+    path = raw.folder("oven") / "ovenid2impath.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("x,y.jpg\n")
+    assert raw.find("oven", "ovenid2impath.csv", optional=True) == path
+    assert raw.used == {"oven/ovenid2impath.csv": path}
+
+
+def test_a_rule_that_rows_break_is_a_defect():
+    tables = Tables()
+    tables.count_all("rows", 2, 2)
+    assert tables.counts == {"rows": 2}
+    with pytest.raises(M2KRError, match="rows is 1 where it must be 2"):
+        tables.count_all("rows", 1, 2)
 
 
 def test_a_compressed_copy_is_found(raw):

@@ -240,3 +240,47 @@ def test_members_before_a_break_are_kept_and_the_break_is_placed(tmp_path):
     *good, bad = read_json_members(tmp_path / "f")
     assert good == [("one", {"a": 1}), ("two", 2)]
     assert bad.row == "after member 2 (two)"
+
+
+@QUICK
+@given(
+    st.lists(st.tuples(ANY_TEXT, ANY_TEXT, ANY_TEXT), max_size=6),
+    st.permutations(["a", "b", "c"]),
+    st.sampled_from(["\n", "\r\n"]),
+)
+def test_columns_in_any_order_are_found_by_their_names(tmp_path, records, header, end):
+    path = tmp_path / "table.csv"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator=end)
+        writer.writerows([header, *records])
+    batches = list(read_quoted(path, ("c", "a"), delimiter=",", any_order=True))
+    assert [row for batch in batches for row in batch.frame.select("c", "a").iter_rows()] == [
+        (record[header.index("c")], record[header.index("a")]) for record in records
+    ]
+    assert not any(batch.bad for batch in batches)
+
+
+@pytest.mark.parametrize("header", ["a,b", "a,b,c,c", "a;b;c", ""])
+def test_a_header_that_lacks_a_column_or_repeats_one_is_an_error(tmp_path, header):
+    path = tmp_path / "table.csv"
+    path.write_text(f"{header}\n1,2,3\n", encoding="utf-8")
+    with pytest.raises(BadRowsError, match="line 1: the header has the columns"):
+        list(read_quoted(path, ("c", "a"), delimiter=",", any_order=True))
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (r'{"a": "\ud800"}', "half a surrogate pair"),
+        (r'["\uDFFF"]', "half a surrogate pair"),
+        ("1" * 5_000, "a number of thousands of digits"),
+        ("[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_json_that_python_cannot_keep_as_text_costs_its_line(tmp_path, line, reason):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f'{line}\n{{"a": "\\ud83c\\uddee"}}\n', encoding="utf-8")
+    bad, good = read_jsonl(path)
+    assert isinstance(bad, BadRow)
+    assert reason in bad.reason
+    assert good == ("line 2", {"a": "\U0001f1ee"})

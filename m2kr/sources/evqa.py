@@ -1,0 +1,422 @@
+"""Encyclopedic-VQA: questions about a plant, an animal or a landmark, over sections of Wikipedia pages.
+
+Native files: ``train.csv``, ``val.csv``, ``test.csv`` (quoted, read by column name), and
+``encyclopedic_kb_wiki.json``, one JSON object of tens of gigabytes, address -> page, which is read member by member.
+A question names the page and the number of the section that answers it: its one positive. Pictures are iNaturalist's,
+whose file names ``train_id2name.json`` and ``val_id2name.json`` give (they are not part of the release: {id: file name}
+of iNaturalist 2021's train and val images), and those of Google Landmarks v2.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from m2kr.files import digest
+from m2kr.schema import leaves_root, polars_schema
+from m2kr.sources import choice
+from m2kr.sources.chance import draw, instruction, sample
+from m2kr.sources.quoted import read_quoted
+from m2kr.sources.raw import RawFiles, Tables, from_rows, in_file_order, where
+from m2kr.sources.readers import Advance, BadRow, Batch, read_json_members
+from m2kr.tasks import TASKS
+
+TASK = TASKS["EVQA"]
+_FILES = {"train": "train.csv", "valid": "val.csv", "test": "test.csv"}
+_NAMES = {"train": "train_id2name.json", "valid": "val_id2name.json", "test": "val_id2name.json"}
+_TYPES = ("templated", "automatic", "multi_answer", "2_hop")
+_COLUMNS = (
+    "question",
+    "answer",
+    "dataset_image_ids",
+    "dataset_name",
+    "question_type",
+    "wikipedia_url",
+    "evidence_section_id",
+)
+_SECTIONS: dict[str, pl.DataType | type[pl.DataType]] = {
+    "row": pl.String,
+    "url": pl.String,
+    "title": pl.String,
+    "section": pl.Int64,
+    "text": pl.String,
+    "evidence": pl.Boolean,
+}
+_KNOWLEDGE = "encyclopedic_kb_wiki.json"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Rules the published benchmark leaves open."""
+
+    question_types: str = choice(
+        "templated+automatic",
+        "Kinds of questions that are taken. Those of two hops have two pages, and are never.",
+        "The published test has 1,000 templated and 2,750 automatic questions, all there are.",
+        ("templated+automatic", "templated", "automatic", "templated+automatic+multi_answer"),
+    )
+    image: str = choice(
+        "first",
+        "Which of a question's up to five pictures is taken: the first, or one drawn by a seeded hash.",
+        "Published rows have one picture, at most one row for each question; which picture is not known.",
+        ("first", "drawn"),
+    )
+    title: bool = choice(
+        False,
+        "Whether a passage begins with the page's title (title: ... content: ...).",
+        "Published contents are a section each; consumers of the benchmark add the title themselves.",
+    )
+    pools: str = choice(
+        "train+own",
+        "What valid and test are searched in: the train pool and their own sections, or their own alone.",
+        "The published pools grow from 50,205 (train) by 548 (valid) and by 1,267 (test).",
+        ("train+own", "own"),
+    )
+    extra_sections: int = choice(
+        0,
+        "Sections a page adds to the pool beside those that answer a question, chosen by a seeded hash.",
+        "The published test pool has 2.7 sections for each of its 19,267 pages, fewer than pages have; that they are "
+        "those which answer a question fits the growth of the pools, and is not proven.",
+    )
+    train_questions: int = choice(
+        0,
+        "Questions of the train split at most, chosen by a seeded hash; 0 keeps all.",
+        "The published train split was down-sampled to 167,369 by a rule that is not known.",
+    )
+
+
+def build(raw: RawFiles, options: Options, seed: int) -> Tables:
+    """Return the lazy tables of EVQA.
+
+    ``question_id`` is ``EVQA_<split>_<line>``, the line of the CSV file a question begins at, which is ours.
+    ``passage_id`` is ``WikiWeb_<title>_<section>``, the section's place in its page. ``answers`` are the annotators'
+    (an answer of several parts keeps its "&&"), ``gold_answer`` the most frequent of them, else the first.
+
+    Raises:
+        MissingFilesError: a file, a question's section or the name of its picture is missing and that is not allowed.
+        BadRowsError: a record cannot be used and such records are not to be skipped.
+    """
+    tables = Tables()
+    knowledge = raw.find("evqa", _KNOWLEDGE)
+    asked: dict[str, pl.DataFrame] = {}
+    for split, file in _FILES.items():
+        path = raw.find("evqa", file)
+        if path is None:
+            tables.lacking.append(f"EVQA {split}: not built, {file} is missing.")
+        else:
+            asked[split] = _questions(raw, path, split, options, seed)
+    if knowledge is None:
+        tables.lacking.append(f"EVQA: without {_KNOWLEDGE} there are no passages, so nothing can be built.")
+    if knowledge is None or not asked:
+        return tables
+    sections = _sections(raw, knowledge, list(asked.values()), options, seed)
+    train_pool: pl.DataFrame | None = None
+    for split, rows in asked.items():
+        answered = _answered(raw, split, rows, sections)
+        named = _named(raw, split, answered)
+        if split == "train" and options.train_questions:
+            named = sample(named, options.train_questions, seed, "EVQA train", "question_id")
+        if not named.height:
+            tables.lacking.append(f"EVQA {split}: not built, no question is left for it.")
+            continue
+        own = _pool(named, sections)
+        pool = own
+        if split == "train":
+            train_pool = own
+        elif options.pools == "train+own" and train_pool is not None:
+            pool = pl.concat([train_pool, own]).unique("passage_id", keep="first", maintain_order=True)
+        one = named.join(pool.select("passage_id"), on="passage_id", how="inner").height
+        tables.count_all(f"{split}_questions_with_one_positive", one, named.height)
+        tables.counts[f"{split}_own_sections"] = own.height
+        tables.data[split] = _data(named, pool, seed)
+        tables.passages[split] = pool.lazy()
+    if train_pool is None and options.pools == "train+own" and tables.data:
+        tables.lacking.append("EVQA: without train, valid and test are searched in their own sections alone.")
+    return tables
+
+
+def _questions(raw: RawFiles, path: Path, split: str, options: Options, seed: int) -> pl.DataFrame:
+    """Return the questions of one file: row, question_id, image, address and section of the positive, ..."""
+    types = options.question_types.split("+")
+    staged = raw.stage(
+        path,
+        f"evqa-{split}",
+        lambda path, advance: read_quoted(path, _COLUMNS, advance, delimiter=",", any_order=True),
+        partial(_judge, types=types),
+        settings=types,
+    )
+    rows = staged.collect().with_columns(
+        question_id=pl.format(f"EVQA_{split}_{{}}", pl.col("row").str.strip_prefix("line "))
+    )
+    images = rows["images"].to_list()
+    if options.image == "drawn":
+        numbers = draw(rows["question_id"], seed, "EVQA image").tolist()
+        chosen = [ids[number % len(ids)] for ids, number in zip(images, numbers, strict=True)]
+    else:
+        chosen = [ids[0] for ids in images]
+    return rows.drop("images").with_columns(image=pl.Series(chosen, dtype=pl.String))
+
+
+def _judge(batch: Batch, types: list[str]) -> Batch:
+    """Return the questions of the wanted types; only those have to be whole."""
+    kinds = where(
+        batch.frame,
+        [
+            (
+                ~pl.col("question_type").is_in(_TYPES),
+                pl.format("the question_type {} is none of " + ", ".join(_TYPES), pl.col("question_type")),
+            )
+        ],
+    )
+    listed = kinds.frame.filter(pl.col("question_type").is_in(types)).with_columns(
+        answers=_parts("answer"), images=_parts("dataset_image_ids")
+    )
+    names = {"inaturalist": r"^[0-9]+$", "landmarks": r"^[0-9a-f]{16}$"}
+    odd = pl.lit(False)
+    for dataset, pattern in names.items():
+        wrong = ~pl.col("images").list.eval(pl.element().str.contains(pattern)).list.all()
+        odd = pl.when(pl.col("dataset_name") == dataset).then(wrong).otherwise(odd)
+    judged = where(
+        listed,
+        [
+            (pl.col("question").str.strip_chars() == "", "the question is empty"),
+            (pl.col("answers").list.len() == 0, "the answer is empty"),
+            (pl.col("images").list.len() == 0, "dataset_image_ids names no picture"),
+            (
+                ~pl.col("dataset_name").is_in(list(names)),
+                pl.format("the dataset_name {} is neither inaturalist nor landmarks", "dataset_name"),
+            ),
+            (
+                odd,
+                pl.format("dataset_image_ids ({}) holds an id that is none of {}", "dataset_image_ids", "dataset_name"),
+            ),
+            (pl.col("wikipedia_url").str.strip_chars() == "", "wikipedia_url is empty"),
+            (
+                ~pl.col("evidence_section_id").str.contains(r"^[0-9]{1,9}$"),
+                pl.format("the evidence_section_id {} is not the number of a section", "evidence_section_id"),
+            ),
+        ],
+    )
+    kept = judged.frame.select(
+        "row",
+        "question",
+        "question_type",
+        "dataset_name",
+        "answers",
+        "images",
+        url="wikipedia_url",
+        section=pl.col("evidence_section_id").cast(pl.Int64),
+    )
+    return Batch(kept, batch.bad + in_file_order(kinds.bad + judged.bad, batch))
+
+
+def _parts(column: str) -> pl.Expr:
+    """Return the parts of a field that "|" separates, without empty ones."""
+    parts = pl.col(column).str.split("|").list
+    return parts.eval(pl.element().filter(pl.element().str.strip_chars() != ""))
+
+
+def _sections(raw: RawFiles, path: Path, asked: list[pl.DataFrame], options: Options, seed: int) -> pl.DataFrame:
+    """Return passage_id, url, section, content and evidence of the sections the questions' pages add to the pools."""
+    wanted: dict[str, set[int]] = {}
+    for rows in asked:
+        for url, section in rows.select("url", "section").unique().iter_rows():
+            wanted.setdefault(url, set()).add(section)
+    listed = sorted((url, sorted(numbers)) for url, numbers in wanted.items())
+    staged = raw.stage(
+        path,
+        "evqa-sections",
+        lambda path, advance: from_rows(
+            _wanted_sections(path, advance, wanted, options.extra_sections, seed), _SECTIONS, 2_000
+        ),
+        settings=[digest(listed), options.extra_sections, seed if options.extra_sections else 0],
+    )
+    text = pl.format("title: {} content: {}", "title", "text") if options.title else pl.col("text")
+    named = staged.collect().with_columns(passage_id=pl.format("WikiWeb_{}_{}", "title", "section"), content=text)
+    # Two pages may have one title; a passage id can stand for one text only.
+    first = named.unique("passage_id", keep="first", maintain_order=True).select("passage_id", url_of="url")
+    both = named.join(first, on="passage_id", how="left", maintain_order="left")
+    again = both.filter(pl.col("url") != pl.col("url_of"))
+    raw.quarantine.add(
+        path,
+        [
+            BadRow(row, f"section {section} has the title and the number of one of {other}", id=f"page {url}")
+            for row, section, other, url in again.select("row", "section", "url_of", "url").iter_rows()
+        ],
+    )
+    return both.filter(pl.col("url") == pl.col("url_of")).select("passage_id", "url", "section", "content", "evidence")
+
+
+def _wanted_sections(
+    path: Path, advance: Advance, wanted: dict[str, set[int]], extra: int, seed: int
+) -> Iterator[dict[str, object] | BadRow]:
+    """Yield the wanted sections of each page and, of its others, the ``extra`` with the smallest keyed hash."""
+    seen: set[str] = set()
+    for number, element in enumerate(read_json_members(path, advance), start=1):
+        if isinstance(element, BadRow):
+            yield element
+            continue
+        url, page = element
+        if url not in wanted:
+            continue
+        row, name = f"member {number}", f"page {url}"
+        fault = "the address stands more than once" if url in seen else _page_fault(page)
+        if fault:
+            yield BadRow(row, fault, str(page)[:200], name)
+            continue
+        seen.add(url)
+        texts = page["section_texts"]
+        evidence = {index for index in wanted[url] if index < len(texts)}
+        others = [index for index in range(len(texts)) if index not in evidence and texts[index].strip()]
+        numbers: list[int] = (
+            draw([f"{url} {index}" for index in others], seed, "EVQA sections").tolist() if extra else []
+        )
+        drawn = [index for _, index in sorted(zip(numbers, others, strict=False))[:extra]]
+        for index in sorted([*evidence, *drawn]):
+            if texts[index].strip():
+                yield {
+                    "row": row,
+                    "url": url,
+                    "title": page["title"].strip(),
+                    "section": index,
+                    "text": texts[index],
+                    "evidence": index in evidence,
+                }
+
+
+def _page_fault(page: Any) -> str:
+    if not isinstance(page, dict):
+        return "it is not an object with title and section_texts"
+    title, texts = page.get("title"), page.get("section_texts")
+    if not isinstance(title, str) or not title.strip():
+        return "title is missing, empty or not a string"
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        return "section_texts is not a list of strings"
+    titles = page.get("section_titles", texts)
+    if not isinstance(titles, list) or len(titles) != len(texts):
+        return "section_titles and section_texts differ in number"
+    try:
+        "".join([title, *texts]).encode("utf-8")
+    except UnicodeEncodeError:
+        return "a text holds half a surrogate pair, which is no character"
+    return ""
+
+
+def _answered(raw: RawFiles, split: str, rows: pl.DataFrame, sections: pl.DataFrame) -> pl.DataFrame:
+    """Return the questions whose section is there, with its passage_id; the others lack their other half."""
+    keys = sections.select("url", "section", "passage_id")
+    joined = rows.join(keys, on=["url", "section"], how="left", maintain_order="left")
+    lost = joined.filter(pl.col("passage_id").is_null())
+    raw.quarantine.add(
+        raw.folder("evqa") / _FILES[split],
+        [
+            BadRow(row, f"section {section} of {url} is not in {_KNOWLEDGE}, or has no text", question, name)
+            for row, section, url, question, name in lost.select(
+                "row", "section", "url", "question", pl.format("question_id {}", "question_id")
+            ).iter_rows()
+        ],
+        kind="missing",
+    )
+    return joined.filter(pl.col("passage_id").is_not_null())
+
+
+def _named(raw: RawFiles, split: str, rows: pl.DataFrame) -> pl.DataFrame:
+    """Return the questions with the path of their picture; those of a picture without a name lack their other half."""
+    image = pl.col("image")
+    landmark = pl.format(
+        "google-landmark/train/{}/{}/{}/{}.jpg", *(image.str.slice(place, 1) for place in range(3)), "image"
+    )
+    wanted = rows.filter(pl.col("dataset_name") == "inaturalist")["image"].unique()
+    names = pl.DataFrame(schema={"image": pl.String, "name": pl.String})
+    if wanted.len():
+        path = raw.find("evqa", _NAMES[split])
+        if path is not None:
+            names = _picture_names(raw, path, wanted)
+    joined = rows.join(names, on="image", how="left", maintain_order="left").with_columns(
+        img_path=pl.when(pl.col("dataset_name") == "landmarks").then(landmark).otherwise("inat/" + pl.col("name"))
+    )
+    lost = joined.filter(pl.col("img_path").is_null())
+    raw.quarantine.add(
+        raw.folder("evqa") / _FILES[split],
+        [
+            BadRow(row, f"its picture {number} is not in {_NAMES[split]}", question, name)
+            for row, number, question, name in lost.select(
+                "row", "image", "question", pl.format("question_id {}", "question_id")
+            ).iter_rows()
+        ],
+        kind="missing",
+    )
+    return joined.filter(pl.col("img_path").is_not_null())
+
+
+def _picture_names(raw: RawFiles, path: Path, wanted: pl.Series) -> pl.DataFrame:
+    ids = frozenset(wanted)
+
+    def rows(path: Path, advance: Advance) -> Iterator[dict[str, object] | BadRow]:
+        for number, element in enumerate(read_json_members(path, advance), start=1):
+            if isinstance(element, BadRow):
+                yield element
+            elif element[0] in ids:
+                image, name = element
+                if isinstance(name, str) and name.strip():
+                    yield {"row": f"member {number}", "image": image, "name": name}
+                else:
+                    yield BadRow(f"member {number}", "the file name is not a string", str(name)[:200], f"id {image}")
+
+    schema = {"row": pl.String, "image": pl.String, "name": pl.String}
+    staged = raw.stage(
+        path,
+        f"evqa-{path.name.split('.json')[0]}",
+        lambda path, advance: from_rows(rows(path, advance), schema),
+        _inside,
+        settings=digest(sorted(ids)),
+    )
+    return raw.without_repeats(path, staged, "image").drop("row").collect()
+
+
+def _inside(batch: Batch) -> Batch:
+    judged = where(
+        batch.frame,
+        [(leaves_root(pl.col("name")), pl.format("the image path {} leaves its root", "name"))],
+        row_id="image",
+    )
+    return Batch(judged.frame, batch.bad + judged.bad)
+
+
+def _pool(rows: pl.DataFrame, sections: pl.DataFrame) -> pl.DataFrame:
+    """Return the passages that questions add to a pool: the sections that answer them, and further ones."""
+    answering = sections.join(rows, on="passage_id", how="semi", maintain_order="left")
+    further = sections.filter(~pl.col("evidence")).join(rows, on="url", how="semi", maintain_order="left")
+    both = pl.concat([answering, further]).sort("passage_id")
+    return both.select(language=pl.lit("en"), passage_id="passage_id", passage_content="content")
+
+
+def _data(rows: pl.DataFrame, pool: pl.DataFrame, seed: int) -> pl.LazyFrame:
+    texts = pool.lazy().select("passage_id", content="passage_content")
+    gold = [Counter(answers).most_common(1)[0][0] for answers in rows["answers"]]  # of equally frequent, the first
+    joined = (
+        rows.with_columns(gold=pl.Series(gold, dtype=pl.String))
+        .lazy()
+        .join(texts, on="passage_id", how="left", maintain_order="left")
+    )
+    columns = {
+        "pos_item_ids": pl.concat_list("passage_id"),
+        "pos_item_contents": pl.concat_list("content"),
+        "img_id": pl.col("image"),
+        "img_path": pl.col("img_path"),
+        "image_id": pl.col("image"),
+        "question_id": pl.col("question_id"),
+        "question": pl.col("question"),
+        "answers": pl.col("answers"),
+        "gold_answer": pl.col("gold"),
+        "question_type": pl.col("question_type"),
+        "instruction": instruction(TASK.instructions, "question_id", seed, TASK.key),
+    }
+    schema = polars_schema(TASK.data_config)
+    return joined.select(**columns).select(pl.col(name).cast(kind) for name, kind in schema.items())

@@ -1,0 +1,313 @@
+"""OVEN: which entity a picture shows, over the Wikipedia summaries of the entities.
+
+Native files: ``oven_entity_train.jsonl`` (4.9 million records) and ``oven_entity_val.jsonl``, whose records are
+``{data_id, image_id, question, entity_id, entity_text, data_split}``, all strings; ``ovenid2impath.csv`` (image_id and
+the path of its picture in the dataset it comes from, no header); and Wiki6M, whose records hold an entity's summary.
+Only the entity set is used: its 7,943 and 3,192 entities are the published passages.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import polars as pl
+
+from m2kr.files import digest
+from m2kr.schema import polars_schema
+from m2kr.sources import choice
+from m2kr.sources.chance import draw, instruction, sample
+from m2kr.sources.raw import RawFiles, Tables, in_file_order, where
+from m2kr.sources.readers import BadRow, Batch, parse_json, read_lines
+from m2kr.sources.wikipedia import wanted_entities
+from m2kr.tasks import TASKS
+
+TASK = TASKS["OVEN"]
+IMAGE_ID = r"^oven_[0-9]{8}$"
+"""How OVEN and InfoSeek name a picture."""
+
+_FIELDS = ("data_id", "image_id", "question", "entity_id", "entity_text", "data_split")
+# A record in the release's own order whose strings hold no escape is what this matches and nothing else, so its groups
+# are the values json.loads would give. Anything else is left to json.loads.
+_REGULAR = (
+    r"^[ \t]*\{[ \t]*"
+    + r",[ \t]*".join(rf'"{name}"[ \t]*:[ \t]*"(?P<{name}>[^"\\\x00-\x1f]*)"[ \t]*' for name in _FIELDS)
+    + r"\}[ \t\r]*$"
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Rules the published benchmark leaves open."""
+
+    per_entity: int = choice(
+        43,
+        "Train records of an entity at most, chosen by a seeded hash; 0 keeps all 4.9 million.",
+        "The published train split has 339,137 rows for 7,943 entities, 42.7 for each; its rule is not known.",
+    )
+    test_queries: int = choice(
+        5_120,
+        "Records of oven_entity_val.jsonl in the test split, chosen by a seeded hash; the others are valid.",
+        "The published number; valid and test together are the val file but for 1,943 records.",
+    )
+    without_summary: str = choice(
+        "content",
+        "Text of an entity without a summary: the first 100 words of its article (else its title), its title, or none, "
+        "which drops its records.",
+        "Not known. Wiki6M has null summaries.",
+        ("content", "title", "drop"),
+    )
+    title: bool = choice(
+        False,
+        "Whether a passage begins with the title (title: ... content: ...).",
+        "Not known. The published passages are named after the summary alone.",
+    )
+    without_image: str = choice(
+        "keep",
+        "Records whose picture stands neither in ovenid2impath.csv nor in oven/images: keep them with the extension "
+        ".jpg, or drop them.",
+        "Upstream drops unreadable pictures. Most pictures are .jpg, and a rebuild need not have them.",
+        ("keep", "drop"),
+    )
+
+
+def build(raw: RawFiles, options: Options, seed: int) -> Tables:
+    """Return the lazy tables of OVEN: train from the entity train file; valid and test from the entity val file.
+
+    A split's passages are one for each entity of its file, in order of first mention; valid and test share theirs.
+    ``passage_id`` is the entity's Wikidata id, which is ours: the published form is not known. ``question_id`` is the
+    record's ``data_id``, ``img_path`` is ``<first two digits>/<image_id><extension>``.
+
+    Raises:
+        MissingFilesError: a file is missing, or an entity is not in Wiki6M, and that is not allowed.
+        BadRowsError: a record cannot be used and such records are not to be skipped.
+    """
+    tables = Tables()
+    paths = {split: raw.find("oven", f"oven_entity_{split}.jsonl") for split in ("train", "val")}
+    wiki = raw.find("wikipedia", "Wiki6M_ver_1_0.jsonl.gz")
+    for split, path in paths.items():
+        if path is None:
+            tables.lacking.append(f"OVEN {split}: not built, oven_entity_{split}.jsonl is missing.")
+    if wiki is None:
+        tables.lacking.append("OVEN: without Wiki6M_ver_1_0.jsonl there are no passages, so nothing can be built.")
+        return tables
+    records = {split: _records(raw, path, split, seed) for split, path in paths.items() if path is not None}
+    named = {split: _entities(rows) for split, rows in records.items()}
+    wanted = sorted({name for frame in named.values() for name in frame["entity_id"]})
+    if not wanted:
+        return tables
+    texts = _texts(raw, wiki, wanted, options)
+    chosen: dict[str, pl.DataFrame] = {}
+    for split, rows in records.items():
+        _report_missing(raw, paths[split], named[split], texts, tables, split)
+        known = rows.join(texts.lazy().select(entity_id="id"), on="entity_id", how="semi", maintain_order="left")
+        chosen[split] = _few_of_each(known, options.per_entity if split == "train" else 0)
+    pictures = picture_files(
+        raw, pl.concat([rows["image_id"] for rows in chosen.values()]), keep=options.without_image == "keep"
+    )
+    for split, few in chosen.items():
+        pictured = few.join(pictures, on="image_id", how="inner", maintain_order="left")
+        tables.counts[f"{split}_records_without_image"] = few.height - pictured.height
+        entities = named[split].join(texts, left_on="entity_id", right_on="id", how="inner", maintain_order="left")
+        passages = entities.select(language=pl.lit("en"), passage_id="entity_id", passage_content="text")
+        # One passage for each entity, and one positive for each record.
+        tables.count_all(f"{split}_entities_with_one_passage", passages["passage_id"].n_unique(), passages.height)
+        parts = {"train": pictured}
+        if split == "val":
+            test = sample(pictured, options.test_queries, seed, "OVEN test", "data_id")
+            rest = pictured.join(test, on="data_id", how="anti", maintain_order="left")
+            parts = {"valid": rest, "test": test}
+        pool = passages.lazy()
+        for name, part in parts.items():
+            if not part.height:
+                tables.lacking.append(f"OVEN {name}: not built, no record is left for it.")
+                continue
+            tables.data[name], tables.passages[name] = _data(part, pool, seed), pool
+    return tables
+
+
+def _records(raw: RawFiles, path: Path, split: str, seed: int) -> pl.LazyFrame:
+    staged = raw.stage(path, f"oven-{split}", read_lines, partial(_parse, seed=seed), settings=seed)
+    return raw.without_repeats(path, staged, "data_id")
+
+
+def _parse(batch: Batch, seed: int) -> Batch:
+    """Return the records of some lines, each with the number ``draw`` gives it."""
+    frame = batch.frame.filter(pl.col("text").str.contains(r"\S")).with_row_index("_at")
+    split = frame.with_columns(pl.col("text").str.extract_groups(_REGULAR).alias("_groups")).unnest("_groups")
+    irregular = split.filter(pl.col("data_id").is_null())
+    bad: list[BadRow] = []
+    if irregular.height:
+        rows: list[dict[str, object]] = []
+        for at, row, text in irregular.select("_at", "row", "text").iter_rows():
+            record = parse_json(text)
+            fault = record.reason if isinstance(record, BadRow) else field_fault(record, dict.fromkeys(_FIELDS, str))
+            if fault:
+                name = str(record["data_id"]) if isinstance(record, dict) and "data_id" in record else ""
+                bad.append(BadRow(row, fault, text[:200], f"data_id {name}" if name else ""))
+            else:
+                rows.append({"_at": at, "row": row, "text": text, **{name: record[name] for name in _FIELDS}})
+        regular = split.filter(pl.col("data_id").is_not_null())
+        split = pl.concat([regular, pl.DataFrame(rows, schema=split.schema, orient="row")]).sort("_at")
+    judged = where(
+        split.drop("_at"),
+        [
+            *((pl.col(name).str.strip_chars() == "", f"{name} is empty") for name in ("data_id", "question")),
+            (
+                ~pl.col("image_id").str.contains(IMAGE_ID),
+                pl.format("the image_id {} is not named as this release names them (oven_ and 8 digits)", "image_id"),
+            ),
+            (
+                ~pl.col("entity_id").str.contains(r"^Q[0-9]+$"),
+                pl.format("the entity_id {} is not a Wikidata id", "entity_id"),
+            ),
+            (pl.col("entity_text").str.strip_chars() == "", "entity_text is empty"),
+        ],
+        row_id="data_id",
+        raw_text="text",
+    )
+    numbers = pl.Series(draw(judged.frame["data_id"], seed, "OVEN train"), dtype=pl.UInt64)
+    faults = in_file_order(bad + judged.bad, batch)
+    return Batch(judged.frame.drop("data_split").with_columns(number=numbers), batch.bad + faults)
+
+
+def field_fault(record: object, fields: dict[str, type]) -> str:
+    """Return what is wrong with a record that should be an object with ``fields`` of these types, or ""."""
+    if not isinstance(record, dict):
+        return f"it is not an object with {', '.join(fields)}"
+    for name, kind in fields.items():
+        if name not in record:
+            return f"{name} is missing"
+        if not isinstance(record[name], kind):
+            return f"{name} is not {'a string' if kind is str else 'a list'}"
+    return ""
+
+
+def _entities(records: pl.LazyFrame) -> pl.DataFrame:
+    """Return entity_id, the first record that names it and how many do, in order of first mention."""
+    indexed = records.select("row", "data_id", "entity_id").with_row_index("_at")
+    grouped = indexed.group_by("entity_id").agg(
+        pl.col("row").sort_by("_at").first(),
+        pl.col("data_id").sort_by("_at").first(),
+        pl.col("_at").min(),
+        records=pl.len(),
+    )
+    return grouped.sort("_at").drop("_at").collect(engine="streaming")
+
+
+def _texts(raw: RawFiles, wiki: Path, wanted: list[str], options: Options) -> pl.DataFrame:
+    """Return id and text of the wanted entities; of the records of one id, the first stays."""
+    staged = raw.stage(
+        wiki,
+        "wiki6m",
+        read_lines,
+        partial(wanted_entities, wanted=frozenset(wanted)),
+        settings=digest(wanted),
+    )
+    found = staged.collect().unique("id", keep="first", maintain_order=True)
+    fallbacks = {"content": ("opening", "title"), "title": ("title",), "drop": ()}[options.without_summary]
+    text = pl.coalesce(pl.when(pl.col(name) != "").then(pl.col(name)) for name in ("summary", *fallbacks))
+    if options.title:
+        text = pl.format("title: {} content: {}", "title", text)
+    return found.select("id", text=text).drop_nulls()
+
+
+def _report_missing(
+    raw: RawFiles, path: Path | None, named: pl.DataFrame, texts: pl.DataFrame, tables: Tables, split: str
+) -> None:
+    lost = named.join(texts, left_on="entity_id", right_on="id", how="anti", maintain_order="left")
+    tables.counts[f"{split}_records_without_entity"] = int(lost["records"].sum())
+    # One line for each entity: a Wiki6M cut short would otherwise list millions of records.
+    raw.quarantine.add(
+        path or "",
+        [
+            BadRow(
+                row["row"],
+                f"its entity {row['entity_id']} has no text in Wiki6M ({row['records']:,} records name it)",
+                id=f"data_id {row['data_id']}",
+            )
+            for row in lost.iter_rows(named=True)
+        ],
+        kind="missing",
+    )
+
+
+def _few_of_each(records: pl.LazyFrame, most: int) -> pl.DataFrame:
+    """Return ``most`` records of each entity, those with the smallest number, in file order; all where it is 0."""
+    if most:
+        places = records.select("entity_id", "number").with_row_index("_at").collect(engine="streaming")
+        kept = places.filter(pl.col("number").rank("ordinal").over("entity_id") <= most).select("_at")
+        records = records.with_row_index("_at").join(kept.lazy(), on="_at", how="semi", maintain_order="left")
+    names = ("data_id", "image_id", "question", "entity_id", "entity_text")
+    return records.select(names).collect(engine="streaming")
+
+
+def picture_files(raw: RawFiles, ids: pl.Series, *, keep: bool) -> pl.DataFrame:
+    """Return image_id and extension (".jpg", ".JPEG") of OVEN's pictures, each id once.
+
+    The extension is that of the path in ovenid2impath.csv, else that of the file in the folder oven/images, else
+    ".jpg" with ``keep``; without it, ids that stand in neither are left out.
+    """
+    wanted = pl.DataFrame({"image_id": ids}).unique().sort("image_id")
+    known = pl.DataFrame(schema={"image_id": pl.String, "extension": pl.String})
+    listed = raw.find("oven", "ovenid2impath.csv", optional=True)
+    if listed is not None:
+        key = digest(wanted["image_id"].to_list())
+        staged = raw.stage(listed, "oven-pictures", read_lines, partial(_extensions, wanted=wanted), settings=key)
+        known = staged.collect().unique("image_id", keep="first", maintain_order=True).drop("row")
+    folder = raw.folder("oven") / "images"
+    if folder.is_dir() and known.height < wanted.height:
+        missing = set(wanted.join(known, on="image_id", how="anti")["image_id"])
+        found: dict[str, str] = {}
+        for _, folders, files in os.walk(folder):
+            folders.sort()
+            for name, extension in sorted(map(os.path.splitext, files)):
+                if name in missing and extension:
+                    found.setdefault(name, extension)
+        more = pl.DataFrame(list(found.items()), schema=known.schema, orient="row")
+        known = pl.concat([known, more])
+    if not keep:
+        return known
+    joined = wanted.join(known, on="image_id", how="left", maintain_order="left")
+    return joined.with_columns(pl.col("extension").fill_null(".jpg"))
+
+
+def _extensions(batch: Batch, wanted: pl.DataFrame) -> Batch:
+    parts = pl.col("text").str.splitn(",", 2).struct
+    named = batch.frame.with_columns(
+        image_id=parts.field("field_0").str.strip_chars('" \r'), path=parts.field("field_1")
+    )
+    frame = named.join(wanted, on="image_id", how="semi", maintain_order="left").with_columns(
+        extension=pl.col("path").str.extract(r'(\.[A-Za-z0-9]{1,5})"?[ \t\r]*$')
+    )
+    judged = where(
+        frame,
+        [
+            (pl.col("path").is_null(), "1 field where 2 are expected (oven_id, path)"),
+            (pl.col("extension").is_null(), "the path ends in no file extension"),
+        ],
+        row_id="image_id",
+        raw_text="text",
+    )
+    return Batch(judged.frame.drop("path"), batch.bad + judged.bad)
+
+
+def _data(rows: pl.DataFrame, passages: pl.LazyFrame, seed: int) -> pl.LazyFrame:
+    texts = passages.select(entity_id="passage_id", content="passage_content")
+    joined = rows.lazy().join(texts, on="entity_id", how="left", maintain_order="left")
+    columns = {
+        "pos_item_ids": pl.concat_list("entity_id"),
+        "pos_item_contents": pl.concat_list("content"),
+        "img_id": pl.col("image_id"),
+        "img_path": pl.format("{}/{}{}", pl.col("image_id").str.slice(5, 2), "image_id", "extension"),
+        "image_id": pl.col("image_id"),
+        "question_id": pl.col("data_id"),
+        "question": pl.col("question"),
+        "wiki_entity": pl.col("entity_text"),
+        "wiki_entity_id": pl.col("entity_id"),
+        "instruction": instruction(TASK.instructions, "data_id", seed, TASK.key),
+    }
+    schema = polars_schema(TASK.data_config)
+    return joined.select(**columns).select(pl.col(name).cast(kind) for name, kind in schema.items())

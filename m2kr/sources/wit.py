@@ -1,0 +1,480 @@
+"""WIT: images of English Wikipedia, and the text of the page and section each stands in.
+
+Native files: gzipped tables of 17 tab-separated columns with a header, all languages mixed; a field with a line break
+is quoted. Only English rows are used. An image stands on many pages: every row of the same image (and split) is a
+positive of its query. The rules are those of the published benchmark's code, except where an option says otherwise.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from m2kr import __version__
+from m2kr.errors import M2KRError
+from m2kr.files import digest
+from m2kr.images import MAX_PIXELS
+from m2kr.progress import progress
+from m2kr.schema import polars_schema
+from m2kr.sources import choice
+from m2kr.sources.chance import instruction, sample
+from m2kr.sources.quoted import read_quoted
+from m2kr.sources.raw import RawFiles, Tables, ordered_map, where
+from m2kr.sources.readers import Advance, Batch
+from m2kr.tasks import RELEASES, TASKS
+
+TASK = TASKS["WIT"]
+COLUMNS = (
+    "language",
+    "page_url",
+    "image_url",
+    "page_title",
+    "section_title",
+    "hierarchical_section_title",
+    "caption_reference_description",
+    "caption_attribution_description",
+    "caption_alt_text_description",
+    "mime_type",
+    "original_height",
+    "original_width",
+    "is_main_image",
+    "attribution_passes_lang_id",
+    "page_changed_recently",
+    "context_page_description",
+    "context_section_description",
+)
+_NUMBERS = ("original_height", "original_width")
+_FLAGS = ("is_main_image", "attribution_passes_lang_id", "page_changed_recently")
+SPLIT_FILES = {"train": "wit_v1.train.", "valid": "wit_v1.val.", "test": "wit_v1.test."}
+"""How the names of each split's files begin."""
+
+SMALLEST_SIDE = 32
+"""A picture with a side of so many pixels or fewer is left out, as upstream does."""
+
+_BATCH_ROWS = 8_000
+"""Rows that are staged at once; a few batches are in flight."""
+
+_PART_ROWS = 50_000
+"""Rows of one range of image ids, whose texts are held at once while they are grouped by image."""
+
+# What pandas, through which upstream read the files, takes for a missing value beside the empty cell.
+_PANDAS_NULLS = (
+    *("#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA"),
+    *("NULL", "NaN", "None", "n/a", "nan", "null"),
+)
+
+
+def nulls_choice() -> Any:
+    """Declare the option that WIT and IGLUE share: which cells are null."""
+    return choice(
+        "empty",
+        "Cells that are null: empty ones only, or also the words pandas takes for missing values (NA, null, None, "
+        "...).",
+        "Upstream read the files through pandas' defaults, by which a page titled NA has no title; that it was meant "
+        "is not likely, so the text is kept.",
+        ("empty", "pandas"),
+    )
+
+
+@dataclass(frozen=True)
+class Options:
+    """Rules the published benchmark leaves open, or that depend on what is at hand."""
+
+    image_filter: str = choice(
+        "auto",
+        "Rows that stay: present, those whose picture is in the folder images of the release, opens, and has both "
+        "sides over 32 pixels; all; or auto, which is present where that folder exists and all where it does not.",
+        "Upstream's published code is present. Which pictures could still be downloaded decides its counts.",
+        ("auto", "present", "all"),
+    )
+    nulls: str = nulls_choice()
+    test_queries: int = choice(
+        5_120,
+        "Queries of the val files that are the test split, chosen by a seeded hash; the others are valid.",
+        "Published: 19,994 valid and 5,120 test queries over one pool of 39,478 passages, so both come from the val "
+        "files (25,114 images). Which were chosen is not known.",
+    )
+
+
+def build(raw: RawFiles, options: Options, seed: int) -> Tables:
+    """Return the lazy tables of WIT.
+
+    ``image_id``, ``img_id`` and ``question_id`` are the MD5 of ``image_url``; ``img_path`` is ``<that>.jpg``.
+    ``original_data_id`` is ``<split>_<i>``, i counting a split's English rows over its files; ``passage_id`` is
+    ``WIT_<i>``, i counting the rows that stay, train before valid. Train is searched in the rows of train and val
+    files, valid and test in those of the val files. Where no picture was looked at, ``image_downloaded`` is null.
+
+    Raises:
+        MissingFilesError: a file is missing and that is not allowed.
+        BadRowsError: a row cannot be used and such rows are not to be skipped.
+    """
+    tables = Tables()
+    folder = image_folder(raw)
+    if options.image_filter == "present" and folder is None:
+        raise M2KRError(
+            f"WIT.image_filter is 'present', and {raw.folder('wit') / 'images'} is no folder. Put the images there, or "
+            "set WIT.image_filter=all."
+        )
+    looked = folder if options.image_filter != "all" else None
+    halves: list[_Rows] = []
+    # All files are looked for before any is read, which takes minutes each.
+    paths = {split: _paths(raw, split, tables) for split in ("train", "valid")}
+    for split in ("train", "valid"):
+        half = _rows(raw, split, paths[split], options, looked, sum(other.kept for other in halves), tables)
+        if half is None:
+            what = "train" if split == "train" else "valid and test"
+            tables.lacking.append(f"WIT {what}: not built, no file with an English row with a usable image is there.")
+        else:
+            halves.append(half)
+    tables.counts["image_filter_present"] = int(looked is not None)
+    by_split = {half.split: half for half in halves}
+    passages = {half.split: _passages(half.frame, downloaded=looked is not None) for half in halves}
+    if "train" in by_split:
+        tables.data["train"] = _queries(raw, by_split["train"], seed)
+        tables.passages["train"] = pl.concat(list(passages.values()))
+    if "valid" in by_split:
+        images = by_split["valid"].frame.select("image_id").unique().collect(engine="streaming").sort("image_id")
+        test = sample(images, options.test_queries, seed, "WIT test", "image_id")
+        queries = _queries(raw, by_split["valid"], seed)
+        in_test = pl.col("image_id").is_in(test["image_id"].implode())
+        for split, left, condition in (
+            ("valid", images.height - test.height, ~in_test),
+            ("test", test.height, in_test),
+        ):
+            if left:
+                tables.data[split], tables.passages[split] = queries.filter(condition), passages["valid"]
+            else:
+                tables.lacking.append(f"WIT {split}: not built, no image is left for it (test_queries says how many).")
+        if "train" in by_split:
+            both = by_split["train"].frame.join(images.lazy(), on="image_id", how="semi").select("image_id").unique()
+            tables.counts["images_in_train_and_val"] = both.select(pl.len()).collect(engine="streaming").item()
+    return tables
+
+
+# --- Rows: what WIT and IGLUE share -----------------------------------------------------------------------------------
+
+
+def image_folder(raw: RawFiles) -> Path | None:
+    """Return the folder of WIT's pictures, None where there is none."""
+    folder = raw.folder("wit") / "images"
+    return folder if folder.is_dir() else None
+
+
+def english_rows(raw: RawFiles, path: Path, nulls: str, *, only_images: frozenset[str] | None = None) -> pl.LazyFrame:
+    """Return the English rows of one file: ``row``, its columns with their types, and ``image_id``.
+
+    Args:
+        raw: stages the file.
+        path: the file.
+        nulls: value of the option of that name.
+        only_images: keep the rows of these image addresses only.
+    """
+    refine = partial(_refine, nulls=_PANDAS_NULLS if nulls == "pandas" else (), only_images=only_images)
+    settings = [nulls, sorted(only_images) if only_images is not None else None]
+    return raw.stage(path, path.name.split(".tsv")[0], _read_english, refine, settings=settings)
+
+
+def _read_english(path: Path, advance: Advance) -> Iterator[Batch]:
+    """Yield the English rows, and those without a language, in batches of thousands.
+
+    The other languages are dropped before anything looks at their fields. They are six rows of seven, so what stays of
+    a block is a few hundred rows, and a staged table of so short row groups would be slow to read.
+    """
+    waiting: list[pl.DataFrame] = []
+    height = 0
+    for batch in read_quoted(path, COLUMNS, advance):
+        waiting.append(batch.frame.filter(pl.col("language").is_in(["en", ""])))
+        height += waiting[-1].height
+        if height >= _BATCH_ROWS or batch.bad:
+            yield Batch(pl.concat(waiting), batch.bad)
+            waiting, height = [], 0
+    if waiting:
+        yield Batch(pl.concat(waiting))
+
+
+def _refine(batch: Batch, *, nulls: Sequence[str], only_images: frozenset[str] | None) -> Batch:
+    frame = batch.frame
+    if only_images is not None:
+        frame = frame.filter(pl.col("image_url").is_in(pl.Series(sorted(only_images)).implode()))
+    frame = frame.with_columns(
+        pl.when(~pl.col(name).is_in(["", *nulls])).then(pl.col(name)).alias(name) for name in COLUMNS
+    )
+    typed = {
+        **{name: pl.col(name).str.to_integer(strict=False, dtype=pl.Int64) for name in _NUMBERS},
+        **{name: pl.col(name).replace_strict({"true": True, "false": False}, default=None) for name in _FLAGS},
+    }
+    rules: list[tuple[pl.Expr, pl.Expr | str]] = [
+        (pl.col(name).is_null(), f"{name} is empty") for name in ("language", "page_url", "image_url")
+    ]
+    rules += [
+        (
+            pl.col(name).is_not_null() & value.is_null(),
+            pl.format(f"{name} is {{}}, not {'a whole number' if name in _NUMBERS else 'true or false'}", name),
+        )
+        for name, value in typed.items()
+    ]
+    judged = where(frame, rules, row_id="page_url")
+    images = pl.col("image_url").map_batches(_md5, return_dtype=pl.String, is_elementwise=True)
+    rows = judged.frame.with_columns(
+        image_id=images, **{name: value.cast(_TYPES[name]) for name, value in typed.items()}
+    )
+    return Batch(rows, batch.bad + judged.bad)
+
+
+_TYPES = {**dict.fromkeys(_NUMBERS, pl.Int64), **dict.fromkeys(_FLAGS, pl.Boolean)}
+
+
+def _md5(urls: pl.Series) -> pl.Series:
+    names = [hashlib.md5(url.encode("utf-8"), usedforsecurity=False).hexdigest() for url in urls]
+    return pl.Series(names, dtype=pl.String)
+
+
+def content() -> pl.Expr:
+    """Return the passage's text: labelled fields, those that are null left out but for the title and the content.
+
+    Labels, order, and the word None where title or content is null are those of upstream's published code.
+    """
+    optional = COLUMNS[4:9]
+    return pl.concat_str(
+        pl.lit("title: "),
+        pl.col("page_title").fill_null("None"),
+        *(pl.lit(f" {name.replace('_', ' ')}: ") + pl.col(name) for name in optional),
+        pl.lit(" content: "),
+        pl.col("context_page_description").fill_null("None"),
+        ignore_nulls=True,
+    )
+
+
+def picture_states(folder: Path, images: Sequence[str], workers: int, *, quiet: bool) -> list[str]:
+    """Return for each image id whether its picture can be used: "present", "missing", "too_small" or "unreadable".
+
+    Only headers are read: to decode millions of pictures would take days.
+    """
+    from PIL import Image
+
+    def state(image_id: str) -> str:
+        try:
+            with Image.open(folder / f"{image_id}.jpg") as image:
+                width, height = image.size
+        except FileNotFoundError:
+            return "missing"
+        except Exception:  # of broken files, decoders raise ValueError, SyntaxError, RuntimeError and more
+            return "unreadable"
+        if width * height > MAX_PIXELS:
+            return "unreadable"
+        return "present" if min(width, height) > SMALLEST_SIDE else "too_small"
+
+    chunks = [images[start : start + 500] for start in range(0, len(images), 500)]
+    states: list[str] = []
+    with progress(len(images), "look at images", unit="images", quiet=quiet) as bar:
+        # Opening a file is waiting for a disk, so there are more threads than cores.
+        for found in ordered_map(lambda chunk: [state(image) for image in chunk], chunks, 4 * workers):
+            states += found
+            bar.update(len(found))
+    return states
+
+
+# --- Rows of one split, numbered --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The rows of one split that stay, lazily, with ``original_data_id`` and ``passage_id``.
+
+    ``key`` stands for everything they depend on.
+    """
+
+    split: str
+    frame: pl.LazyFrame
+    kept: int
+    key: str
+
+
+def _paths(raw: RawFiles, split: str, tables: Tables) -> list[Path]:
+    """Return the files of a split that are there, in order; those that are not are noted."""
+    found = []
+    for name in (name for name in RELEASES["wit"].files if name.startswith(SPLIT_FILES[split])):
+        path = raw.find("wit", name)
+        if path is None:
+            tables.lacking.append(f"WIT {split}: built without {name}, which is missing.")
+        else:
+            found.append(path)
+    return found
+
+
+def _rows(
+    raw: RawFiles,
+    split: str,
+    paths: list[Path],
+    options: Options,
+    folder: Path | None,
+    before: int,
+    tables: Tables,
+) -> _Rows | None:
+    """Return the rows of a split that stay, numbered from ``before`` on; None where there are none."""
+    files: list[pl.LazyFrame] = []
+    known: list[object] = [__version__, options.nulls, before]
+    english = 0
+    for path in paths:
+        rows = english_rows(raw, path, options.nulls).drop("row")
+        state = path.stat()
+        known += [str(path.resolve()), state.st_size, state.st_mtime_ns]
+        files.append(rows.with_row_index("_row", offset=english))
+        english += rows.select(pl.len()).collect().item()
+    tables.counts[f"{split}_english_rows"] = english
+    if not english:
+        return None
+    frame = pl.concat(files)
+    kept = english
+    numbers = None
+    if folder is not None:
+        stays = _with_picture(raw, split, frame, folder, known, tables)
+        kept = int(stays.sum())
+        # A row's number counts the rows that stay before it; the others get none, and go.
+        numbers = pl.Series(np.where(stays, np.cumsum(stays) - 1, -1).astype(np.int64))
+    tables.counts[f"{split}_rows"] = kept
+    if not kept:
+        return None
+    row = pl.col("_row").cast(pl.Int64)
+    number = row
+    if numbers is not None:
+        table = numbers  # looked up by position, so that no join has to hold or reorder rows
+        number = row.map_batches(lambda places: table.gather(places), return_dtype=pl.Int64, is_elementwise=True)
+    numbered = (
+        frame.with_columns(_number=number)
+        .filter(pl.col("_number") >= 0)
+        .with_columns(
+            original_data_id=pl.format(f"{split}_{{}}", "_row"),
+            passage_id=pl.format("WIT_{}", pl.col("_number") + before),
+        )
+        .drop("_row", "_number")
+    )
+    return _Rows(split, numbered, kept, digest(*known))
+
+
+def _with_picture(
+    raw: RawFiles, split: str, frame: pl.LazyFrame, folder: Path, known: list[object], tables: Tables
+) -> np.ndarray[Any, Any]:
+    """Return for each row whether its picture can be used, and count those that cannot. ``known`` is added to."""
+    # A picture that comes or goes changes the folder's time, and so the key.
+    known += [str(folder.resolve()), folder.stat().st_mtime_ns]
+    target = raw.work / f"{split}-images-{digest(*known)}.parquet"
+    if not target.exists():
+        images = frame.select("image_id").unique().collect(engine="streaming").sort("image_id")["image_id"]
+        found = picture_states(folder, images.to_list(), raw.workers, quiet=raw.quiet)
+        temporary = target.with_name(f".{target.name}.tmp")
+        pl.DataFrame({"image_id": images, "state": found}).write_parquet(temporary)
+        temporary.replace(target)
+    states = pl.read_parquet(target)
+    for state in ("missing", "too_small", "unreadable"):
+        tables.counts[f"{split}_images_{state}"] = int((states["state"] == state).sum())
+    usable = states.filter(pl.col("state") == "present")["image_id"]
+    masks = frame.select(pl.col("image_id").is_in(usable.implode())).collect(engine="streaming")
+    known.append(hashlib.sha256(masks["image_id"].to_numpy().tobytes()).hexdigest())
+    return masks["image_id"].to_numpy()
+
+
+def img_path() -> pl.Expr:
+    """Return the path of a row's picture, relative to the folder of pictures."""
+    return pl.format("{}.jpg", "image_id")
+
+
+def _passages(rows: pl.LazyFrame, *, downloaded: bool) -> pl.LazyFrame:
+    columns = {
+        **{name: pl.col(name) for name in (*COLUMNS, "image_id", "original_data_id", "passage_id")},
+        "img_id": pl.col("image_id"),
+        "img_path": img_path(),
+        "image_downloaded": pl.lit(True if downloaded else None, pl.Boolean),
+        "passage_content": content(),
+    }
+    return rows.select(columns[name].alias(name) for name in polars_schema(TASK.passages_config))
+
+
+# --- Queries: the rows of each image, without holding all texts -------------------------------------------------------
+
+
+def _queries(raw: RawFiles, rows: _Rows, seed: int) -> pl.LazyFrame:
+    """Return one query for each image, sorted by its id, with all its rows as positives in their order.
+
+    To group millions of texts at once would hold all of them. So the rows are dealt into files by the range their
+    image id is in, and one range after the other is grouped.
+    """
+    target = raw.work / f"{rows.split}-queries-{rows.key}.parquet"
+    if not target.exists():
+        pairs = rows.frame.select("image_id", "original_data_id", "passage_id", passage_content=content())
+        count = -(-rows.kept // _PART_ROWS)
+        parts = [target.with_name(f".{target.stem}-{part:04d}.tmp") for part in range(count)]
+        temporary = target.with_name(f".{target.name}.tmp")
+        try:
+            _deal(pairs, rows, parts, quiet=raw.quiet)
+            _group(parts, temporary)
+            temporary.replace(target)
+        finally:
+            for path in (*parts, temporary):
+                path.unlink(missing_ok=True)
+    columns = {
+        **{name: pl.col(name) for name in ("original_data_id", "pos_item_ids", "pos_item_contents")},
+        **{name: pl.col("image_id") for name in ("image_id", "img_id", "question_id")},
+        "img_path": img_path(),
+        "instruction": instruction(TASK.instructions, "image_id", seed, TASK.key),
+        "question": pl.lit(""),
+    }
+    return pl.scan_parquet(target).select(columns[name].alias(name) for name in polars_schema(TASK.data_config))
+
+
+def _deal(pairs: pl.LazyFrame, rows: _Rows, paths: list[Path], *, quiet: bool) -> None:
+    """Write the pairs into one file for each range of image ids, in their order."""
+    # MD5 is uniform, so ranges of equal width hold about equally many images.
+    part = pl.col("image_id").str.slice(0, 4).str.to_integer(base=16) * len(paths) // 65_536
+    schema = pa.schema([(name, pa.large_string()) for name in pairs.collect_schema().names()])
+    with ExitStack() as stack, progress(rows.kept, f"deal {rows.split} rows", quiet=quiet) as bar:
+        writers = [stack.enter_context(_scratch(path, schema)) for path in paths]
+
+        def write(frames: list[pl.DataFrame]) -> None:
+            for (index,), frame in pl.concat(frames).partition_by("_part", as_dict=True, include_key=False).items():
+                writers[index].write_table(frame.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(schema))
+
+        # Many rows are dealt at once, because each writes a row group, and a file of short ones is slow.
+        waiting: list[pl.DataFrame] = []
+        batches = pairs.with_columns(_part=part)
+        for frame in batches.collect_batches(chunk_size=_PART_ROWS, maintain_order=True, engine="streaming"):
+            waiting.append(frame)
+            if sum(each.height for each in waiting) >= _PART_ROWS:
+                write(waiting)
+                waiting = []
+            bar.update(frame.height)
+        if waiting:
+            write(waiting)
+
+
+def _group(parts: list[Path], target: Path) -> None:
+    """Group the pairs by image, one part in memory at a time, and write them in the order of the images' ids."""
+    with ExitStack() as stack:
+        writer: pq.ParquetWriter | None = None
+        for path in parts:
+            queries = (
+                pl.read_parquet(path)
+                .group_by("image_id", maintain_order=True)
+                .agg("original_data_id", pos_item_ids="passage_id", pos_item_contents="passage_content")
+                .sort("image_id")
+                .to_arrow(compat_level=pl.CompatLevel.oldest())
+            )
+            path.unlink()
+            if writer is None:
+                writer = stack.enter_context(_scratch(target, queries.schema))
+            writer.write_table(queries, row_group_size=4_000)  # a reader holds dozens of them
+
+
+def _scratch(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """Open a table that is read back once or twice and then deleted: speed counts, size does not."""
+    return pq.ParquetWriter(path, schema, compression="lz4", use_dictionary=False)

@@ -1,0 +1,355 @@
+"""Encyclopedic-VQA: questions meet the section that answers them, and the name of their picture."""
+
+import csv
+import io
+import json
+import random
+
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from m2kr.errors import BadRowsError, MissingFilesError
+from m2kr.schema import check_split, polars_schema
+from m2kr.sources.evqa import _wanted_sections
+from m2kr.sources.readers import BadRow
+from m2kr.tasks import TASKS
+
+COLUMNS = [
+    "question",
+    "answer",
+    "dataset_image_ids",
+    "dataset_name",
+    "dataset_category_id",
+    "question_type",
+    "wikipedia_url",
+    "wikipedia_title",
+    "evidence",
+    "evidence_section_id",
+    "evidence_section_title",
+    "encyclopedic_vqa_split",
+    "question_original",
+    "wikipedia_url_used_in_train",
+]
+WIKI = "https://en.wikipedia.org/wiki/"
+
+
+def asked(**changes):
+    row = {
+        **dict.fromkeys(COLUMNS, ""),
+        "question": "How tall does this plant grow?",
+        "answer": "two metres|2 m|2 m",
+        "dataset_image_ids": "12|13",
+        "dataset_name": "inaturalist",
+        "question_type": "automatic",
+        "wikipedia_url": f"{WIKI}Example_vetch",
+        "evidence_section_id": "1",
+        "evidence": 'It says, "tall".\nSo it is.',
+    }
+    return {**row, **changes}
+
+
+LANDMARK = asked(
+    dataset_name="landmarks",
+    dataset_image_ids="0a1b2c3d4e5f6071",
+    question_type="templated",
+    wikipedia_url=f"{WIKI}Old_Mill",
+    evidence_section_id="0",
+    answer="red&&white",
+)
+TWO_HOP = asked(question_type="2_hop", wikipedia_url="a|b", evidence_section_id="1|2", answer="")
+
+
+def sheet(*rows, columns=COLUMNS, end="\r\n"):
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, lineterminator=end)
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def page(title, *texts, **changes):
+    titles = [title, *(f"Part {n}" for n in range(1, len(texts)))]
+    return {"title": title, "section_titles": titles, "section_texts": list(texts), **changes}
+
+
+VETCH = page("Example vetch", "A plant.", "It grows two metres tall.", "Uses.", " ")
+MILL = page("Old Mill", "A red and white mill.", "History.")
+SECOND = asked(evidence_section_id="2", dataset_image_ids="99")
+
+
+@pytest.fixture
+def release(put):
+    put("evqa/train.csv", sheet(asked(), TWO_HOP, LANDMARK))
+    put("evqa/val.csv", sheet(asked(dataset_image_ids="7"), LANDMARK))
+    put("evqa/test.csv", sheet(SECOND))
+    put("evqa/encyclopedic_kb_wiki.json", {f"{WIKI}Other": 3, f"{WIKI}Example_vetch": VETCH, f"{WIKI}Old_Mill": MILL})
+    put("evqa/train_id2name.json", {"12": "train/00001_Vicia/a-b.jpg", "13": "train/00001_Vicia/c.jpg", "5": 7})
+    put("evqa/val_id2name.json", {"7": "val/00001_Vicia/d.jpg", "99": "val/00001_Vicia/e.jpg"})
+
+
+def test_a_question_has_the_section_that_answers_it(release, tables):
+    data, passages, _, lacking = tables("EVQA")
+    assert lacking == []
+    first, second = data["train"].rows(named=True)
+    assert first.pop("instruction") in TASKS["EVQA"].instructions
+    assert first == {
+        "pos_item_ids": ["WikiWeb_Example vetch_1"],
+        "pos_item_contents": ["It grows two metres tall."],
+        "img_id": "12",
+        "img_path": "inat/train/00001_Vicia/a-b.jpg",
+        "image_id": "12",
+        "question_id": "EVQA_train_2",
+        "question": "How tall does this plant grow?",
+        "answers": ["two metres", "2 m", "2 m"],
+        "gold_answer": "2 m",
+        "question_type": "automatic",
+    }
+    assert second["img_path"] == "google-landmark/train/0/a/1/0a1b2c3d4e5f6071.jpg"
+    assert (second["answers"], second["gold_answer"]) == (["red&&white"], "red&&white")
+    assert second["question_id"] == "EVQA_train_6"  # the records before it are of two lines each
+    assert data["train"].schema == polars_schema("EVQA_data")
+    assert passages["train"].schema == polars_schema("EVQA_passages")
+
+
+def test_valid_and_test_are_searched_in_the_train_pool_and_their_own_sections(release, tables):
+    data, passages, _, _ = tables("EVQA")
+    train = ["WikiWeb_Example vetch_1", "WikiWeb_Old Mill_0"]
+    assert passages["train"]["passage_id"].to_list() == train
+    assert passages["valid"]["passage_id"].to_list() == train
+    assert passages["test"]["passage_id"].to_list() == [*train, "WikiWeb_Example vetch_2"]
+    for split in data:
+        check_split(TASKS["EVQA"], split, data[split].lazy(), passages[split].lazy())
+    _, passages, _, _ = tables("EVQA", pools="own")
+    assert passages["test"].rows() == [("en", "WikiWeb_Example vetch_2", "Uses.")]
+
+
+def test_pages_may_add_further_sections(release, tables):
+    data, passages, _, _ = tables("EVQA", extra_sections=9)
+    # Section 2 answers a test question, so it is none of the further ones; section 3 is empty.
+    names = ["Example vetch_0", "Example vetch_1", "Old Mill_0", "Old Mill_1"]
+    assert passages["train"]["passage_id"].to_list() == [f"WikiWeb_{name}" for name in names]
+    assert passages["train"]["passage_content"][3] == "History."
+    for split in data:
+        check_split(TASKS["EVQA"], split, data[split].lazy(), passages[split].lazy())
+    assert tables("EVQA", extra_sections=1)[1]["train"].height == 4
+
+
+def test_a_passage_may_begin_with_the_title(release, tables):
+    _, passages, _, _ = tables("EVQA", title=True)
+    assert passages["train"]["passage_content"][1] == "title: Old Mill content: A red and white mill."
+
+
+def test_the_picture_may_be_drawn(release, put, tables):
+    put("evqa/train.csv", sheet(*(asked() for _ in range(20))))
+    assert set(tables("EVQA")[0]["train"]["img_id"]) == {"12"}
+    drawn = tables("EVQA", image="drawn")[0]["train"]["img_id"]
+    assert set(drawn) == {"12", "13"}
+    assert not drawn.equals(tables("EVQA", image="drawn", seed=1)[0]["train"]["img_id"])
+
+
+def test_kinds_of_questions_are_chosen(release, put, tables):
+    put("evqa/train.csv", sheet(asked(), LANDMARK, asked(question_type="multi_answer")))
+    kinds = {option: tables("EVQA", question_types=option)[0]["train"]["question_type"].to_list() for option in (
+        "templated+automatic", "templated", "automatic", "templated+automatic+multi_answer"
+    )}  # fmt: skip
+    assert list(kinds.values()) == [
+        ["automatic", "templated"],
+        ["templated"],
+        ["automatic"],
+        ["automatic", "templated", "multi_answer"],
+    ]
+
+
+def test_the_train_split_may_be_a_sample(release, put, tables):
+    put("evqa/train.csv", sheet(*(asked() for _ in range(20)), LANDMARK))
+    data, passages, _, _ = tables("EVQA", train_questions=5)
+    assert data["train"].height == 5
+    assert set(passages["train"]["passage_id"]) == {name[0] for name in data["train"]["pos_item_ids"]}
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_columns_are_found_by_name(release, put, tables, end, mark):
+    shuffled = random.Random(3).sample([*COLUMNS, "new"], len(COLUMNS) + 1)
+    expected = tables("EVQA")[0]["train"]
+    rows = [{"new": "x, y", **row} for row in (asked(), TWO_HOP, LANDMARK)]
+    put("evqa/train.csv", mark.encode() + sheet(*rows, columns=shuffled, end=end))
+    assert tables("EVQA")[0]["train"].equals(expected)
+
+
+@pytest.mark.parametrize("columns", [COLUMNS[1:], [*COLUMNS, "question"]])
+def test_a_header_without_a_column_is_an_error(release, put, tables, columns):
+    put("evqa/train.csv", ",".join(columns).encode() + b"\n")
+    with pytest.raises(BadRowsError, match=r"train.csv, line 1: the header has the columns"):
+        tables("EVQA", on_bad_rows="skip")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"question_type": "three_hop"}, "the question_type three_hop is none of"),
+        ({"question": " "}, "the question is empty"),
+        ({"answer": "| |"}, "the answer is empty"),
+        ({"dataset_image_ids": ""}, "names no picture"),
+        ({"dataset_image_ids": "12|../../x"}, "holds an id that is none of inaturalist"),
+        ({"dataset_image_ids": "12\n"}, "holds an id that is none of inaturalist"),
+        ({"dataset_image_ids": "0a1b2c3d4e5f6071"}, "holds an id that is none of inaturalist"),
+        ({"dataset_name": "landmarks"}, "holds an id that is none of landmarks"),
+        ({"dataset_name": "coco"}, "neither inaturalist nor landmarks"),
+        ({"wikipedia_url": ""}, "wikipedia_url is empty"),
+        ({"evidence_section_id": "1|2"}, "is not the number of a section"),
+        ({"evidence_section_id": "-1"}, "is not the number of a section"),
+        ({"evidence_section_id": "9" * 30}, "is not the number of a section"),
+    ],
+)
+def test_a_bad_record_stops_the_build_or_is_left_out(release, put, tables, change, reason):
+    put("evqa/train.csv", sheet(LANDMARK, asked(**change), asked()))
+    with pytest.raises(BadRowsError, match=f"(?s)train.csv, line 4.*{reason}"):
+        tables("EVQA")
+    data, _, quarantine, _ = tables("EVQA", on_bad_rows="skip")
+    assert data["train"]["question_type"].to_list() == ["templated", "automatic"]
+    assert [row.row for row in quarantine.rows] == ["line 4"]
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        ("text", "it is not an object"),
+        ({**VETCH, "title": None}, "title is missing, empty or not a string"),
+        ({**VETCH, "title": " "}, "title is missing, empty or not a string"),
+        ({**VETCH, "section_texts": "x"}, "section_texts is not a list of strings"),
+        ({**VETCH, "section_texts": ["x", 1]}, "section_texts is not a list of strings"),
+        ({**VETCH, "section_titles": ["x"]}, "differ in number"),
+    ],
+)
+def test_a_bad_page_is_named_and_its_questions_lack_their_section(release, put, tables, bad, reason):
+    put("evqa/encyclopedic_kb_wiki.json", {f"{WIKI}Old_Mill": MILL, f"{WIKI}Example_vetch": bad})
+    with pytest.raises(BadRowsError, match=f"encyclopedic_kb_wiki.json, member 2 .page {WIKI}.*{reason}"):
+        tables("EVQA")
+    data, _, quarantine, lacking = tables("EVQA", on_bad_rows="skip")
+    assert data["train"]["question_type"].to_list() == ["templated"]
+    assert [row.kind for row in quarantine.rows] == ["bad", "missing", "missing", "missing"]
+    assert "EVQA test: not built" in lacking[0]
+
+
+def test_an_address_that_stands_twice_keeps_its_first_page(release, put, tables):
+    twice = json.dumps({f"{WIKI}Example_vetch": VETCH, f"{WIKI}Old_Mill": MILL})[:-1]
+    put("evqa/encyclopedic_kb_wiki.json", f'{twice}, "{WIKI}Old_Mill": {json.dumps(VETCH)}}}')
+    with pytest.raises(BadRowsError, match=r"member 3 .*the address stands more than once"):
+        tables("EVQA")
+    assert "WikiWeb_Old Mill_0" in tables("EVQA", on_bad_rows="skip")[1]["train"]["passage_id"]
+
+
+def test_two_pages_of_one_title_cannot_share_an_id(release, put, tables):
+    same = {**MILL, "title": VETCH["title"], "section_texts": ["Mill.", "x"]}
+    put("evqa/train.csv", sheet(asked(), asked(wikipedia_url=f"{WIKI}Old_Mill")))
+    put("evqa/encyclopedic_kb_wiki.json", {f"{WIKI}Example_vetch": VETCH, f"{WIKI}Old_Mill": same})
+    with pytest.raises(BadRowsError, match=r"section 1 has the title and the number of one of .*Example_vetch"):
+        tables("EVQA")
+
+
+def test_a_broken_knowledge_base_is_placed(release, put, tables):
+    text = json.dumps({f"{WIKI}Example_vetch": VETCH, f"{WIKI}Old_Mill": MILL})
+    put("evqa/encyclopedic_kb_wiki.json", text[:-40])
+    with pytest.raises(BadRowsError, match=r"after member 1 .*invalid JSON from here on"):
+        tables("EVQA")
+    assert tables("EVQA", on_bad_rows="skip")[0]["train"].height == 1
+
+
+@pytest.mark.parametrize("number", ["3", "4"])
+def test_a_section_that_is_empty_or_not_there_is_missing(release, put, tables, number):
+    put("evqa/train.csv", sheet(LANDMARK, asked(evidence_section_id=number)))
+    with pytest.raises(MissingFilesError, match=rf"line 4 .*section {number} of {WIKI}Example_vetch is not in"):
+        tables("EVQA")
+    assert tables("EVQA", allow_missing=True)[0]["train"].height == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("../../x.jpg", "leaves its root"),
+        ("/etc/x.jpg", "leaves its root"),
+        ("a\\b.jpg", "leaves its root"),
+        (None, "not a string"),
+        ([1], "not a string"),
+        (" ", "not a string"),
+    ],
+)
+def test_a_bad_picture_name_is_named(release, put, tables, name, reason):
+    put("evqa/train_id2name.json", {"1": 5, "12": name})
+    with pytest.raises(BadRowsError, match=f"train_id2name.json, member 2 .*12.*{reason}"):
+        tables("EVQA")
+    assert tables("EVQA", on_bad_rows="skip")[0]["train"]["question_type"].to_list() == ["templated"]
+
+
+def test_a_picture_without_a_name_lacks_its_other_half(release, put, root, tables):
+    put("evqa/train_id2name.json", {"13": "train/x.jpg"})
+    with pytest.raises(MissingFilesError, match=r"train.csv, line 2 .*its picture 12 is not in train_id2name.json"):
+        tables("EVQA")
+    (root / "evqa/train_id2name.json").unlink()
+    with pytest.raises(MissingFilesError, match=r"train_id2name.json is missing"):
+        tables("EVQA")
+    assert tables("EVQA", allow_missing=True)[0]["train"]["question_type"].to_list() == ["templated"]
+
+
+def test_landmarks_alone_need_no_names(release, put, root, tables):
+    for split in ("train", "val", "test"):
+        put(f"evqa/{split}.csv", sheet(LANDMARK))
+    for split in ("train", "val"):
+        (root / f"evqa/{split}_id2name.json").unlink()
+    assert set(tables("EVQA")[0]) == {"train", "valid", "test"}
+
+
+def test_files_may_be_missing(release, root, tables):
+    (root / "evqa/train.csv").unlink()
+    data, passages, _, lacking = tables("EVQA", allow_missing=True)
+    assert set(data) == {"valid", "test"}
+    assert passages["test"].height == 1
+    assert "EVQA train: not built" in lacking[0]
+    (root / "evqa/encyclopedic_kb_wiki.json").unlink()
+    assert tables("EVQA", allow_missing=True)[0] == {}
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.dictionaries(
+        st.text(st.characters(exclude_categories=["Cs"]), max_size=4),
+        st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=8), max_size=4),
+        max_size=6,
+    ),
+    st.data(),
+)
+def test_streamed_sections_equal_a_plain_look_up(tmp_path, pages, data):
+    path = tmp_path / "kb.json"
+    path.write_text(json.dumps({url: page(f"t{url}", *texts) for url, texts in pages.items()}), encoding="utf-8")
+    wanted = {
+        url: set(data.draw(st.lists(st.integers(0, 5), min_size=1, max_size=3)))
+        for url in data.draw(st.lists(st.sampled_from([*pages, "absent"]), unique=True))
+    }
+    rows = list(_wanted_sections(path, lambda _: None, wanted, 0, 0))
+    # A page with no section has a title that no section repeats, which is a fault.
+    faulty = {url for url in wanted if url in pages and not pages[url]}
+    assert sum(isinstance(row, BadRow) for row in rows) == len(faulty)
+    assert [(row["url"], row["section"], row["text"]) for row in rows if not isinstance(row, BadRow)] == [
+        (url, number, texts[number])
+        for url, texts in pages.items()
+        for number in sorted(wanted.get(url, ()))
+        if number < len(texts) and texts[number].strip()
+    ]
+
+
+def test_workers_change_nothing(release, tables):
+    one, many = tables("EVQA"), tables("EVQA", workers=3)
+    assert one[0]["train"].equals(many[0]["train"])
+    assert isinstance(many[1]["test"], pl.DataFrame)
+    assert one[1]["test"].equals(many[1]["test"])
+
+
+def test_the_world_is_built_as_its_makers_say(built):
+    rows = pl.read_parquet(built / "EVQA_data" / "*.parquet")
+    assert rows.height > 50
+    assert set(rows["pos_item_ids"].list.len()) == {1}
+    assert set(rows["question_type"]) == {"templated", "automatic"}
+    assert rows["img_path"].str.contains(r"^(inat/(train|val)|google-landmark/train/./././)").all()

@@ -1,0 +1,226 @@
+"""The check command: clean where all is well, and every kind of damage is found and listed."""
+
+import json
+import shutil
+import struct
+import zlib
+from pathlib import Path
+
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+
+from m2kr import check as module
+from m2kr.check import main
+from m2kr.errors import run_command
+from m2kr.images import MAX_PIXELS, image_paths
+from m2kr.tasks import TASKS
+from m2kr.write import read_manifest
+
+OKVQA = TASKS["OKVQA"]
+
+
+@pytest.fixture
+def data(built, tmp_path):
+    """A benchmark of two tasks that a test may damage."""
+    out = tmp_path / "data"
+    for key in ("MSMARCO", "OKVQA"):
+        for suffix in ("data", "passages"):
+            shutil.copytree(built / f"{key}_{suffix}", out / f"{key}_{suffix}")
+    manifest = read_manifest(built)
+    manifest["tasks"] = {key: manifest["tasks"][key] for key in ("MSMARCO", "OKVQA")}
+    (out / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    return out
+
+
+@pytest.fixture
+def coco(world, tmp_path):
+    """The images of OKVQA, which a test may damage."""
+    return shutil.copytree(world / "coco", tmp_path / "coco")
+
+
+def run(data, *arguments):
+    """The exit code and the report."""
+    report = data.parent / "report.json"
+    report.unlink(missing_ok=True)
+    code = run_command(main, [str(data), "--report", str(report), "--quiet", *map(str, arguments)])
+    return code, json.loads(report.read_text(encoding="utf-8")) if report.exists() else None
+
+
+def only(report):
+    assert len(report["problems"]) == 1
+    return report["problems"][0]
+
+
+def rewrite(path, change):
+    """Change the rows of a shard, and keep its columns."""
+    schema = pq.read_schema(path)
+    pq.write_table(change(pl.from_arrow(pq.read_table(path))).to_arrow().cast(schema), path)
+
+
+def test_a_clean_benchmark_is_clean(data, world, capsys):
+    code, report = run(data, "--images", world)
+    assert code == 0
+    assert (report["clean"], report["hashes_checked"], report["images_checked"]) == (True, True, True)
+    assert report["problems"] == []
+    assert report["tasks"]["OKVQA"]["images"] == len({path for _, _, path in image_paths(data, OKVQA)})
+    assert str(data) not in json.dumps(report)
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["task", "MSMARCO", "OKVQA"]
+
+
+def test_a_folder_without_a_manifest_is_checked_but_for_hashes(data, world, capsys):
+    (data / "manifest.json").unlink()
+    assert run_command(main, [str(data), "--images", str(world)]) == 0
+    assert "hashes were not checked" in capsys.readouterr().err
+    shutil.rmtree(data / "MSMARCO_passages")
+    code, report = run(data)
+    assert code == 1
+    assert {problem["task"] for problem in report["problems"]} == {"MSMARCO"}
+
+
+def test_files_are_held_against_the_manifest(data):
+    passages = data / "MSMARCO_passages"
+    (passages / "valid_passages-00000-of-00001.parquet").unlink()
+    (passages / "extra.txt").write_text("?")
+    (data / "extra").mkdir()
+    flipped = data / "OKVQA_data" / "train-00000-of-00001.parquet"
+    content = bytearray(flipped.read_bytes())
+    content[100] ^= 1
+    flipped.write_bytes(content)
+    longer = data / "OKVQA_data" / "test-00000-of-00001.parquet"
+    rewrite(longer, lambda rows: rows.head(5))
+    code, report = run(data)
+    assert code == 1
+    found = {(problem["kind"], problem["where"]) for problem in report["problems"]}
+    assert found >= {
+        ("file", "MSMARCO_passages/valid_passages-00000-of-00001.parquet"),
+        ("file", "MSMARCO_passages/extra.txt"),
+        ("file", "extra"),
+        ("hash", "OKVQA_data/train-00000-of-00001.parquet"),
+        ("hash", "OKVQA_data/test-00000-of-00001.parquet"),
+        ("file", "MSMARCO_passages/valid_passages"),
+    }
+    assert report["counts"]["OKVQA"]["hash"] == 2
+
+
+def test_a_task_that_is_gone_but_listed_is_a_problem(data):
+    shutil.rmtree(data / "OKVQA_data")
+    shutil.rmtree(data / "OKVQA_passages")
+    code, report = run(data)
+    assert code == 1
+    assert report["counts"]["OKVQA"] == {"file": 6}
+
+
+def test_a_manifest_has_no_say_outside_the_folder(data):
+    manifest = read_manifest(data)
+    shard = manifest["tasks"]["OKVQA"]["configs"]["OKVQA_data"]["test"]["shards"][0]
+    shard["path"] = "../secret"
+    (data.parent / "secret").write_bytes(b"secret")
+    (data / "manifest.json").write_text(json.dumps(manifest))
+    _, report = run(data)
+    assert "names a file outside the folder" in str(report["problems"])
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"no parquet at all" * 9])
+def test_a_shard_that_is_no_parquet_is_a_problem(data, content):
+    (data / "manifest.json").unlink()
+    (data / "MSMARCO_data" / "test-00000-of-00001.parquet").write_bytes(content)
+    code, report = run(data)
+    assert code == 1
+    assert (only(report)["kind"], only(report)["task"]) == ("file", "MSMARCO")
+
+
+def test_columns_and_rules_are_checked(data):
+    (data / "manifest.json").unlink()
+    path = data / "MSMARCO_data" / "test-00000-of-00001.parquet"
+    rewrite(path, lambda rows: pl.concat([rows, rows.head(1)]))
+    path = data / "OKVQA_passages" / "test_passages-00000-of-00001.parquet"
+    pl.read_parquet(path).drop("title").write_parquet(path)
+    code, report = run(data)
+    assert code == 1
+    rules, columns = sorted(report["problems"], key=lambda problem: problem["task"])
+    assert (rules["kind"], rules["where"]) == ("rules", "MSMARCO_data/test")
+    assert "the id stands more than once" in rules["says"]
+    assert (columns["kind"], columns["where"]) == ("columns", f"OKVQA_passages/{path.name}")
+    assert "missing: title" in columns["says"]
+
+
+def bomb():
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", MAX_PIXELS // 1000 + 1, 1000, 8, 2, 0, 0, 0)
+    head = struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return b"\x89PNG\r\n\x1a\n" + head + struct.pack(">I", 8) + b"IDAT" + bytes(12)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_every_bad_image_is_listed_with_its_questions(data, coco):
+    questions = {}
+    for _, question, path in image_paths(data, OKVQA):
+        questions.setdefault(path, []).append(question)
+    missing, cut, garbage, huge, empty = list(questions)[:5]
+    (coco / missing).unlink()
+    (coco / cut).write_bytes((coco / cut).read_bytes()[:-2000])
+    (coco / garbage).write_bytes(b"<html>not found</html>")
+    (coco / huge).write_bytes(bomb())
+    (coco / empty).write_bytes(b"")
+    code, report = run(data, "--images", coco, "--workers", "3")
+    assert code == 1
+    found = {problem["img_path"]: problem for problem in report["problems"]}
+    assert {path: problem["kind"] for path, problem in found.items()} == {
+        missing: "missing image",
+        cut: "truncated image",
+        garbage: "undecodable image",
+        huge: "too many pixels image",
+        empty: "undecodable image",
+    }
+    for path, problem in found.items():
+        assert problem["ids"] == questions[path]
+        assert problem["task"] == "OKVQA"
+        assert str(coco) not in problem["says"] or problem["kind"] == "missing image"
+    assert report["counts"]["OKVQA"]["undecodable image"] == 2
+    _, alone = run(data, "--images", coco, "--workers", "1")
+    assert alone == report
+
+
+def test_images_in_an_archive_are_checked_and_a_broken_archive_is_said(data, coco, tmp_path):
+    archive = Path(shutil.make_archive(str(tmp_path / "x"), "tar", coco))
+    assert run(data, "--images", f"OKVQA={archive}")[0] == 0
+    with archive.open("r+b") as file:
+        file.truncate(20_000)
+    code, report = run(data, "--images", f"OKVQA={archive}")
+    assert code == 1
+    assert {problem["kind"] for problem in report["problems"]} == {"unreadable image"}
+
+
+def test_a_long_list_is_cut_and_counted(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(module, "LISTED", 7)
+    (tmp_path / "empty").mkdir()
+    code, report = run(data, "--images", tmp_path / "empty")
+    assert code == 1
+    assert len(report["problems"]) == 7
+    assert report["counts"]["OKVQA"]["missing image"] == report["tasks"]["OKVQA"]["images"] > 7
+    assert "more; all in" in capsys.readouterr().out
+
+
+def test_text_of_the_data_does_not_reach_the_terminal_as_it_is(data, tmp_path, capsys):
+    (data / "manifest.json").unlink()
+    path = data / "OKVQA_data" / "test-00000-of-00001.parquet"
+    rewrite(path, lambda rows: rows.with_columns(img_path=pl.lit("\x1b[31mred\n\x07.jpg")))
+    assert run(data, "--images", tmp_path)[0] == 1
+    printed = capsys.readouterr()
+    assert not {"\x1b", "\x07"} & set(printed.out + printed.err)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "is not a folder"),
+        (["{}", "--tasks", "EVQA"], "has no EVQA; it has MSMARCO, OKVQA"),
+        (["{}", "--tasks", "OKVQ"], "Did you mean OKVQA?"),
+        (["{}", "--images", "nowhere"], "is not a folder"),
+        (["{}", "--workers", "-1"], "--workers"),
+        (["{}/MSMARCO_data"], "holds no task of M2KR"),
+    ],
+)
+def test_a_wrong_argument_is_explained(data, capsys, arguments, message):
+    assert run_command(main, [argument.format(data) for argument in arguments]) == 2
+    assert message in capsys.readouterr().err

@@ -1,16 +1,20 @@
-"""Writing files so that a reader never sees half of one, and hashing them."""
+"""Reading ahead, writing files so that a reader never sees half of one, and hashing them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, TypeVar
 
 from m2kr.errors import M2KRError
+
+_T = TypeVar("_T")
 
 
 @contextmanager
@@ -42,7 +46,50 @@ def atomic(path: Path, mode: Literal["w", "wb"] = "wb", *, durable: bool = True)
         reason = error.strerror or type(error).__name__
         raise M2KRError(f"{path} could not be written: {reason}. Free some space or choose another folder.") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # where the folder is none, the error above has said so
+            temporary.unlink(missing_ok=True)
+
+
+def ahead(items: Iterable[_T], depth: int = 1) -> Iterator[_T]:
+    """Yield ``items`` in order while a thread makes the next ones: reading overlaps with what is done with them.
+
+    An exception of ``items`` is raised where it would have been. The thread ends when the caller stops.
+    """
+    waiting: queue.Queue[tuple[bool, Any]] = queue.Queue(depth)
+    stopped = threading.Event()
+
+    def put(last: bool, value: Any) -> bool:
+        while not stopped.is_set():
+            try:
+                waiting.put((last, value), timeout=0.1)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def make() -> None:
+        try:
+            for item in items:
+                if not put(False, item):
+                    return
+            put(True, None)
+        except BaseException as error:
+            put(True, error)
+
+    thread = threading.Thread(target=make, daemon=True)
+    thread.start()
+    try:
+        while True:
+            last, value = waiting.get()
+            if not last:
+                yield value
+            elif value is None:
+                return
+            else:
+                raise value
+    finally:
+        stopped.set()
+        thread.join()
 
 
 def write_json(path: Path, value: Any) -> None:

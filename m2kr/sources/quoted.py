@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from m2kr.errors import BadRowsError
+from m2kr.files import ahead
 from m2kr.sources.readers import Advance, BadRow, Batch, read_pieces
 
 MAX_RECORD_BYTES = 8 << 20
@@ -54,7 +55,7 @@ def read_quoted(
 
 def _read(reader: _QuotedReader, path: Path, advance: Advance) -> Iterator[Batch]:
     carry = b""
-    for block in read_pieces(path, advance):
+    for block in ahead(read_pieces(path, advance)):
         if isinstance(block, BadRow):
             yield Batch(reader.empty, [block])
             return

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from m2kr import __version__
 from m2kr.errors import BadRowsError, M2KRError, MissingFilesError
-from m2kr.files import digest, write_json
+from m2kr.files import ahead, digest, write_json
 from m2kr.progress import progress
 from m2kr.sources.readers import Advance, BadRow, Batch
 from m2kr.tasks import RELEASES
@@ -197,7 +197,7 @@ class RawFiles:
             bad: list[BadRow] = []
             tolerant = self.quarantine.on_bad_rows == "skip"
             with progress(state.st_size, f"read {path.name}", unit="B", quiet=self.quiet) as bar:
-                refined = ordered_map(refine, batches(path, bar.update), self.workers)
+                refined = ordered_map(refine, ahead(batches(path, bar.update)), self.workers)
                 temporary = target.with_name(f".{target.name}.tmp")
                 try:
                     _write(temporary, self._good(path, refined, bad, tolerant=tolerant), path)

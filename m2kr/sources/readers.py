@@ -19,6 +19,8 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from m2kr.files import ahead
+
 BLOCK_BYTES = 4 << 20
 """How much is read at once. A batch of lines is about as large, and a handful are in flight."""
 
@@ -130,7 +132,7 @@ def read_lines(path: Path, advance: Advance = lambda _: None) -> Iterator[Batch]
         bad = [BadRow(row, "the line is not valid UTF-8") for row in frame.filter(pl.col("text").is_null())["row"]]
         return Batch(frame.drop_nulls("text"), bad)
 
-    for block in read_pieces(path, advance):
+    for block in ahead(read_pieces(path, advance)):
         if isinstance(block, BadRow):
             # The last line before the damage may be cut short, so it is not trusted.
             yield Batch(pl.DataFrame(schema={"row": pl.String, "text": pl.String}), [block])

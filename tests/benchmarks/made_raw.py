@@ -26,7 +26,7 @@ def wit(folder: Path, rows: int, columns: tuple[str, ...], files: dict[str, int]
     """Write WIT files: ``files`` is name -> share of the rows. Three of four rows are English; one in five has a line
     break in a quoted field; an image stands in one to three rows."""
     folder.mkdir(parents=True)
-    texts = _sentences(2_000, 90, "wit")
+    texts = _sentences(2_000, 60, "wit")
     total = sum(files.values())
     number = 0
     for name, share in files.items():
@@ -36,8 +36,9 @@ def wit(folder: Path, rows: int, columns: tuple[str, ...], files: dict[str, int]
                 number += 1
                 language = "en" if number % 4 else "de"
                 image = number * 2 // 3
-                text = texts[number % 2_000]
-                other = texts[-number % 2_000]
+                # Two halves of many: texts of real pages do not repeat, and repeats would cost a writer nothing.
+                text = f"{texts[number % 2_000]} {texts[number * 7 // 3 % 1_999]}"
+                other = f"{texts[number * 5 % 1_997]} {texts[-number % 2_000]}"
                 text = f'"{text[:200]}\n""{text[200:]}"""' if number % 5 == 0 else text
                 file.write(
                     f"{language}\thttps://e.org/p{number}\thttps://e.org/i{image}.jpg\tPage {number}\tSection\tPage / "

@@ -136,6 +136,10 @@ class _QuotedReader:
         if (np.diff(starts) < len(self.columns)).any():
             return None  # too short for so many fields: pyarrow takes an empty line for a record of empty fields
         block = data[: int(starts[-1])]
+        try:
+            block.decode("utf-8")  # asked of pyarrow, it would print a traceback for each bad record it hands over
+        except UnicodeDecodeError:
+            return None
         faults: list[object] = []
 
         def refuse(row: object) -> str:
@@ -156,7 +160,7 @@ class _QuotedReader:
                     column_types=dict.fromkeys(self.columns, pa.large_string()), strings_can_be_null=False
                 ),
             )
-        except (pa.ArrowInvalid, UnicodeDecodeError):
+        except pa.ArrowInvalid:
             return None
         if faults or table.num_rows != len(starts) - 1:
             return None

@@ -30,7 +30,8 @@ demo: setup  ## Make a made-up world, build it, evaluate two retrievers on it, p
 	$(BIN)/python -m m2kr.synthetic --out $(DEMO)/raw --scale $(SCALE)
 	$(BIN)/python -m m2kr.build --raw $(DEMO)/raw --out $(DEMO)/m2kr --images $(DEMO)/raw
 	$(BIN)/python -m m2kr.evaluate --model bm25 --data $(DEMO)/m2kr --ignore-images --out $(DEMO)/results --quiet
-	$(BIN)/python -m m2kr.evaluate --model all-minilm-l6-v2 --data $(DEMO)/m2kr --ignore-images --out $(DEMO)/results --quiet
+	$(BIN)/python -m m2kr.evaluate --model all-minilm-l6-v2 --data $(DEMO)/m2kr --tasks MSMARCO,LLaVA,OKVQA \
+		--ignore-images --out $(DEMO)/results --quiet
 	@echo
 	@$(BIN)/python -m m2kr.results $(DEMO)/results
 

@@ -143,7 +143,7 @@ def _asked(path: Path, advance: Advance) -> Iterator[dict[str, object] | BadRow]
             continue
         row, record = element
         fault = _field_fault(record, {"question_id": int, "image_id": int, "question": str})
-        if not fault and record["image_id"] < 0:
+        if not fault and not 0 <= record["image_id"] < 10**12:  # file names have twelve digits
             fault = f"image_id is {record['image_id']}, which names no picture"
         if not fault and not record["question"].strip():
             fault = "the question is empty"

@@ -257,10 +257,13 @@ def _salvage(path: Path, member: str, *, skip: int) -> Iterator[tuple[str, Any] 
             return
         try:
             value, end = decoder.raw_decode(text, position)
-            fault = "" if text[position:end].isascii() or _is_text(text[position:end]) else "not valid UTF-8"
-        except (json.JSONDecodeError, RecursionError) as error:
+            checked = parse_json(text[position:end]) if _is_text(text[position:end]) else BadRow("", "not valid UTF-8")
+            fault = checked.reason if isinstance(checked, BadRow) else ""
+        except (ValueError, RecursionError) as error:
             value, end = None, _next_object(text, opening.end(), position, decoder)
-            fault = f"invalid JSON ({error.msg if isinstance(error, json.JSONDecodeError) else 'nested too deeply'})"
+            fault = (
+                f"invalid JSON ({error.msg if isinstance(error, json.JSONDecodeError) else 'a value out of bounds'})"
+            )
         count += 1
         if fault:
             at = f"record {count} (line {text.count(chr(10), 0, position) + 1})"
@@ -302,7 +305,7 @@ def _next_object(text: str, opening: int, broken: int, decoder: json.JSONDecoder
     for mark in re.compile(r"\{\s*" + re.escape(first.group(1)) + r"\s*:").finditer(text, broken + 1):
         try:
             decoder.raw_decode(text, mark.start())
-        except (json.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):
             continue
         return mark.start()
     return len(text)

@@ -141,6 +141,7 @@ def test_a_bad_annotation_stops_the_build_or_costs_its_question(release, put, ta
     ("question", "reason"),
     [
         ((-1, "Why?", 7), "names no picture"),
+        ((10**20, "Why?", 7), "names no picture"),
         ((1, " ", 7), "the question is empty"),
         ((1.5, "Why?", 7), "image_id is not a whole number"),
         ((True, "Why?", 7), "image_id is not a whole number"),

@@ -178,6 +178,8 @@ def records(count):
         ('"id": 3,', '"id": 3', "invalid JSON"),
         ('"id": 3,', '"id": ,', "invalid JSON"),
         ('"id": 3,', '"id": "\udcff",', "not valid UTF-8"),
+        ('"id": 3,', '"id": "\\udc00", "x": ,', "invalid JSON"),
+        ('"id": 3,', '"id": ' + "9" * 5000 + ",", "invalid JSON"),
     ],
 )
 def test_a_broken_element_costs_itself_only(tmp_path, indent, old, new, reason):
@@ -284,3 +286,11 @@ def test_json_that_python_cannot_keep_as_text_costs_its_line(tmp_path, line, rea
     assert isinstance(bad, BadRow)
     assert reason in bad.reason
     assert good == ("line 2", {"a": "\U0001f1ee"})
+
+
+def test_half_a_character_in_a_damaged_array_costs_its_element(tmp_path):
+    (tmp_path / "f").write_text('[{"a": 1}, {"a": "\\ud800"}, {"a": 2}, {"a": }]', encoding="utf-8")
+    elements = list(read_json_array(tmp_path / "f", ""))
+    good = [element[1] for element in elements if not isinstance(element, BadRow)]
+    assert {"a": 2} in good
+    assert all(str(value).encode("utf-8") for value in good)

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import polars as pl
@@ -38,7 +39,14 @@ CROISSANT = "croissant.json"
 
 
 def write_split(
-    folder: Path, config: str, split: str, rows: pl.LazyFrame, *, expected: int | None = None, quiet: bool = False
+    folder: Path,
+    config: str,
+    split: str,
+    rows: pl.LazyFrame,
+    *,
+    expected: int | None = None,
+    stop: Event | None = None,
+    quiet: bool = False,
 ) -> list[dict[str, Any]]:
     """Write one split of a config as ``folder/<split>-NNNNN-of-NNNNN.parquet``.
 
@@ -48,6 +56,7 @@ def write_split(
         split: name of the split ("test", "test_passages").
         rows: the rows, streamed.
         expected: number of rows, for the progress bar.
+        stop: when set by another thread, writing ends with an error.
         quiet: show no progress.
 
     Returns:
@@ -67,6 +76,8 @@ def write_split(
     try:
         with progress(expected, f"write {config}/{split}", quiet=quiet) as bar:
             for table in _row_groups(rows, config, schema):
+                if stop is not None and stop.is_set():
+                    raise M2KRError(f"writing {config}/{split} was stopped. Run it again to finish it.")
                 if writer is None or counts[-1] + table.num_rows > SHARD_ROWS:
                     if writer is not None:
                         writer.close()

@@ -7,6 +7,7 @@ a block that is irregular in any way is read record by record with the csv modul
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 from collections.abc import Iterator, Sequence
@@ -85,11 +86,14 @@ class _QuotedReader:
             data = self._after_header(data)
         rows: list[Batch] = []
         while data:
-            starts, length = self._boundaries(data, at_end=at_end)
-            fast = self._parse_fast(data, starts) if len(starts) > 1 else None
+            starts, lines = self._boundaries(data, at_end=at_end)
+            length = int(starts[-1])
+            fast = self._parse_fast(data, starts, lines) if len(starts) > 1 else None
             if fast is not None:
                 rows.append(fast)
                 data = data[length:]
+                if not at_end and len(data) <= MAX_RECORD_BYTES:
+                    break  # what is left is the beginning of a record
             elif len(starts) == 1 and not at_end and len(data) <= MAX_RECORD_BYTES:
                 break  # the record goes on in the next block
             else:
@@ -119,25 +123,31 @@ class _QuotedReader:
         return rest
 
     @staticmethod
-    def _boundaries(data: bytes, *, at_end: bool) -> tuple[np.ndarray[Any, Any], int]:
-        """Return where records start (and the last one ends), and how many bytes they cover together."""
+    def _boundaries(data: bytes, *, at_end: bool) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Return where records start (and the last one ends), and how many line breaks stand before each."""
         view = np.frombuffer(data, np.uint8)
-        breaks = np.flatnonzero(view == 10)
-        quotes = np.flatnonzero(view == 34)
+        # Texts hold few of either, so they are looked for together and told apart afterwards.
+        marks = np.flatnonzero((view == 10) | (view == 34))
+        is_break = view[marks] == 10
+        breaks = np.cumsum(is_break)
         # A line break outside quotes has an even number of quotes before it.
-        outside = breaks[np.searchsorted(quotes, breaks) % 2 == 0]
-        starts = np.concatenate([[0], outside + 1])
-        if at_end and starts[-1] != len(data) and len(quotes) % 2 == 0:
+        quotes = np.arange(1, len(marks) + 1) - breaks
+        ends = is_break & (quotes % 2 == 0)
+        starts = np.concatenate([[0], marks[ends] + 1])
+        lines = np.concatenate([[0], breaks[ends]])
+        if at_end and starts[-1] != len(data) and (not len(quotes) or quotes[-1] % 2 == 0):
             starts = np.append(starts, len(data))
-        return starts, int(starts[-1])
+            lines = np.append(lines, breaks[-1] if len(breaks) else 0)
+        return starts, lines
 
-    def _parse_fast(self, data: bytes, starts: np.ndarray[Any, Any]) -> Batch | None:
+    def _parse_fast(self, data: bytes, starts: np.ndarray[Any, Any], lines: np.ndarray[Any, Any]) -> Batch | None:
         """Parse all records at once, or return None where anything about them is not regular."""
         if (np.diff(starts) < len(self.columns)).any():
             return None  # too short for so many fields: pyarrow takes an empty line for a record of empty fields
-        block = data[: int(starts[-1])]
+        block = memoryview(data)[: int(starts[-1])]
         try:
-            block.decode("utf-8")  # asked of pyarrow, it would print a traceback for each bad record it hands over
+            # Asked of pyarrow, it would print a traceback for each bad record it hands over.
+            codecs.utf_8_decode(block, "strict", True)
         except UnicodeDecodeError:
             return None
         faults: list[object] = []
@@ -148,7 +158,7 @@ class _QuotedReader:
 
         try:
             table = pa_csv.read_csv(
-                io.BytesIO(block),
+                pa.BufferReader(pa.py_buffer(block)),
                 read_options=pa_csv.ReadOptions(column_names=self.columns, block_size=len(block) + 1),
                 parse_options=pa_csv.ParseOptions(
                     delimiter=self.delimiter,
@@ -164,12 +174,11 @@ class _QuotedReader:
             return None
         if faults or table.num_rows != len(starts) - 1:
             return None
-        breaks = np.flatnonzero(np.frombuffer(block, np.uint8) == 10)
-        lines = np.searchsorted(breaks, starts[:-1]) + self.line
-        self.line += len(breaks)
+        numbers = pl.Series(lines[:-1] + self.line).cast(pl.String)
+        self.line += int(lines[-1])
         frame = pl.from_arrow(table)
         assert isinstance(frame, pl.DataFrame)
-        frame = frame.select(("line " + pl.Series(lines).cast(pl.String)).alias("row"), *self.columns)
+        frame = frame.select(("line " + numbers).alias("row"), *self.columns)
         return Batch(frame)
 
     def _parse_slow(self, data: bytes, *, at_end: bool) -> tuple[Batch, int]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from m2kr import __version__
@@ -341,6 +342,11 @@ def ordered_map(function: Callable[[_T], _R], items: Iterable[_T], workers: int)
                 future.cancel()
 
 
+def scratch(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """Open a table that is read back once or twice and then deleted: speed counts, size does not."""
+    return pq.ParquetWriter(path, schema, compression="lz4", use_dictionary=False, write_statistics=False)
+
+
 def _write(path: Path, frames: Iterator[pl.DataFrame], source: Path) -> None:
     """Write frames of one schema as one Parquet file, each as it comes."""
     writer: pq.ParquetWriter | None = None
@@ -348,8 +354,7 @@ def _write(path: Path, frames: Iterator[pl.DataFrame], source: Path) -> None:
         for frame in frames:
             table = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
             if writer is None:
-                # The table is read back once or twice and then deleted: speed counts, size does not.
-                writer = pq.ParquetWriter(path, table.schema, compression="lz4", use_dictionary=False)
+                writer = scratch(path, table.schema)
             writer.write_table(table.cast(writer.schema), row_group_size=50_000)
     finally:
         if writer is not None:

@@ -8,6 +8,7 @@ positive of its query. The rules are those of the published benchmark's code, ex
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
+from polars.io.plugins import register_io_source
 
 from m2kr import __version__
 from m2kr.errors import M2KRError
@@ -29,7 +30,7 @@ from m2kr.schema import polars_schema
 from m2kr.sources import choice
 from m2kr.sources.chance import instruction, sample
 from m2kr.sources.quoted import read_quoted
-from m2kr.sources.raw import RawFiles, Tables, ordered_map, where
+from m2kr.sources.raw import RawFiles, Tables, ordered_map, scratch, where
 from m2kr.sources.readers import Advance, Batch
 from m2kr.tasks import RELEASES, TASKS
 
@@ -66,6 +67,9 @@ _BATCH_ROWS = 8_000
 
 _PART_ROWS = 50_000
 """Rows of one range of image ids, whose texts are held at once while they are grouped by image."""
+
+_SLICE_ROWS = 4_000
+"""Queries handed on at once."""
 
 # What pandas, through which upstream read the files, takes for a missing value beside the empty cell.
 _PANDAS_NULLS = (
@@ -407,21 +411,8 @@ def _queries(raw: RawFiles, rows: _Rows, seed: int) -> pl.LazyFrame:
     """Return one query for each image, sorted by its id, with all its rows as positives in their order.
 
     To group millions of texts at once would hold all of them. So the rows are dealt into files by the range their
-    image id is in, and one range after the other is grouped.
+    image id is in, when they are first asked for, and one range after the other is grouped.
     """
-    target = raw.work / f"{rows.split}-queries-{rows.key}.parquet"
-    if not target.exists():
-        pairs = rows.frame.select("image_id", "original_data_id", "passage_id", passage_content=content())
-        count = -(-rows.kept // _PART_ROWS)
-        parts = [target.with_name(f".{target.stem}-{part:04d}.tmp") for part in range(count)]
-        temporary = target.with_name(f".{target.name}.tmp")
-        try:
-            _deal(pairs, rows, parts, quiet=raw.quiet)
-            _group(parts, temporary)
-            temporary.replace(target)
-        finally:
-            for path in (*parts, temporary):
-                path.unlink(missing_ok=True)
     columns = {
         **{name: pl.col(name) for name in ("original_data_id", "pos_item_ids", "pos_item_contents")},
         **{name: pl.col("image_id") for name in ("image_id", "img_id", "question_id")},
@@ -429,16 +420,50 @@ def _queries(raw: RawFiles, rows: _Rows, seed: int) -> pl.LazyFrame:
         "instruction": instruction(TASK.instructions, "image_id", seed, TASK.key),
         "question": pl.lit(""),
     }
-    return pl.scan_parquet(target).select(columns[name].alias(name) for name in polars_schema(TASK.data_config))
+    schema = polars_schema(TASK.data_config)
+
+    def read(
+        with_columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None
+    ) -> Iterator[pl.DataFrame]:
+        left = rows.kept if n_rows is None else n_rows
+        for path in _dealt(raw, rows):
+            grouped = (
+                pl.read_parquet(path)
+                .group_by("image_id", maintain_order=True)
+                .agg("original_data_id", pos_item_ids="passage_id", pos_item_contents="passage_content")
+                .sort("image_id")
+                .select(columns[name].alias(name) for name in schema)
+                .head(left)
+            )
+            left -= grouped.height
+            # In slices, because what is made of a batch is held as often as there are threads.
+            for batch in grouped.iter_slices(_SLICE_ROWS):
+                wanted = batch.filter(predicate) if predicate is not None else batch
+                yield wanted.select(with_columns) if with_columns is not None else wanted
+
+    return register_io_source(read, schema=schema)
 
 
-def _deal(pairs: pl.LazyFrame, rows: _Rows, paths: list[Path], *, quiet: bool) -> None:
-    """Write the pairs into one file for each range of image ids, in their order."""
+def _dealt(raw: RawFiles, rows: _Rows) -> list[Path]:
+    """Write the pairs of image and passage into one file for each range of image ids, in their order."""
+    target = raw.work / f"{rows.split}-dealt-{rows.key}"
+    names = [f"{part:04d}.parquet" for part in range(-(-rows.kept // _PART_ROWS))]
+    if not target.exists():
+        temporary = target.with_name(f".{target.name}.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        _deal(rows, [temporary / name for name in names], quiet=raw.quiet)
+        temporary.replace(target)
+    return [target / name for name in names]
+
+
+def _deal(rows: _Rows, paths: list[Path], *, quiet: bool) -> None:
+    pairs = rows.frame.select("image_id", "original_data_id", "passage_id", passage_content=content())
     # MD5 is uniform, so ranges of equal width hold about equally many images.
     part = pl.col("image_id").str.slice(0, 4).str.to_integer(base=16) * len(paths) // 65_536
     schema = pa.schema([(name, pa.large_string()) for name in pairs.collect_schema().names()])
     with ExitStack() as stack, progress(rows.kept, f"deal {rows.split} rows", quiet=quiet) as bar:
-        writers = [stack.enter_context(_scratch(path, schema)) for path in paths]
+        writers = [stack.enter_context(scratch(path, schema)) for path in paths]
 
         def write(frames: list[pl.DataFrame]) -> None:
             for (index,), frame in pl.concat(frames).partition_by("_part", as_dict=True, include_key=False).items():
@@ -455,26 +480,3 @@ def _deal(pairs: pl.LazyFrame, rows: _Rows, paths: list[Path], *, quiet: bool) -
             bar.update(frame.height)
         if waiting:
             write(waiting)
-
-
-def _group(parts: list[Path], target: Path) -> None:
-    """Group the pairs by image, one part in memory at a time, and write them in the order of the images' ids."""
-    with ExitStack() as stack:
-        writer: pq.ParquetWriter | None = None
-        for path in parts:
-            queries = (
-                pl.read_parquet(path)
-                .group_by("image_id", maintain_order=True)
-                .agg("original_data_id", pos_item_ids="passage_id", pos_item_contents="passage_content")
-                .sort("image_id")
-                .to_arrow(compat_level=pl.CompatLevel.oldest())
-            )
-            path.unlink()
-            if writer is None:
-                writer = stack.enter_context(_scratch(target, queries.schema))
-            writer.write_table(queries, row_group_size=4_000)  # a reader holds dozens of them
-
-
-def _scratch(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
-    """Open a table that is read back once or twice and then deleted: speed counts, size does not."""
-    return pq.ParquetWriter(path, schema, compression="lz4", use_dictionary=False)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from baselines.encoding import as_array, device_of, dtype_of
+from baselines.hub import configuration_hash, first_line, knows_words, quiet_loading, snapshot, weights_hash
 from m2kr.errors import M2KRError
-from m2kr.files import digest, sha256_of
 from m2kr.retriever import Input
+
+_FILES = "modules.json, config.json, tokenizer files, model.safetensors, 1_Pooling/"
 
 
 class SentenceTransformerRetriever:
@@ -32,15 +34,15 @@ class SentenceTransformerRetriever:
     def __init__(self, *, checkpoint: str | None = None, device: str = "cpu", dtype: str = "float32") -> None:
         if checkpoint is None:
             raise M2KRError("sentence-transformer needs a model. Name its folder or hub id with --checkpoint.")
-        folder = Path(checkpoint)
-        self._model, self.vectors = _load(checkpoint, device, dtype)
-        self.name = folder.resolve().name if folder.is_dir() else checkpoint
+        folder = snapshot(checkpoint, files=_FILES)
+        self._model, self.vectors = _load(folder, checkpoint, device, dtype)
+        self.name = folder.resolve().name if Path(checkpoint).is_dir() else checkpoint
         self.reads = frozenset({"text", "image"} if self._model.supports(("image", "text")) else {"text"})
         self.reads_instructions = False
         self.settings: dict[str, Any] = {
             "checkpoint": self.name,
-            "checkpoint_sha256": _weights_hash(folder) if folder.is_dir() else _revision(self._model),
-            "configuration": _configuration_hash(folder) if folder.is_dir() else None,
+            "checkpoint_sha256": weights_hash(folder),
+            "configuration": configuration_hash(folder),
             "vectors": self.vectors,
         }
 
@@ -59,72 +61,32 @@ class SentenceTransformerRetriever:
 
 
 def _array(value: Any) -> np.ndarray[Any, Any]:
-    # NumPy has no bfloat16; float32 holds every value of the shorter types.
-    return value if isinstance(value, np.ndarray) else value.detach().float().cpu().numpy()
+    return value if isinstance(value, np.ndarray) else as_array(value)
 
 
-def _load(checkpoint: str, device: str, dtype: str) -> tuple[Any, Literal["single", "multi"]]:
-    import torch
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
-    from safetensors import SafetensorError
+def _load(folder: Path, name: str, device: str, dtype: str) -> tuple[Any, Literal["single", "multi"]]:
+    on, kind = device_of(device), dtype_of(dtype)
     from sentence_transformers import MultiVectorEncoder, SentenceTransformer
-    from transformers.utils.logging import disable_progress_bar
+    from transformers import PreTrainedTokenizerBase
 
-    if not sys.stderr.isatty():
-        disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise M2KRError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
-    folder = Path(checkpoint)
-    config: dict[str, Any] = {}
-    try:
-        name = "config_sentence_transformers.json"
-        if folder.is_dir():
-            path = folder / name
-            if not (folder / "modules.json").is_file() and not (folder / "config.json").is_file():
-                raise M2KRError(f"{folder} holds neither modules.json nor config.json: it is no model folder.")
-        else:
-            try:
-                path = Path(hf_hub_download(checkpoint, name))
-            except LocalEntryNotFoundError:  # the hub was not reached
-                raise
-            except EntryNotFoundError:  # a plain model of transformers has no such file
-                path = folder / name
-        if path.is_file():
-            config = json.loads(path.read_text(encoding="utf-8"))
-        multi = config.get("model_type") == "MultiVectorEncoder"
-        make = MultiVectorEncoder if multi else SentenceTransformer
-        kwargs = {"dtype": getattr(torch, dtype), "use_safetensors": True}
-        model = make(str(folder) if folder.is_dir() else checkpoint, device=device, model_kwargs=kwargs)
-    except (HfHubHTTPError, OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise M2KRError(
-            f"the model {checkpoint!r} could not be loaded ({reason}). Where the hub cannot be reached, copy its "
-            "files (modules.json, config.json, tokenizer files, model.safetensors, 1_Pooling/) into a folder and "
-            "name that folder."
-        ) from error
+    if not (folder / "modules.json").is_file() and not (folder / "config.json").is_file():
+        raise M2KRError(f"{folder} holds neither modules.json nor config.json: it is no model folder.")
+    path = folder / "config_sentence_transformers.json"
+    with quiet_loading():
+        try:
+            config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            multi = config.get("model_type") == "MultiVectorEncoder"
+            make = MultiVectorEncoder if multi else SentenceTransformer
+            model = make(str(folder), device=str(on), model_kwargs={"dtype": kind}, local_files_only=True)
+        except Exception as error:  # of damaged files, loaders raise all kinds
+            raise M2KRError(
+                f"the model {name!r} could not be loaded ({first_line(error)}). A model folder needs {_FILES}, all of "
+                "one download. Get its files again."
+            ) from error
+    tokenizer = getattr(model, "tokenizer", None)
+    if isinstance(tokenizer, PreTrainedTokenizerBase) and not knows_words(tokenizer):
+        raise M2KRError(f"the model {name!r} has no tokenizer: its files are missing. A model folder needs {_FILES}.")
     return model.eval(), ("multi" if multi else "single")
-
-
-def _weights_hash(folder: Path) -> str:
-    """Return the hash of a checkpoint's weights; of several files, a digest of their hashes."""
-    files = sorted(folder.rglob("*.safetensors"))
-    hashes = [sha256_of(file) for file in files]
-    return hashes[0] if len(hashes) == 1 else digest(hashes)
-
-
-def _configuration_hash(folder: Path) -> str:
-    """Return a digest of what else decides the vectors: configuration, pooling, prompts, tokenizer."""
-    files = sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".txt") and path.is_file())
-    return digest({str(path.relative_to(folder)): sha256_of(path) for path in files})
-
-
-def _revision(model: Any) -> str | None:
-    """Return the hub commit a model was loaded from, where it tells."""
-    config = getattr(getattr(model[0], "auto_model", None), "config", None)
-    return getattr(config, "_commit_hash", None)
 
 
 def all_minilm_l6_v2(

@@ -13,10 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from sentence_transformers import MultiVectorEncoder
 
 from baselines.sentence_transformer import SentenceTransformerRetriever, all_minilm_l6_v2
 from m2kr.errors import M2KRError
+from m2kr.files import sha256_of
 from m2kr.retriever import Retriever, get_retriever
 from m2kr.search import maxsim_reference, search
 
@@ -184,6 +186,27 @@ def test_a_damaged_model_is_an_error_that_names_it(model: Path, tmp_path: Path, 
     assert "\n" not in str(caught.value)
 
 
+def test_a_model_without_its_tokenizer_is_an_error(model: Path, tmp_path: Path) -> None:
+    """sentence-transformers gives all texts one vector then."""
+    shutil.copytree(model, tmp_path / "model")
+    for name in ("tokenizer.json", "vocab.txt"):
+        (tmp_path / "model" / name).unlink()
+    with pytest.raises(M2KRError, match="has no tokenizer: its files are missing"):
+        SentenceTransformerRetriever(checkpoint=str(tmp_path / "model"))
+
+
+def test_weights_may_be_pickled_and_are_identified_all_the_same(
+    model: Path, single: SentenceTransformerRetriever, tmp_path: Path
+) -> None:
+    shutil.copytree(model, tmp_path / "model")
+    weights = tmp_path / "model" / "model.safetensors"
+    torch.save(load_file(weights), tmp_path / "model" / "pytorch_model.bin")
+    weights.unlink()
+    pickled = SentenceTransformerRetriever(checkpoint=str(tmp_path / "model"))
+    np.testing.assert_array_equal(pickled.encode_query(QUESTIONS), single.encode_query(QUESTIONS))
+    assert pickled.settings["checkpoint_sha256"] == sha256_of(tmp_path / "model" / "pytorch_model.bin")
+
+
 def test_a_hub_that_cannot_be_reached_is_one_clear_error() -> None:
     program = """
 import sys
@@ -204,7 +227,8 @@ for name in sys.argv[1:]:
     assert done.stdout.split() == ["2"] * len(names)
     for name, line in zip(names, done.stderr.splitlines(), strict=True):
         assert line.startswith(f"error: the model '{name}' could not be loaded (")
-        assert line.endswith("name that folder.")
+        assert "modules.json, config.json, tokenizer files, model.safetensors, 1_Pooling/" in line
+        assert line.endswith("name that folder: --checkpoint FOLDER.")
 
 
 def test_weights_of_several_files_have_one_hash_that_changes_with_them(multi_folder: Path, tmp_path: Path) -> None:

@@ -1,0 +1,262 @@
+"""`baselines.clip` with a tiny random model, against plain calls of transformers, one input at a time."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from baselines import clip
+from baselines.clip import CLIP, clip_vit_l_14
+from m2kr.errors import M2KRError
+from m2kr.retriever import Retriever
+
+TEXTS = ["An owl.", "", "Where is the bridge over the river?", "a long passage about a harbour " * 9, "車 é 🦉", "fox"]
+LENGTH, SIZE = 77, 32
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def pictures(count: int) -> list[Image.Image]:
+    draw = np.random.default_rng(1)
+    shapes = [(40, 60), (60, 40), (32, 32), (33, 90)]
+    return [
+        Image.fromarray(draw.integers(0, 256, (*shapes[row % 4], 3)).astype(np.uint8)).resize((50 + row, 40))
+        for row in range(count)
+    ]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CLIP of a few thousand weights, whose tokens are single bytes."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-clip"
+    letters = sorted(ByteLevel.alphabet())
+    words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {word: row for row, word in enumerate(words)}
+    shared = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = CLIPConfig(
+        text_config={
+            **shared,
+            "vocab_size": len(words),
+            "max_position_embeddings": LENGTH,
+            "bos_token_id": len(words) - 2,
+            "eos_token_id": len(words) - 1,
+        },
+        vision_config={**shared, "image_size": SIZE, "patch_size": 8},
+        projection_dim=12,
+    )
+    torch.manual_seed(0)
+    model = CLIPModel(config)
+    with torch.no_grad():  # at their usual size, random weights make all inputs nearly alike
+        for name, weight in model.named_parameters():
+            if weight.ndim > 1:
+                weight.normal_(0, 0.5)
+            elif name.endswith("class_embedding"):
+                weight.normal_(0, 0.1)
+    model.save_pretrained(folder)
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    size = {"shortest_edge": SIZE}
+    CLIPImageProcessorPil(size=size, crop_size={"height": SIZE, "width": SIZE}).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def retriever(checkpoint: Path) -> CLIP:
+    return CLIP(checkpoint=str(checkpoint))
+
+
+def unit(vector: torch.Tensor) -> np.ndarray:
+    return (vector / vector.norm(dim=-1, keepdim=True)).numpy()
+
+
+def text_reference(checkpoint: Path, texts: list[str]) -> np.ndarray:
+    model, tokenizer = CLIPModel.from_pretrained(checkpoint).eval(), CLIPTokenizer.from_pretrained(checkpoint)
+    with torch.no_grad():
+        rows = [
+            model.get_text_features(
+                **tokenizer(text, truncation=True, max_length=LENGTH, return_tensors="pt")
+            ).pooler_output
+            for text in texts
+        ]
+    return np.concatenate([unit(row) for row in rows])
+
+
+def image_reference(checkpoint: Path, images: list[Image.Image]) -> np.ndarray:
+    model, processor = CLIPModel.from_pretrained(checkpoint).eval(), CLIPImageProcessorPil.from_pretrained(checkpoint)
+    with torch.no_grad():
+        rows = [model.get_image_features(**processor(image, return_tensors="pt")).pooler_output for image in images]
+    return np.concatenate([unit(row) for row in rows])
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 32])
+def test_passages_are_encoded_as_transformers_does_whatever_the_batch(
+    checkpoint: Path, retriever: CLIP, batch_size: int
+) -> None:
+    wanted = text_reference(checkpoint, TEXTS)
+    found = retriever.encode_document(TEXTS, batch_size=batch_size)
+    assert (found.shape, found.dtype) == ((len(TEXTS), 12), np.float32)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    np.testing.assert_allclose(retriever.encode_query(TEXTS, batch_size=batch_size), wanted, atol=1e-5)
+    assert (wanted @ wanted.T)[np.triu_indices(len(TEXTS), 1)].max() < 0.999
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 32])
+@pytest.mark.parametrize("fusion", ["sum", "image"])
+def test_a_query_is_its_picture_and_its_question(checkpoint: Path, fusion: str, batch_size: int) -> None:
+    retriever = CLIP(checkpoint=str(checkpoint), fusion=fusion)
+    images = pictures(len(TEXTS))
+    inputs = [{"text": text, "image": image} for text, image in zip(TEXTS, images, strict=True)]
+    texts, pixels = text_reference(checkpoint, TEXTS), image_reference(checkpoint, images)
+    wanted = texts + pixels if fusion == "sum" else pixels.copy()
+    wanted[1] = pixels[1]  # that text is empty
+    np.testing.assert_allclose(retriever.encode_query(inputs, batch_size=batch_size), wanted, atol=1e-5)
+    # The same with some pictures gone, in between.
+    mixed = [item if row % 2 else TEXTS[row] for row, item in enumerate(inputs)]
+    wanted[::2] = texts[::2]
+    np.testing.assert_allclose(retriever.encode_query(mixed, batch_size=batch_size), wanted, atol=1e-5)
+    assert np.abs(texts - pixels).max(axis=1).min() > 0.05
+
+
+def test_the_score_of_the_sum_is_the_sum_of_the_cosines(checkpoint: Path, retriever: CLIP) -> None:
+    images = pictures(2)
+    inputs = [{"text": text, "image": image} for text, image in zip(["owl", "fox"], images, strict=True)]
+    passages = retriever.encode_document(TEXTS)
+    halves = [text_reference(checkpoint, ["owl", "fox"]) @ passages.T, image_reference(checkpoint, images) @ passages.T]
+    np.testing.assert_allclose(retriever.encode_query(inputs) @ passages.T, sum(halves), atol=1e-5)
+
+
+def test_prepared_pictures_count_as_the_pictures_themselves(retriever: CLIP) -> None:
+    prepare = pickle.loads(pickle.dumps(retriever.prepare_image))
+    assert len(pickle.dumps(prepare)) < 1000
+    images = pictures(5)
+    arrays = [prepare(image) for image in images]
+    assert all((array.shape, array.dtype) == ((SIZE, SIZE, 3), np.uint8) for array in arrays)
+    plain = retriever.encode_query([{"text": "owl", "image": image} for image in images])
+    np.testing.assert_array_equal(retriever.encode_query([{"text": "owl", "image": array} for array in arrays]), plain)
+    mixed = [{"text": "owl", "image": (arrays if row % 2 else images)[row]} for row in range(5)]
+    np.testing.assert_array_equal(retriever.encode_query(mixed), plain)
+
+
+def test_texts_are_cut_to_77_tokens(retriever: CLIP) -> None:
+    words = ["a"] * 75
+    whole = retriever.encode_document([" ".join(words)])
+    np.testing.assert_array_equal(retriever.encode_document([" ".join([*words, "z", "z"])]), whole)
+    assert np.abs(retriever.encode_document([" ".join([*words[1:], "z"])]) - whole).max() > 1e-3
+
+
+def test_the_official_configuration_is_read(checkpoint: Path, retriever: CLIP, tmp_path: Path) -> None:
+    """It names another end of text than the tokenizer's, which transformers knows and works around."""
+    shutil.copytree(checkpoint, tmp_path / "clip")
+    config = json.loads((tmp_path / "clip" / "config.json").read_text())
+    config["text_config"].update(bos_token_id=0, pad_token_id=1, eos_token_id=2)
+    (tmp_path / "clip" / "config.json").write_text(json.dumps(config))
+    torch.save(load_file(checkpoint / "model.safetensors"), tmp_path / "clip" / "pytorch_model.bin")
+    (tmp_path / "clip" / "model.safetensors").unlink()
+    official = CLIP(checkpoint=str(tmp_path / "clip"))
+    np.testing.assert_allclose(official.encode_document(TEXTS), retriever.encode_document(TEXTS), atol=1e-5)
+
+
+def test_it_says_what_it_is(checkpoint: Path, retriever: CLIP) -> None:
+    assert isinstance(retriever, Retriever)
+    assert (retriever.name, retriever.vectors, retriever.reads) == ("tiny-clip", "single", {"text", "image"})
+    assert not retriever.reads_instructions
+    assert retriever.settings["fusion"] == "sum"
+    assert retriever.settings["max_length"] == 77
+    assert len(retriever.settings["checkpoint_sha256"]) == 64
+    assert str(checkpoint) not in str(retriever.settings)
+    image = CLIP(checkpoint=str(checkpoint), fusion="image")
+    assert (image.name, image.reads) == ("tiny-clip-image", {"text", "image"})
+    assert {key for key in image.settings if image.settings[key] != retriever.settings[key]} == {"fusion"}
+
+
+def test_with_the_text_alone_it_reads_no_pictures(checkpoint: Path, retriever: CLIP) -> None:
+    text = CLIP(checkpoint=str(checkpoint), fusion="text")
+    assert (text.name, text.reads) == ("tiny-clip-text", {"text"})
+    np.testing.assert_array_equal(text.encode_query(TEXTS), retriever.encode_query(TEXTS))
+    with pytest.raises(M2KRError, match="input 0 has a picture, and tiny-clip-text reads only text"):
+        text.encode_query([{"text": "owl", "image": pictures(1)[0]}])
+
+
+def test_no_inputs_give_no_vectors(retriever: CLIP) -> None:
+    assert retriever.encode_query([]).shape == retriever.encode_document([]).shape == (0, 12)
+
+
+def test_the_official_models_have_short_names(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def found(name: str, **_: str) -> Path:
+        asked.append(name)
+        return checkpoint
+
+    monkeypatch.setattr(clip, "snapshot", found)
+    assert (CLIP().name, clip_vit_l_14().name) == ("clip-vit-b-32", "clip-vit-l-14")
+    assert clip_vit_l_14(fusion="image").name == "clip-vit-l-14-image"
+    assert clip_vit_l_14(checkpoint="org/other").name == "org/other"
+    official = ["openai/clip-vit-base-patch32", "openai/clip-vit-large-patch14"]
+    assert asked == [*official, official[1], "org/other"]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_shorter_types_give_vectors_near_those_of_float32(checkpoint: Path, retriever: CLIP, dtype: str) -> None:
+    short = CLIP(checkpoint=str(checkpoint), dtype=dtype)
+    inputs = [{"text": text, "image": image} for text, image in zip(TEXTS, pictures(len(TEXTS)), strict=True)]
+    found, wanted = short.encode_query(inputs), retriever.encode_query(inputs)
+    assert found.dtype == np.float32
+    assert short.settings == retriever.settings
+    cosine = (found * wanted).sum(1) / np.linalg.norm(found, axis=1) / np.linalg.norm(wanted, axis=1)
+    assert cosine.min() > 0.99
+
+
+# --- what cannot be used --------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_fusion_is_an_error_with_the_choices(checkpoint: Path) -> None:
+    with pytest.raises(M2KRError, match=r"fusion 'imag' is not known\. Did you mean image\? Choose one of sum, image"):
+        CLIP(checkpoint=str(checkpoint), fusion="imag")
+
+
+def test_a_passage_with_a_picture_is_refused(retriever: CLIP) -> None:
+    with pytest.raises(M2KRError, match="input 1 has a picture"):
+        retriever.encode_document(["owl", {"text": "fox", "image": pictures(1)[0]}])
+
+
+def test_a_picture_prepared_for_another_model_is_refused(retriever: CLIP) -> None:
+    with pytest.raises(M2KRError, match="Prepare it with this retriever's prepare_image"):
+        retriever.encode_query([{"text": "owl", "image": np.zeros((224, 224, 3), np.uint8)}])
+
+
+@pytest.mark.parametrize(
+    ("gone", "message"),
+    [
+        (["vocab.json"], "has no tokenizer|tokenizer in .* could not be loaded"),
+        (["vocab.json", "merges.txt"], "has no tokenizer"),
+        (["model.safetensors"], "is no model folder"),
+        (["config.json"], "is no model folder"),
+    ],
+)
+def test_a_folder_without_its_files_is_an_error(
+    checkpoint: Path, tmp_path: Path, gone: list[str], message: str
+) -> None:
+    shutil.copytree(checkpoint, tmp_path / "clip")
+    for name in gone:
+        (tmp_path / "clip" / name).unlink()
+    with pytest.raises(M2KRError, match=message):
+        CLIP(checkpoint=str(tmp_path / "clip"))

@@ -3,6 +3,10 @@
 For each task: find the raw files, read them into staged tables, join them, write the configs, check them, publish.
 What is finished is kept: the same command after a kill goes on from the last finished file, and ends with the same
 bytes as if nothing had happened.
+
+A finished task is not built again as long as everything that it came from is as it was: this program's version, the
+options, every raw file that was read (by its sha256), and the absence of those that were not there. Images are no part
+of what is built, so with ``--images`` they are looked for each time, finished or not.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,6 +83,7 @@ def build_task(
     raw = RawFiles(raw_root, state / "staged", sources=sources, quarantine=quarantine, workers=workers, quiet=quiet)
     synthetic, defaults = _made_up(raw.folder(folder) for folder in task.releases)
     settings = make_options(task.key, {**defaults.get(task.key, {}), **(options or {})})
+    absent = _absent({folder: raw.folder(folder) for folder in task.releases})  # before: a file may come meanwhile
     existed = out.exists()
     try:
         tables: Tables = module.build(raw, settings, seed)
@@ -91,7 +97,7 @@ def build_task(
             _tidy(out, state, existed=existed)
             return None
         hashes = _hash_sources(raw.used, state / "hashes.json")
-        configs, folders = _write_tables(task, tables, state / "tables", images=images, quiet=quiet)
+        configs, folders = _write_tables(task, tables, state / "tables", images=images, workers=workers, quiet=quiet)
     except M2KRError:
         _tidy(out, state, existed=existed)
         raise
@@ -109,6 +115,7 @@ def build_task(
             if "checked" in facts:
                 counts[f"{config}/{split}"] = facts["checked"]
     record = entry(listed, sources=hashes, options=choices, counts=counts, synthetic=synthetic)
+    record["absent"] = absent
     _report(task, quarantine, out, quiet=quiet)
     publish(out, Built(task, record, folders))
     shutil.rmtree(state)
@@ -117,9 +124,16 @@ def build_task(
 
 
 def _write_tables(
-    task: Task, tables: Tables, work: Path, *, images: ImageRoots | None, quiet: bool
+    task: Task, tables: Tables, work: Path, *, images: ImageRoots | None, workers: int, quiet: bool
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Path]]:
-    """Write and check every split, reusing those that an earlier, killed run finished from the same staged files."""
+    """Write and check every split, reusing those that an earlier, killed run finished from the same staged files.
+
+    With several workers the passages are written in a thread of their own, beside the queries: both are mostly
+    compression, which keeps one core busy each.
+    """
+    from concurrent.futures import Future, ThreadPoolExecutor
+    from threading import Event
+
     import polars as pl
 
     from m2kr.files import digest, write_json
@@ -128,36 +142,49 @@ def _write_tables(
 
     key = digest(__version__, sorted(p.name for p in (work.parent / "staged").glob("*.parquet")), repr(tables.counts))
     folders = {config: work / config for config in (task.data_config, task.passages_config)}
-    configs: dict[str, dict[str, Any]] = {config: {} for config in folders}
     written: dict[int, list[dict[str, Any]]] = {}
-    for split in (split for split in task.splits if split in tables.data):
-        parts = (
-            (task.passages_config, f"{split}_passages", tables.passages[split]),
-            (task.data_config, split, tables.data[split]),
-        )
-        for config, name, rows in parts:
-            note = work / f"{config}-{name}.json"
-            facts = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
-            # A kill while the task was being moved into place leaves a note without its shards.
-            whole = all((folders[config] / shard["path"]).exists() for shard in facts.get("shards", []))
-            if facts.get("key") != key or not whole:
-                # Splits often share one table (valid and test are searched in the same passages): write it once.
-                if id(rows) in written:
-                    shards = copy_split(folders[config], written[id(rows)], name)
-                else:
-                    shards = write_split(folders[config], config, name, rows, quiet=quiet)
-                facts = {"key": key, "shards": shards}
-                write_json(note, facts)
-            written[id(rows)] = facts["shards"]
-            configs[config][name] = facts
-        checked = configs[task.data_config][split]
-        if "checked" not in checked:
-            data, passages = (
-                pl.scan_parquet([folders[config] / shard["path"] for shard in configs[config][name]["shards"]])
-                for config, name, _ in reversed(parts)
-            )
-            checked["checked"] = check_split(task, split, data, passages, images)
-            write_json(work / f"{task.data_config}-{split}.json", checked)
+    stop = Event()
+
+    def write(config: str, name: str, rows: pl.LazyFrame) -> dict[str, Any]:
+        note = work / f"{config}-{name}.json"
+        facts: dict[str, Any] = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
+        # A kill while the task was being moved into place leaves a note without its shards.
+        whole = all((folders[config] / shard["path"]).exists() for shard in facts.get("shards", []))
+        if facts.get("key") != key or not whole:
+            # Splits often share one table (valid and test are searched in the same passages): write it once.
+            if id(rows) in written:
+                shards = copy_split(folders[config], written[id(rows)], name)
+            else:
+                shards = write_split(folders[config], config, name, rows, stop=stop, quiet=quiet)
+            facts = {"key": key, "shards": shards}
+            write_json(note, facts)
+        written[id(rows)] = facts["shards"]
+        return facts
+
+    splits = [split for split in task.splits if split in tables.data]
+    configs: dict[str, dict[str, Any]] = {config: {} for config in folders}
+    with ThreadPoolExecutor(1) as beside:
+        try:
+            passages: dict[str, Future[dict[str, Any]]] = {}
+            for split in splits:
+                arguments = (task.passages_config, f"{split}_passages", tables.passages[split])
+                passages[split] = beside.submit(write, *arguments)
+                if workers == 1:
+                    passages[split].result()
+            for split in splits:
+                configs[task.data_config][split] = write(task.data_config, split, tables.data[split])
+                configs[task.passages_config][f"{split}_passages"] = passages[split].result()
+                checked = configs[task.data_config][split]
+                if "checked" not in checked:
+                    data, pool = (
+                        pl.scan_parquet([folders[config] / shard["path"] for shard in configs[config][name]["shards"]])
+                        for config, name in ((task.data_config, split), (task.passages_config, f"{split}_passages"))
+                    )
+                    checked["checked"] = check_split(task, split, data, pool, images)
+                    write_json(work / f"{task.data_config}-{split}.json", checked)
+        except BaseException:
+            stop.set()  # what is being written beside would else hold up the message
+            raise
     return configs, folders
 
 
@@ -177,6 +204,23 @@ def _made_up(folders: Any) -> tuple[dict[str, Any] | None, dict[str, dict[str, A
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise M2KRError(f"{path} is not a mark of m2kr.synthetic ({error!r}). Make that world again.") from error
     return world, options
+
+
+def _absent(folders: dict[str, Path]) -> list[str]:
+    """Return "<release>/<name>" of the raw files that would be read, or might with some option, if they were there.
+
+    Of the names a file may have, plain or ``.gz``, those count that are tried before the one which is there.
+    """
+    absent = []
+    for folder, place in folders.items():
+        release = RELEASES[folder]
+        for name in (*release.files, *release.optional):
+            plain = name.removesuffix(".gz")
+            for candidate in dict.fromkeys((name, plain, f"{plain}.gz")):  # the order of RawFiles.find
+                if (place / candidate).is_file():
+                    break
+                absent.append(f"{folder}/{candidate}")
+    return absent
 
 
 def _hash_sources(used: dict[str, Path], cache_path: Path | None = None) -> dict[str, dict[str, Any]]:
@@ -238,10 +282,10 @@ def _up_to_date(task: Task, out: Path, raw_root: Path, arguments: argparse.Names
     from m2kr.write import read_manifest
 
     entry = read_manifest(out)["tasks"].get(task.key)
-    if entry is None or entry["m2kr"] != __version__:
+    if entry is None or entry["m2kr"] != __version__ or "absent" not in entry:
         return False
     folders = {folder: arguments.sources.get(folder, raw_root / folder) for folder in task.releases}
-    _, defaults = _made_up(folders.values())
+    synthetic, defaults = _made_up(folders.values())
     settings = make_options(task.key, {**defaults.get(task.key, {}), **arguments.options.get(task.key, {})})
     choices = {
         **asdict(settings),
@@ -249,7 +293,9 @@ def _up_to_date(task: Task, out: Path, raw_root: Path, arguments: argparse.Names
         "on_bad_rows": arguments.on_bad_rows,
         "allow_missing": arguments.allow_missing,
     }
-    if entry["options"] != choices or entry["counts"].get("lacking"):
+    if entry["options"] != choices or entry["synthetic"] != synthetic:
+        return False
+    if not set(entry["absent"]) <= set(_absent(folders)):
         return False
     shards = [shard for splits in entry["configs"].values() for facts in splits.values() for shard in facts["shards"]]
     if any(not (out / s["path"]).is_file() or (out / s["path"]).stat().st_size != s["bytes"] for s in shards):
@@ -257,12 +303,34 @@ def _up_to_date(task: Task, out: Path, raw_root: Path, arguments: argparse.Names
     paths = {}
     for label in entry["sources"]:
         folder, name = label.split("/", 1)
-        paths[label] = arguments.sources.get(folder, raw_root / folder) / name
+        paths[label] = folders[folder] / name
     if not all(path.is_file() for path in paths.values()):
         return False
     if any(path.stat().st_size != entry["sources"][label]["bytes"] for label, path in paths.items()):
         return False
     return bool(_hash_sources(paths) == entry["sources"])
+
+
+def _check_images(task: Task, out: Path, images: ImageRoots) -> None:
+    """Look for every image of a finished task, as a build does.
+
+    Raises:
+        DatasetError: one is missing; the message names the first and counts them.
+    """
+    from m2kr.images import image_paths
+    from m2kr.schema import DatasetError
+
+    missing: dict[str, str] = {}
+    seen: set[str] = set()
+    for split, question, path in image_paths(out, task):
+        if path not in seen:
+            seen.add(path)
+            if not images.has(path):
+                missing[path] = f"{task.data_config}/{split}, row question_id={question!r}"
+    if missing:
+        path, where = next(iter(missing.items()))
+        more = f" ({len(missing):,} images in all)" if len(missing) > 1 else ""
+        raise DatasetError(f"{where}: the image {path} is not in {images}{more}. Name where they are with --images.")
 
 
 def _list() -> None:
@@ -275,7 +343,7 @@ def _list() -> None:
             release = RELEASES[folder]
             print(f"          {folder}/: {', '.join(release.files)}")
             if release.optional:
-                print(f"          read too where they are: {', '.join(release.optional)}")
+                print(f"          not needed, but read where they are: {', '.join(release.optional)}")
             print(f"          {release.title}, {release.url}, licence {release.licence}")
 
 
@@ -331,6 +399,20 @@ def _parse_options(pairs: list[str]) -> dict[str, dict[str, str]]:
     return options
 
 
+def _keep_freed_memory() -> None:
+    """Let glibc, where it is the C library, keep what is freed instead of giving it back to the system at once.
+
+    Raw files are read in blocks of megabytes. Asking the system for each anew takes a quarter of the reading time.
+    """
+    import ctypes
+
+    trim_threshold, mmap_threshold = -1, -3  # as malloc.h numbers them
+    with suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(trim_threshold, 1 << 30)
+        libc.mallopt(mmap_threshold, 32 << 20)  # the most it takes
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see the module."""
     parser = _parser()
@@ -343,6 +425,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     workers = arguments.workers or os.cpu_count() or 1
     # Polars reads this when it is first imported, which is why nothing above imports it.
     os.environ.setdefault("POLARS_MAX_THREADS", str(workers))
+    _keep_freed_memory()
     from m2kr.sources import MODULES, make_options
 
     if not arguments.raw.is_dir():
@@ -365,6 +448,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     built = 0
     for task in tasks:
         if _up_to_date(task, arguments.out, arguments.raw, arguments):
+            if images and task.reads_images:
+                _check_images(task, arguments.out, images.for_task(task))
             say(f"{task.key}: up to date", quiet=arguments.quiet)
             # A kill between the last rename and the clearing up leaves its unfinished work behind.
             shutil.rmtree(arguments.out / STATE / task.key, ignore_errors=True)

@@ -212,13 +212,18 @@ _RELEASES = (
         "evqa",
         "Encyclopedic-VQA",
         (
-            *("train.csv", "val.csv", "test.csv", "encyclopedic_kb_wiki.json"),
-            # Not of the release: image id -> file name, as in the annotations of iNaturalist 2021.
-            *("train_id2name.json", "val_id2name.json"),
+            *("train.csv", "val.csv", "test.csv", "encyclopedic_kb_wiki.zip"),
+            # Not of the release: the annotations of iNaturalist 2021, which say where its pictures are.
+            *("train.json.tar.gz", "val.json.tar.gz"),
         ),
-        "https://github.com/google-research/google-research/tree/master/encyclopedic_vqa",
+        "https://github.com/google-research/google-research/tree/master/encyclopedic_vqa (train.json.tar.gz, "
+        "val.json.tar.gz: https://github.com/visipedia/inat_comp/tree/master/2021)",
         "other",
-        "See the project page; images come from iNaturalist 2021 and Google Landmarks v2.",
+        "See the project pages; images come from iNaturalist 2021 (non-commercial use) and Google Landmarks v2.",
+        (
+            *("encyclopedic_kb_wiki.json", "train.json", "val.json"),  # the same, unpacked
+            *("train_id2name.json", "val_id2name.json"),  # made of the annotations: {id: file name}
+        ),
     ),
     Release(
         "wikipedia",

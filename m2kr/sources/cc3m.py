@@ -16,8 +16,8 @@ import polars as pl
 
 from m2kr.schema import leaves_root
 from m2kr.sources import choice
-from m2kr.sources.raw import RawFiles, Tables, from_rows, is_text, where
-from m2kr.sources.readers import Advance, BadRow, Batch, read_json_array
+from m2kr.sources.raw import RawFiles, Tables, from_rows, where
+from m2kr.sources.readers import Advance, BadRow, Batch, is_text, read_json_array
 from m2kr.tasks import TASKS
 
 TASK = TASKS["CC"]

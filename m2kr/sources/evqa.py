@@ -1,10 +1,15 @@
 """Encyclopedic-VQA: questions about a plant, an animal or a landmark, over sections of Wikipedia pages.
 
 Native files: ``train.csv``, ``val.csv``, ``test.csv`` (quoted, read by column name), and
-``encyclopedic_kb_wiki.json``, one JSON object of tens of gigabytes, address -> page, which is read member by member.
-A question names the page and the number of the section that answers it: its one positive. Pictures are iNaturalist's,
-whose file names ``train_id2name.json`` and ``val_id2name.json`` give (they are not part of the release: {id: file name}
-of iNaturalist 2021's train and val images), and those of Google Landmarks v2.
+``encyclopedic_kb_wiki.zip`` with one JSON object of tens of gigabytes, address -> page, which is read member by member
+(unpacked to ``encyclopedic_kb_wiki.json`` it is read too). A question names the page and the number of the section that
+answers it: its one positive.
+
+Pictures are those of Google Landmarks v2, whose path follows from their id, and iNaturalist 2021's, whose path stands
+in that dataset's own annotations, ``train.json.tar.gz`` and ``val.json.tar.gz`` (COCO's form: ``images`` is a list of
+objects with ``id`` and ``file_name``; unpacked they are read too). In their place may be ``train_id2name.json`` and
+``val_id2name.json``, {id: file name}, which other projects have made of them. The questions of train are about
+pictures of iNaturalist's train half, those of valid and test about its val half, and each half has its own ids.
 """
 
 from __future__ import annotations
@@ -24,12 +29,17 @@ from m2kr.sources import choice
 from m2kr.sources.chance import draw, instruction, sample
 from m2kr.sources.quoted import read_quoted
 from m2kr.sources.raw import RawFiles, Tables, from_rows, in_file_order, where
-from m2kr.sources.readers import Advance, BadRow, Batch, read_json_members
+from m2kr.sources.readers import Advance, BadRow, Batch, is_text, read_json_members, stream_json_array
 from m2kr.tasks import TASKS
 
 TASK = TASKS["EVQA"]
 _FILES = {"train": "train.csv", "valid": "val.csv", "test": "test.csv"}
-_NAMES = {"train": "train_id2name.json", "valid": "val_id2name.json", "test": "val_id2name.json"}
+# The last is the file as downloaded; what was unpacked or made of it goes before it, where it is there.
+_KNOWLEDGE = ("encyclopedic_kb_wiki.json", "encyclopedic_kb_wiki.zip")
+_PICTURES = {
+    split: (f"{half}_id2name.json", f"{half}.json", f"{half}.json.tar.gz")
+    for split, half in {"train": "train", "valid": "val", "test": "val"}.items()
+}
 _TYPES = ("templated", "automatic", "multi_answer", "2_hop")
 _COLUMNS = (
     "question",
@@ -48,7 +58,6 @@ _SECTIONS: dict[str, pl.DataType | type[pl.DataType]] = {
     "text": pl.String,
     "evidence": pl.Boolean,
 }
-_KNOWLEDGE = "encyclopedic_kb_wiki.json"
 
 
 @dataclass(frozen=True)
@@ -103,7 +112,7 @@ def build(raw: RawFiles, options: Options, seed: int) -> Tables:
         BadRowsError: a record cannot be used and such records are not to be skipped.
     """
     tables = Tables()
-    knowledge = raw.find("evqa", _KNOWLEDGE)
+    knowledge = _find(raw, _KNOWLEDGE)
     asked: dict[str, pl.DataFrame] = {}
     for split, file in _FILES.items():
         path = raw.find("evqa", file)
@@ -112,7 +121,7 @@ def build(raw: RawFiles, options: Options, seed: int) -> Tables:
         else:
             asked[split] = _questions(raw, path, split, options, seed)
     if knowledge is None:
-        tables.lacking.append(f"EVQA: without {_KNOWLEDGE} there are no passages, so nothing can be built.")
+        tables.lacking.append(f"EVQA: without {_KNOWLEDGE[-1]} there are no passages, so nothing can be built.")
     if knowledge is None or not asked:
         return tables
     sections = _sections(raw, knowledge, list(asked.values()), options, seed)
@@ -139,6 +148,13 @@ def build(raw: RawFiles, options: Options, seed: int) -> Tables:
     if train_pool is None and options.pools == "train+own" and tables.data:
         tables.lacking.append("EVQA: without train, valid and test are searched in their own sections alone.")
     return tables
+
+
+def _find(raw: RawFiles, names: tuple[str, ...]) -> Path | None:
+    """Return the first of some files that is there; where none is, it is the last that is missing."""
+    *others, last = names
+    there = (raw.find("evqa", name, optional=True) for name in others)
+    return next((path for path in there if path is not None), None) or raw.find("evqa", last)
 
 
 def _questions(raw: RawFiles, path: Path, split: str, options: Options, seed: int) -> pl.DataFrame:
@@ -301,11 +317,7 @@ def _page_fault(page: Any) -> str:
     titles = page.get("section_titles", texts)
     if not isinstance(titles, list) or len(titles) != len(texts):
         return "section_titles and section_texts differ in number"
-    try:
-        "".join([title, *texts]).encode("utf-8")
-    except UnicodeEncodeError:
-        return "a text holds half a surrogate pair, which is no character"
-    return ""
+    return "" if is_text([title, *texts]) else "a text holds half a surrogate pair, which is no character"
 
 
 def _answered(raw: RawFiles, split: str, rows: pl.DataFrame, sections: pl.DataFrame) -> pl.DataFrame:
@@ -316,7 +328,7 @@ def _answered(raw: RawFiles, split: str, rows: pl.DataFrame, sections: pl.DataFr
     raw.quarantine.add(
         raw.folder("evqa") / _FILES[split],
         [
-            BadRow(row, f"section {section} of {url} is not in {_KNOWLEDGE}, or has no text", question, name)
+            BadRow(row, f"section {section} of {url} is not in {_KNOWLEDGE[0]}, or has no text", question, name)
             for row, section, url, question, name in lost.select(
                 "row", "section", "url", "question", pl.format("question_id {}", "question_id")
             ).iter_rows()
@@ -333,11 +345,10 @@ def _named(raw: RawFiles, split: str, rows: pl.DataFrame) -> pl.DataFrame:
         "google-landmark/train/{}/{}/{}/{}.jpg", *(image.str.slice(place, 1) for place in range(3)), "image"
     )
     wanted = rows.filter(pl.col("dataset_name") == "inaturalist")["image"].unique()
+    path = _find(raw, _PICTURES[split]) if wanted.len() else None
     names = pl.DataFrame(schema={"image": pl.String, "name": pl.String})
-    if wanted.len():
-        path = raw.find("evqa", _NAMES[split])
-        if path is not None:
-            names = _picture_names(raw, path, wanted)
+    if path is not None:
+        names = _picture_names(raw, path, wanted)
     joined = rows.join(names, on="image", how="left", maintain_order="left").with_columns(
         img_path=pl.when(pl.col("dataset_name") == "landmarks").then(landmark).otherwise("inat/" + pl.col("name"))
     )
@@ -345,7 +356,7 @@ def _named(raw: RawFiles, split: str, rows: pl.DataFrame) -> pl.DataFrame:
     raw.quarantine.add(
         raw.folder("evqa") / _FILES[split],
         [
-            BadRow(row, f"its picture {number} is not in {_NAMES[split]}", question, name)
+            BadRow(row, f"its picture {number} is not in {(path or Path(_PICTURES[split][-1])).name}", question, name)
             for row, number, question, name in lost.select(
                 "row", "image", "question", pl.format("question_id {}", "question_id")
             ).iter_rows()
@@ -359,25 +370,40 @@ def _picture_names(raw: RawFiles, path: Path, wanted: pl.Series) -> pl.DataFrame
     ids = frozenset(wanted)
 
     def rows(path: Path, advance: Advance) -> Iterator[dict[str, object] | BadRow]:
-        for number, element in enumerate(read_json_members(path, advance), start=1):
+        for element in _named_pictures(path, advance):
             if isinstance(element, BadRow):
                 yield element
-            elif element[0] in ids:
-                image, name = element
-                if isinstance(name, str) and name.strip():
-                    yield {"row": f"member {number}", "image": image, "name": name}
+            elif element[1] in ids:
+                row, image, name = element
+                if isinstance(name, str) and name.strip() and is_text(name):
+                    yield {"row": row, "image": image, "name": name}
                 else:
-                    yield BadRow(f"member {number}", "the file name is not a string", str(name)[:200], f"id {image}")
+                    yield BadRow(row, "the file name is not a string, or empty", str(name)[:200], f"id {image}")
 
     schema = {"row": pl.String, "image": pl.String, "name": pl.String}
     staged = raw.stage(
         path,
-        f"evqa-{path.name.split('.json')[0]}",
+        f"evqa-pictures-{path.name.partition('.json')[0]}",
         lambda path, advance: from_rows(rows(path, advance), schema),
         _inside,
         settings=digest(sorted(ids)),
     )
     return raw.without_repeats(path, staged, "image").drop("row").collect()
+
+
+def _named_pictures(path: Path, advance: Advance) -> Iterator[tuple[str, str, object] | BadRow]:
+    """Yield row, id and file name of each of iNaturalist's pictures, out of its annotations or an id2name map."""
+    if "_id2name." in path.name:
+        for number, member in enumerate(read_json_members(path, advance), start=1):
+            yield member if isinstance(member, BadRow) else (f"member {number}", *member)
+        return
+    for element in stream_json_array(path, "images", advance):
+        if isinstance(element, BadRow):
+            yield element
+        elif isinstance(element[1], dict):
+            yield element[0], str(element[1].get("id")), element[1].get("file_name")
+        else:
+            yield BadRow(element[0], "it is not an object with id and file_name", str(element[1])[:200])
 
 
 def _inside(batch: Batch) -> Batch:

@@ -19,8 +19,8 @@ from m2kr.errors import M2KRError
 from m2kr.schema import leaves_root
 from m2kr.sources import choice
 from m2kr.sources.chance import instruction, sample
-from m2kr.sources.raw import RawFiles, Tables, from_rows, is_text, where
-from m2kr.sources.readers import Advance, BadRow, Batch, read_json_members
+from m2kr.sources.raw import RawFiles, Tables, from_rows, where
+from m2kr.sources.readers import Advance, BadRow, Batch, is_text, read_json_members
 from m2kr.tasks import TASKS
 
 TASK = TASKS["KVQA"]
@@ -72,8 +72,10 @@ class Options:
     )
     test_queries: int = choice(
         5_120,
-        "Queries of part 2 that are the test split, chosen by a seeded hash; the others are valid.",
-        "The published number. Valid and test share one pool of passages; which queries were chosen is not known.",
+        "Queries of part 2 that are the test split, chosen by a seeded hash; the others are valid. Valid and test "
+        "share images, and with them positive passages: a retriever chosen on valid was chosen on much of test.",
+        "The published number. Valid and test share one pool of passages; which queries were chosen, and so whether "
+        "the published splits share images too, is not known.",
     )
 
 

@@ -18,7 +18,7 @@ from m2kr import __version__
 from m2kr.errors import BadRowsError, M2KRError, MissingFilesError
 from m2kr.files import ahead, digest, write_json
 from m2kr.progress import progress
-from m2kr.sources.readers import Advance, BadRow, Batch
+from m2kr.sources.readers import Advance, BadRow, Batch, read_pieces
 from m2kr.tasks import RELEASES
 
 OnBadRows = Literal["error", "skip"]
@@ -314,15 +314,6 @@ def from_rows(
         yield Batch(pl.DataFrame(good, schema=schema, orient="row"), bad)
 
 
-def is_text(value: object) -> bool:
-    """Whether all strings of a JSON value can be written: a lone surrogate, which JSON can spell, cannot."""
-    try:
-        json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except (UnicodeEncodeError, TypeError, ValueError):
-        return False
-    return True
-
-
 def ordered_map(function: Callable[[_T], _R], items: Iterable[_T], workers: int) -> Iterator[_R]:
     """Map over ``items`` in threads, in order, with only a few items in flight, so that memory stays bounded."""
     if workers <= 1:
@@ -360,4 +351,5 @@ def _write(path: Path, frames: Iterator[pl.DataFrame], source: Path) -> None:
         if writer is not None:
             writer.close()
     if writer is None:
-        raise BadRowsError(f"{source} is empty. Download it again.")
+        something = next(read_pieces(source, lambda _: None), None) is not None
+        raise BadRowsError(f"{source} {'has its header and no rows' if something else 'is empty'}. Download it again.")

@@ -15,8 +15,11 @@ import polars as pl
 import pytest
 
 from m2kr.build import main
+from m2kr.cards import card
 from m2kr.errors import run_command
-from m2kr.tasks import TASKS
+from m2kr.sources import make_options, source_of
+from m2kr.sources.raw import Quarantine, RawFiles
+from m2kr.tasks import RELEASES, TASKS
 from m2kr.write import read_manifest
 
 RAW_SAMPLES = Path(__file__).resolve().parents[3] / "shared" / "raw_samples"
@@ -243,6 +246,113 @@ def test_a_missing_image_is_named(raw, world, tmp_path, capsys):
     sorted((raw / "coco" / "val2014").glob("*.jpg"))[0].unlink()
     assert build(raw, tmp_path / "out", "--tasks", "OKVQA", "--images", str(raw), "--quiet") == 2
     assert "the image val2014/COCO_val2014_" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_images_are_looked_for_in_a_finished_build_too(raw, world, tmp_path, capsys, packed):
+    place = tmp_path / "images" / "coco"
+    shutil.copytree(world / "coco", place)
+    out = tmp_path / "out"
+    images = place
+    if packed:
+        images = Path(shutil.make_archive(str(tmp_path / "coco"), "zip", place))
+    arguments = ("--tasks", "OKVQA", "--quiet", "--images", f"OKVQA={images}")
+    assert build(raw, out, *arguments[:3]) == 0
+    before = contents(out)
+    assert build(raw, out, *arguments) == 0
+    capsys.readouterr()
+    lost = sorted(pl.read_parquet(out / "OKVQA_data" / "test-*.parquet")["img_path"].unique())[:2]
+    for name in lost:
+        (place / name).unlink()
+    if packed:
+        shutil.make_archive(str(tmp_path / "coco"), "zip", place)
+    assert build(raw, out, *arguments) == 2
+    message = capsys.readouterr().err
+    assert re.search(r"OKVQA_data/\w+, row question_id=.* \(2 images in all\)", message)
+    assert any(name in message for name in lost)
+    assert contents(out) == before
+    assert build(raw, out, *arguments[:3]) == 0  # not asked for, not looked for
+
+
+def entry_of(out, task):
+    return read_manifest(out)["tasks"][task]
+
+
+def test_a_raw_file_that_comes_later_is_built_in(raw, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = ("--tasks", "MSMARCO", "--allow-missing")
+    late = raw / "msmarco" / "qrels.train.tsv"
+    content = late.read_bytes()
+    late.unlink()
+    assert build(raw, out, *arguments) == 0
+    assert entry_of(out, "MSMARCO")["counts"]["lacking"]
+    assert "msmarco/qrels.train.tsv" in entry_of(out, "MSMARCO")["absent"]
+    capsys.readouterr()
+    # What lacks something is finished as well, as long as nothing new is there.
+    (raw / "msmarco" / "notes.txt").write_text("mine")
+    assert build(raw, out, *arguments) == 0
+    assert "MSMARCO: up to date" in capsys.readouterr().err
+    late.with_name("qrels.train.tsv.gz").write_bytes(gzip.compress(content))
+    assert build(raw, out, *arguments) == 0
+    assert "up to date" not in capsys.readouterr().err
+    assert "train" in entry_of(out, "MSMARCO")["configs"]["MSMARCO_data"]
+    assert build(raw, out, *arguments) == 0
+    assert "up to date" in capsys.readouterr().err
+
+
+def test_an_optional_raw_file_that_comes_later_is_seen_once(raw, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert build(raw, out, "--tasks", "EVQA") == 0
+    archive = raw / "evqa" / "encyclopedic_kb_wiki.zip"
+    shutil.unpack_archive(archive, archive.parent)
+    capsys.readouterr()
+    before = pl.read_parquet(out / "EVQA_data" / "*.parquet")
+    assert build(raw, out, "--tasks", "EVQA") == 0
+    assert "up to date" not in capsys.readouterr().err
+    assert "evqa/encyclopedic_kb_wiki.json" in entry_of(out, "EVQA")["sources"]
+    assert pl.read_parquet(out / "EVQA_data" / "*.parquet").equals(before)
+    archive.unlink()  # no longer read
+    assert build(raw, out, "--tasks", "EVQA") == 0
+    assert "up to date" in capsys.readouterr().err
+
+
+def test_a_manifest_that_does_not_say_what_was_absent_is_not_trusted(raw, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert build(raw, out, "--tasks", "KVQA", "--quiet") == 0
+    manifest = read_manifest(out)
+    del manifest["tasks"]["KVQA"]["absent"]
+    (out / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    assert build(raw, out, "--tasks", "KVQA") == 0
+    assert "KVQA: building" in capsys.readouterr().err
+
+
+def test_no_source_reads_a_file_that_its_release_does_not_list(world, tmp_path, monkeypatch):
+    # Whether a finished task is up to date is told by the lists.
+    asked = set()
+    find = RawFiles.find
+
+    def noted(self, release, name, *, optional=False):
+        asked.add((release, name))
+        return find(self, release, name, optional=optional)
+
+    monkeypatch.setattr(RawFiles, "find", noted)
+    for task in TASKS.values():
+        asked.clear()
+        source_of(task.key).build(
+            RawFiles(world, tmp_path / task.key, quarantine=Quarantine("skip", allow_missing=True), quiet=True),
+            make_options(task.key, {}),
+            0,
+        )
+        assert asked
+        listed = {(folder, name) for folder in task.releases for name in RELEASES[folder].files}
+        listed |= {(folder, name) for folder in task.releases for name in RELEASES[folder].optional}
+        assert asked <= listed, task.key
+
+
+def test_the_card_of_kvqa_says_that_valid_and_test_share_images(built):
+    valid, test = (pl.read_parquet(built / "KVQA_data" / f"{split}-*.parquet") for split in ("valid", "test"))
+    assert set(valid["img_id"]) & set(test["img_id"])
+    assert "Valid and test share images" in card(TASKS["KVQA"])
 
 
 @pytest.mark.parametrize(

@@ -21,19 +21,6 @@ OKVQA = TASKS["OKVQA"]
 
 
 @pytest.fixture
-def data(built, tmp_path):
-    """A benchmark of two tasks that a test may damage."""
-    out = tmp_path / "data"
-    for key in ("MSMARCO", "OKVQA"):
-        for suffix in ("data", "passages"):
-            shutil.copytree(built / f"{key}_{suffix}", out / f"{key}_{suffix}")
-    manifest = read_manifest(built)
-    manifest["tasks"] = {key: manifest["tasks"][key] for key in ("MSMARCO", "OKVQA")}
-    (out / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    return out
-
-
-@pytest.fixture
 def coco(world, tmp_path):
     """The images of OKVQA, which a test may damage."""
     return shutil.copytree(world / "coco", tmp_path / "coco")

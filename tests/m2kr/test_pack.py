@@ -1,6 +1,5 @@
 """Images in shards: written once, whole, the same bytes each time, and read by load_task and load_dataset."""
 
-import json
 import pickle
 import shutil
 import signal
@@ -22,19 +21,6 @@ from m2kr.tasks import TASKS
 from m2kr.write import read_manifest
 
 TASK = TASKS["OKVQA"]
-
-
-@pytest.fixture
-def data(built, tmp_path):
-    """A benchmark that a test may change, of two tasks."""
-    out = tmp_path / "data"
-    for key in ("MSMARCO", "OKVQA"):
-        for suffix in ("data", "passages"):
-            shutil.copytree(built / f"{key}_{suffix}", out / f"{key}_{suffix}")
-    manifest = read_manifest(built)
-    manifest["tasks"] = {key: manifest["tasks"][key] for key in ("MSMARCO", "OKVQA")}
-    (out / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    return out
 
 
 @pytest.fixture

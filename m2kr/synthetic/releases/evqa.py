@@ -5,9 +5,13 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import json
 import re
+import tarfile
 import uuid
-from collections.abc import Iterator
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -32,6 +36,7 @@ _SPECIES = {
 _PICTURES = (1, 1, 2, 1, 5, 1, 1, 1, 1, 5)  # of an entity in training, by the last digit of its number
 _FACTS: dict[Split, slice] = {"train": slice(0, 5), "val": slice(5, 7), "test": slice(7, 9)}  # of a training entity
 _TRAIN_IDS, _VAL_IDS = 2_686_843, 100_000
+_RANKS = ("kingdom", "phylum", "class", "order")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +75,8 @@ def _images(world: World, split: Split, entity: Entity) -> list[_Image]:
             total = max(_TRAIN_IDS if split == "train" else _VAL_IDS, 16 * world.sizes.asked)
             place = 8 * entity.index + 4 * (split == "test") + number  # at most five in train, two in val and test
             image_id = str(Shuffle(total, f"{world.seed}/inat {folder}").at(place))
-            category = f"{entity.index:05d}_{_SPECIES[entity.kind.word]}_{entity.name}"
             name = uuid.UUID(bytes=hashlib.md5(key.encode(), usedforsecurity=False).digest(), version=4)
-            images.append(_Image(image_id, f"inat/{folder}/{category}/{name}.jpg", variation))
+            images.append(_Image(image_id, f"inat/{folder}/{_folder(entity)}/{name}.jpg", variation))
         else:
             image_id = hashlib.sha256(key.encode()).hexdigest()[:16]
             path = f"google-landmark/train/{'/'.join(image_id[:3])}/{image_id}.jpg"
@@ -80,32 +84,147 @@ def _images(world: World, split: Split, entity: Entity) -> list[_Image]:
     return images
 
 
+def _folder(species: Entity) -> str:
+    return f"{species.index:05d}_{_SPECIES[species.kind.word]}_{species.name}"
+
+
 def evqa(world: World) -> Iterator[Part]:
-    """Encyclopedic-VQA: three CSV files, the knowledge base in one JSON object, iNaturalist's names, the pictures."""
+    """Encyclopedic-VQA: three CSV files, the knowledge base in a zip, iNaturalist's annotations, the pictures."""
     entities = {split: sum(1 for _ in _covered(world, split)) for split in _SPLITS}
     for split in _SPLITS:
         yield Part(f"{split}.csv", entities[split], encoded(partial(_csv, world, split)))
     pages = world.sizes.entities + world.sizes.people
-    yield Part("encyclopedic_kb_wiki.json", pages, encoded(lambda: json_members(_pages(world))))
+    base = encoded(lambda: json_members(_pages(world)))
+    yield Part("encyclopedic_kb_wiki.zip", pages, _zipped("encyclopedic_kb_wiki.json", base))
     for folder, splits in (("train", _SPLITS[:1]), ("val", _SPLITS[1:])):
         count = sum(entities[split] for split in splits)
-        yield Part(f"{folder}_id2name.json", count, encoded(partial(_id2name, world, splits)))
+        annotations = encoded(partial(_annotations, world, splits))
+        yield Part(f"{folder}.json.tar.gz", count, _tarred(f"{folder}.json", annotations))
     for split in _SPLITS:
         for entity in _covered(world, split):
             for image in _images(world, split, entity):
                 yield picture(f"images/{image.path}", world, entity.index, image.variation)
 
 
-def _id2name(world: World, splits: tuple[Split, ...]) -> Iterator[str]:
-    return json_members(_names(world, splits))
+# --- archives -------------------------------------------------------------------------------------------------------
 
 
-def _names(world: World, splits: tuple[Split, ...]) -> Iterator[tuple[str, str]]:
+class _Written:
+    """A file without places to go back to, whose content is taken bit by bit."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def write(self, data: bytes) -> int:
+        self.data += data
+        return len(data)
+
+    def flush(self) -> None:
+        """Do nothing: what was written is there."""
+
+    def take(self) -> bytes:
+        data = bytes(self.data)
+        self.data.clear()
+        return data
+
+
+def _zipped(name: str, pieces: Callable[[], Iterator[bytes]]) -> Callable[[], Iterator[bytes]]:
+    """Return a zip of one file, which holds no time and says the same on every platform."""
+
+    def packed() -> Iterator[bytes]:
+        file = _Written()
+        member = zipfile.ZipInfo(name)  # of 1980
+        member.compress_type, member.create_system = zipfile.ZIP_DEFLATED, 3
+        # An ``IO`` as far as zipfile asks for one.
+        with (
+            zipfile.ZipFile(file, "w") as archive,  # type: ignore[call-overload]
+            archive.open(member, "w", force_zip64=True) as content,
+        ):
+            for piece in pieces():
+                content.write(piece)
+                yield file.take()
+        yield file.take()
+
+    return packed
+
+
+def _tarred(name: str, pieces: Callable[[], Iterator[bytes]]) -> Callable[[], Iterator[bytes]]:
+    """Return a .tar.gz of one file, without a time."""
+
+    def packed() -> Iterator[bytes]:
+        member = tarfile.TarInfo(name)
+        member.size = sum(map(len, pieces()))  # stands before the content, which is therefore made twice
+        stream = zlib.compressobj(6, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
+        yield stream.compress(member.tobuf())
+        for piece in pieces():
+            yield stream.compress(piece)
+        yield stream.compress(bytes(-member.size % tarfile.BLOCKSIZE + 2 * tarfile.BLOCKSIZE))
+        yield stream.flush()
+
+    return packed
+
+
+# --- iNaturalist ----------------------------------------------------------------------------------------------------
+
+
+def _annotations(world: World, splits: tuple[Split, ...]) -> Iterator[str]:
+    """Yield iNaturalist's annotations in COCO's form, on one line, NaN where a place is not known."""
+    start = {"info": {"year": 2021, "version": "0", "description": "Made up", "contributor": "", "url": ""}}
+    yield json.dumps(start)[:-1] + ', "images": ['
+    yield from _listed(_image(world, image, entity) for entity, image in _species_images(world, splits))
+    yield '], "categories": ['
+    yield from _listed(
+        _category(entity) for entity in map(world.entity, range(world.sizes.asked)) if _is_species(entity)
+    )
+    yield '], "annotations": ['
+    yield from _listed(
+        {"id": int(image.image_id), "image_id": int(image.image_id), "category_id": entity.index}
+        for entity, image in _species_images(world, splits)
+    )
+    yield '], "licenses": [{"id": 0, "name": "None, the picture is made up", "url": ""}]}'
+
+
+def _listed(records: Iterator[dict[str, Any]]) -> Iterator[str]:
+    for number, record in enumerate(records):
+        yield (", " if number else "") + json.dumps(record)
+
+
+def _species_images(world: World, splits: tuple[Split, ...]) -> Iterator[tuple[Entity, _Image]]:
     for split in splits:
         for entity in _covered(world, split):
             if _is_species(entity):
                 for image in _images(world, split, entity):
-                    yield image.image_id, image.path.removeprefix("inat/")
+                    yield entity, image
+
+
+def _image(world: World, image: _Image, entity: Entity) -> dict[str, Any]:
+    from m2kr.synthetic.draw import SIZE  # Pillow, which the other files do without
+
+    rng = world.rng("inat", image.path)
+    known = rng.random() < 0.9
+    return {
+        "id": int(image.image_id),
+        "width": SIZE,
+        "height": SIZE,
+        "file_name": image.path.removeprefix("inat/"),
+        "license": 0,
+        "rights_holder": entity.person.name,
+        "date": f"{rng.randrange(2005, 2021)}-{rng.randrange(1, 13):02d}-{rng.randrange(1, 29):02d} 12:00:00+00:00",
+        "latitude": round(rng.uniform(-60, 70), 5) if known else float("nan"),
+        "longitude": round(rng.uniform(-180, 180), 5) if known else float("nan"),
+        "location_uncertainty": rng.randrange(1, 500) if known else float("nan"),
+    }
+
+
+def _category(entity: Entity) -> dict[str, Any]:
+    return {
+        "id": entity.index,
+        "name": entity.title,
+        "common_name": entity.title,
+        "supercategory": entity.kind.word,
+        **dict(zip(_RANKS, _SPECIES[entity.kind.word].split("_"), strict=True)),
+        "image_dir_name": _folder(entity),
+    }
 
 
 # --- questions ------------------------------------------------------------------------------------------------------

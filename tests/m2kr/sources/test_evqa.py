@@ -1,9 +1,12 @@
 """Encyclopedic-VQA: questions meet the section that answers them, and the name of their picture."""
 
 import csv
+import gzip
 import io
 import json
 import random
+import tarfile
+import zipfile
 
 import polars as pl
 import pytest
@@ -289,9 +292,106 @@ def test_a_picture_without_a_name_lacks_its_other_half(release, put, root, table
     with pytest.raises(MissingFilesError, match=r"train.csv, line 2 .*its picture 12 is not in train_id2name.json"):
         tables("EVQA")
     (root / "evqa/train_id2name.json").unlink()
-    with pytest.raises(MissingFilesError, match=r"train_id2name.json is missing"):
+    with pytest.raises(MissingFilesError, match=r"train.json.tar.gz is missing. .*visipedia/inat_comp"):
         tables("EVQA")
     assert tables("EVQA", allow_missing=True)[0]["train"]["question_type"].to_list() == ["templated"]
+
+
+def annotations(*images):
+    """iNaturalist's annotations, with what it writes where a place is not known."""
+    whole = [{"id": number, "width": 5, "latitude": float("nan"), "file_name": name} for number, name in images]
+    links = [{"id": number, "image_id": number, "category_id": 1} for number, _ in images]
+    return json.dumps({"info": {}, "images": whole, "categories": [{"id": 1}], "annotations": links, "licenses": []})
+
+
+def tarred(name, text):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        member = tarfile.TarInfo(name)
+        member.size = len(text.encode())
+        archive.addfile(member, io.BytesIO(text.encode()))
+    return buffer.getvalue()
+
+
+def zipped(name, text):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, text)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("ending", ["json.tar.gz", "json.tar", "json", "json.gz"])
+def test_names_come_out_of_inaturalists_annotations_as_well(release, put, root, tables, ending):
+    expected = tables("EVQA")[0]
+    for half in ("train", "val"):
+        names = json.loads((root / f"evqa/{half}_id2name.json").read_text())
+        (root / f"evqa/{half}_id2name.json").unlink()
+        text = annotations(*((int(number), name) for number, name in names.items()))
+        content = {"json": text.encode(), "json.gz": gzip.compress(text.encode())}
+        content["json.tar.gz"] = tarred(f"{half}.json", text)
+        content["json.tar"] = gzip.decompress(content["json.tar.gz"])
+        put(f"evqa/{half}.{ending}", content[ending])
+    found = tables("EVQA")[0]
+    assert list(found) == ["train", "valid", "test"]
+    assert all(found[split].equals(expected[split]) for split in expected)
+
+
+def test_the_knowledge_base_is_read_out_of_its_zip(release, put, root, tables):
+    expected = tables("EVQA")
+    plain = root / "evqa/encyclopedic_kb_wiki.json"
+    put("evqa/encyclopedic_kb_wiki.zip", zipped(plain.name, plain.read_text()))
+    plain.write_text("{}")
+    with pytest.raises(MissingFilesError):  # what was unpacked goes before what was downloaded
+        tables("EVQA")
+    plain.unlink()
+    data, passages, quarantine, _ = tables("EVQA")
+    assert all(data[split].equals(expected[0][split]) for split in expected[0])
+    assert all(passages[split].equals(expected[1][split]) for split in expected[1])
+    assert quarantine.rows == []
+
+
+def test_a_damaged_zip_is_named_and_what_it_holds_before_is_kept(release, put, root, tables):
+    pages = {f"{WIKI}Example_vetch": VETCH, f"{WIKI}Old_Mill": MILL}
+    (root / "evqa/encyclopedic_kb_wiki.json").unlink()
+    whole = zipped("kb.json", json.dumps(pages))
+    put("evqa/encyclopedic_kb_wiki.zip", whole[:-30])
+    with pytest.raises(
+        BadRowsError,
+        match=r"encyclopedic_kb_wiki.zip, after the beginning: damaged from here on .File is not a zip file",
+    ):
+        tables("EVQA")
+    put("evqa/encyclopedic_kb_wiki.zip", zipped("kb.json", json.dumps(pages)[:-40]))
+    with pytest.raises(BadRowsError, match=r"encyclopedic_kb_wiki.zip, after member 1 .*invalid JSON from here on"):
+        tables("EVQA")
+    assert tables("EVQA", on_bad_rows="skip")[0]["train"].height == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (annotations((12, 5)), "record 1 .id 12.: the file name is not a string"),
+        (annotations((13, "a.jpg"), (12, "../x.jpg")), "record 2 .*12.*leaves its root"),
+        (annotations((12, "a.jpg"), (12, "b.jpg")), "record 2 .*12.*the id stands already at record 1"),
+        ('{"images": [7]}', "record 1: it is not an object with id and file_name"),
+        ('{"images": []}', 'the beginning: the file holds no record under "images"'),
+        (annotations((12, "a.jpg"))[:-30], "after record 1: invalid JSON from here on"),
+    ],
+)
+def test_a_bad_annotation_is_named(release, put, root, tables, text, reason):
+    (root / "evqa/train_id2name.json").unlink()
+    put("evqa/train.json.tar.gz", tarred("train.json", text))
+    with pytest.raises(BadRowsError, match=f"train.json.tar.gz, {reason}"):
+        tables("EVQA")
+    assert "templated" in tables("EVQA", on_bad_rows="skip")[0]["train"]["question_type"].to_list()
+
+
+def test_a_table_without_rows_is_told_from_an_empty_one(release, put, tables):
+    put("evqa/val.csv", sheet())
+    with pytest.raises(BadRowsError, match=r"val.csv has its header and no rows"):
+        tables("EVQA")
+    put("evqa/val.csv", b"")
+    with pytest.raises(BadRowsError, match=r"val.csv is empty"):
+        tables("EVQA")
 
 
 def test_landmarks_alone_need_no_names(release, put, root, tables):
@@ -310,6 +410,8 @@ def test_files_may_be_missing(release, root, tables):
     assert "EVQA train: not built" in lacking[0]
     (root / "evqa/encyclopedic_kb_wiki.json").unlink()
     assert tables("EVQA", allow_missing=True)[0] == {}
+    with pytest.raises(MissingFilesError, match=r"encyclopedic_kb_wiki.zip is missing"):
+        tables("EVQA")
 
 
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from m2kr.errors import BadRowsError, M2KRError, MissingFilesError
 from m2kr.sources.chance import draw, instruction, sample
+from m2kr.sources.quoted import read_quoted
 from m2kr.sources.raw import Quarantine, RawFiles, Tables, ordered_map, where
 from m2kr.sources.readers import BadRow, Batch, read_lines
 
@@ -99,6 +100,8 @@ def test_an_interrupted_reading_leaves_no_staged_table(raw):
 def test_an_empty_file_is_an_error(raw):
     with pytest.raises(BadRowsError, match="is empty"):
         raw.stage(write(raw, "f.tsv", ""), "f", read_lines)
+    with pytest.raises(BadRowsError, match="has its header and no rows"):
+        raw.stage(write(raw, "g.tsv", "a\tb\n"), "g", lambda path, advance: read_quoted(path, ["a", "b"], advance))
 
 
 def test_bad_rows_of_a_reused_table_are_reported_again(raw):

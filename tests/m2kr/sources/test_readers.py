@@ -5,16 +5,27 @@ import gzip
 import io
 import json
 import re
+import tarfile
+import tracemalloc
+import zipfile
 
 import polars as pl
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from m2kr.errors import BadRowsError
 from m2kr.sources import readers
 from m2kr.sources.quoted import read_quoted
-from m2kr.sources.readers import BadRow, read_json_array, read_json_members, read_jsonl, read_lines
+from m2kr.sources.readers import (
+    BadRow,
+    is_text,
+    read_json_array,
+    read_json_members,
+    read_jsonl,
+    read_lines,
+    stream_json_array,
+)
 
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 QUICK = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -294,3 +305,142 @@ def test_half_a_character_in_a_damaged_array_costs_its_element(tmp_path):
     good = [element[1] for element in elements if not isinstance(element, BadRow)]
     assert {"a": 2} in good
     assert all(str(value).encode("utf-8") for value in good)
+
+
+def archived(folder, ending, content, names=("._file.json", "ABOUT.txt", "x/file.json")):
+    """Write bytes as a file of that ending; an archive has them under the last of some names."""
+    path = folder / f"file{ending}"
+    others = [b"{}"] * (len(names) - 1)
+    if ending == ".zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, data in zip(names, [*others, content], strict=True):
+                archive.writestr(name, data)
+    elif "tar" in ending or "tgz" in ending:
+        with tarfile.open(path, "w:gz" if ending.endswith("gz") else "w") as archive:
+            for name, data in zip(names, [*others, content], strict=True):
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+    else:
+        path.write_bytes(gzip.compress(content) if ending.endswith(".gz") else content)
+    return path
+
+
+ENDINGS = [".json", ".json.gz", ".zip", ".json.tar", ".json.tar.gz", ".tgz"]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_an_object_is_read_out_of_its_archive(tmp_path, ending):
+    members = {f"key {number}": {"text": f"{number**3} \u00e9", "of": [number]} for number in range(5_000)}
+    path = archived(tmp_path, ending, json.dumps(members).encode())
+    steps = []
+    assert list(read_json_members(path, steps.append)) == list(members.items())
+    # Bytes are counted as they lie on the disk; behind the file, an archive has more that need not be read.
+    size = path.stat().st_size
+    assert 0 < sum(steps) <= size
+    assert sum(steps) == size or ending not in (".json", ".json.gz")
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@QUICK
+@given(
+    st.lists(
+        st.dictionaries(
+            st.sampled_from(["id", "file_name", "x"]), st.floats(allow_infinity=False) | ANY_TEXT | st.integers(0, 9)
+        ),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_a_streamed_array_is_what_json_reads_with_nan_as_null(tmp_path, ending, records):
+    plain = json.dumps({"info": {"images": [1]}, "images": records, "annotations": [{"id": float("nan")}]})
+    assume(not re.search(r'"[^"]*\bNaN\b[^"]*"', plain))  # texts are not kept
+    expected = json.loads(plain, parse_constant=lambda _: None)["images"]
+    found = list(stream_json_array(archived(tmp_path, ending, plain.encode()), "images"))
+    assert found == [(f"record {number}", record) for number, record in enumerate(expected, start=1)]
+
+
+@QUICK
+@given(st.lists(st.sampled_from([b"NaN", b"N", b"a", b"_", b" ", b":", b"1", b'"'])).map(b"".join), st.integers(1, 9))
+def test_nan_is_found_wherever_the_blocks_end(text, size):
+    file = readers._WithoutNaN(io.BytesIO(text))
+    assert b"".join(iter(lambda: file.read(size), b"")) == re.sub(rb"\bNaN\b", b"null", text)
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("cut", [0.0, 0.3, 0.9])
+def test_what_is_cut_off_is_reported_after_what_could_be_read(tmp_path, ending, cut):
+    members = {str(number): str(number**7) for number in range(20_000)}
+    path = archived(tmp_path, ending, json.dumps({"all": members, "images": list(members)}).encode(), ["file.json"])
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(cut * len(whole))])
+    for found in (list(read_json_members(path)), list(stream_json_array(path, "images"))):
+        assert isinstance(found[-1], BadRow)
+        assert not any(isinstance(element, BadRow) for element in found[:-1])
+        assert "what follows cannot be read" in found[-1].reason
+
+
+@pytest.mark.parametrize("ending", [".zip", ".json.tar", ".json.tar.gz"])
+@settings(QUICK, max_examples=200)
+@given(at=st.floats(0, 1, exclude_max=True), cut=st.integers(0, 3), put=st.binary(max_size=3))
+@example(at=0.0, cut=1, put=b"")  # a zip whose parts are not where its list says
+def test_whatever_happened_to_an_archive_it_is_read_or_reported(tmp_path, ending, at, cut, put):
+    members = {f"key {number}": {"text": str(number**3)} for number in range(40)}
+    path = archived(tmp_path, ending, json.dumps({**members, "images": list(members.values())}).encode())
+    whole = path.read_bytes()
+    place = int(at * len(whole))
+    path.write_bytes(whole[:place] + put + whole[place + cut :])
+    for found in (list(read_json_members(path)), list(stream_json_array(path, "images"))):
+        assert not any(isinstance(element, BadRow) for element in found[:-1])
+        assert found
+
+
+def test_a_changed_byte_in_a_zip_is_seen_by_its_checksum(tmp_path):
+    path = tmp_path / "file.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr("file.json", '{"a": "abcd", "b": "efgh"}')
+    path.write_bytes(path.read_bytes().replace(b"efgh", b"efgx"))
+    *_, last = read_json_members(path)
+    assert isinstance(last, BadRow)
+    assert "CRC" in last.reason
+
+
+@pytest.mark.parametrize(
+    ("ending", "names", "reason"),
+    [
+        (".zip", ["file.txt"], "0 JSON files where one"),
+        (".zip", ["a.json", "b.json"], "2 JSON files where one"),
+        (".tar.gz", ["file.txt"], "no JSON file"),
+    ],
+)
+def test_an_archive_of_something_else_is_explained(tmp_path, ending, names, reason):
+    path = archived(tmp_path, ending, b"{}", names)
+    for found in (list(read_json_members(path)), list(stream_json_array(path, "images"))):
+        assert [reason in bad.reason for bad in found] == [True]
+
+
+def test_an_array_that_is_not_there_or_empty_is_reported(tmp_path):
+    for content in (b"{}", b'{"images": []}', b'{"images": 3, "info": [1]}'):
+        (bad,) = stream_json_array(archived(tmp_path, ".json", content), "images")
+        assert "no record under" in bad.reason
+
+
+@pytest.mark.parametrize("ending", [".zip", ".json.tar.gz"])
+def test_memory_does_not_grow_with_the_archive(tmp_path, ending):
+    record = {"text": "word " * 2_000}
+    text = json.dumps({"images": [record] * 1_500, **{str(n): record for n in range(1_500)}}).encode()  # 30 MB
+    path = archived(tmp_path, ending, text)
+    del text
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in stream_json_array(path, "images")) == 1_500
+        streamed = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert streamed < 3 << 20
+
+
+def test_text_is_what_can_be_written():
+    assert is_text({"a": ["\u00e9", 1, None, float("nan")]})
+    assert not is_text(["fine", {"a": "\ud800"}])
+    assert not is_text(b"bytes")

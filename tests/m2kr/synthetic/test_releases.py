@@ -7,6 +7,9 @@ import gzip
 import hashlib
 import io
 import json
+import math
+import tarfile
+import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -347,19 +350,33 @@ def test_val_questions_are_about_unseen_facts_or_unseen_entities(world: Path) ->
 # --- Encyclopedic-VQA -----------------------------------------------------------------------------------------------
 
 
+def knowledge_text(root: Path) -> str:
+    with zipfile.ZipFile(root / "evqa" / "encyclopedic_kb_wiki.zip") as archive:
+        assert archive.namelist() == ["encyclopedic_kb_wiki.json"]
+        return archive.read("encyclopedic_kb_wiki.json").decode("ascii")
+
+
+def inat(root: Path, half: str) -> dict[str, Any]:
+    with tarfile.open(root / "evqa" / f"{half}.json.tar.gz") as archive:
+        content = archive.extractfile(f"{half}.json")
+        assert content is not None
+        return dict(json.load(content))
+
+
 def evqa_picture(root: Path, split: str, name: str, image_id: str) -> Path:
     images = root / "evqa" / "images"
     if name == "landmarks":
         assert len(image_id) == 16
         return images / "google-landmark" / "train" / "/".join(image_id[:3]) / f"{image_id}.jpg"
     folder = "train" if split == "train" else "val"
-    return images / "inat" / load(root / "evqa" / f"{folder}_id2name.json")[image_id]
+    (found,) = (image["file_name"] for image in inat(root, folder)["images"] if str(image["id"]) == image_id)
+    return images / "inat" / found
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_evqa_questions_lead_to_a_section_with_the_answer_and_to_pictures(world: Path, split: str) -> None:
     rows = evqa_rows(world, split)
-    base = load(world / "evqa" / "encyclopedic_kb_wiki.json")
+    base = json.loads(knowledge_text(world))
     assert {row["question_type"] for row in rows} == {"templated", "automatic", "multi_answer", "2_hop"}
     assert {row["dataset_name"] for row in rows} == {"inaturalist", "landmarks"}
     for row in rows:
@@ -394,14 +411,14 @@ def test_evqa_test_has_pages_that_training_does_not_use(world: Path) -> None:
 
 
 def test_the_knowledge_base_is_one_object_with_parallel_lists_and_distractors(world: Path) -> None:
-    path = world / "evqa" / "encyclopedic_kb_wiki.json"
+    written = knowledge_text(world)
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         assert len(dict(pairs)) == len(pairs)
         return dict(pairs)
 
-    base = json.loads(path.read_bytes(), object_pairs_hook=once)
-    assert path.read_text("ascii") == json.dumps(base)
+    base = json.loads(written, object_pairs_hook=once)
+    assert written == json.dumps(base)
     for url, page in base.items():
         assert list(page) == [
             *("title", "section_titles", "section_texts", "image_urls", "image_reference_descriptions"),
@@ -417,6 +434,22 @@ def test_the_knowledge_base_is_one_object_with_parallel_lists_and_distractors(wo
     }
     assert len(base) > 2 * len(asked)
     assert set(articles(world)) < {page["title"] for page in base.values()}
+
+
+@pytest.mark.parametrize("half", ["train", "val"])
+def test_inaturalists_annotations_have_cocos_form(world: Path, half: str) -> None:
+    found = inat(world, half)
+    assert list(found) == ["info", "images", "categories", "annotations", "licenses"]
+    images = {image["id"]: image for image in found["images"]}
+    assert len(images) == len(found["images"]) == len(found["annotations"])
+    categories = {category["id"]: category for category in found["categories"]}
+    for link in found["annotations"]:
+        folder = categories[link["category_id"]]["image_dir_name"]
+        assert images[link["image_id"]]["file_name"].startswith(f"{half}/{folder}/")
+    for image in images.values():
+        with Image.open(world / "evqa" / "images" / "inat" / image["file_name"]) as picture:
+            assert picture.size == (image["width"], image["height"])
+    assert any(math.isnan(image["latitude"]) for image in images.values())
 
 
 # --- together -------------------------------------------------------------------------------------------------------

@@ -1,0 +1,247 @@
+"""Official checkpoints: read in every form in which they occur, written in one.
+
+A checkpoint is a folder with config.json, query_tokenizer/, context_tokenizer/ and the weights: model.safetensors,
+pytorch_model.bin, or shards of either with an index. Names of tensors differ between uploads:
+
+- the text encoders' ``bert_model`` may be there as ``text_model`` too, or instead;
+- CLIP's tensors are under one to three levels of ``vision_model.`` (transformers 5 has one less than 4 had);
+- of tied halves, one name or both may be there;
+- buffers of position ids, which old versions saved, say nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from baselines.encoding import device_of, dtype_of
+from baselines.hub import first_line
+from baselines.preflmr.configuration import PreFLMRConfig
+from baselines.preflmr.model import PreFLMR
+from baselines.preflmr.tokenization import (
+    DOCUMENT_FOLDER,
+    QUERY_FOLDER,
+    DocumentTokenizer,
+    PaddingMask,
+    QueryTokenizer,
+    write_tokenizer,
+)
+from m2kr.errors import M2KRError
+from m2kr.files import atomic
+
+# What a hub repository is asked for.
+FILES = (
+    "config.json",
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model*.bin",
+    "pytorch_model.bin.index.json",
+    *(f"{folder}/*{kind}" for folder in (QUERY_FOLDER, DOCUMENT_FOLDER) for kind in (".txt", ".json", ".model")),
+)
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+
+# Beginnings of our names and of the official ones. Where two of ours are one module (tied halves), both official names
+# are names of the same tensors.
+_NAMES = {
+    "query_text_encoder.": "query_text_encoder.bert_model.",
+    "query_text_linear.": "query_text_encoder_linear.",
+    "document_text_encoder.": "context_text_encoder.bert_model.",
+    "document_text_linear.": "context_text_encoder_linear.",
+    "vision_encoder.": "query_vision_encoder.vision_model.vision_model.",
+    "vision_projection.": "query_vision_projection.model.",
+    "document_vision_encoder.": "context_vision_encoder.vision_model.vision_model.",
+    "document_vision_projection.": "context_vision_projection.model.",
+    "mapping_network.input_linear.": "transformer_mapping_input_linear.",
+    "mapping_network.layers.": "transformer_mapping_network.layer.",
+    "mapping_network.output_linear.": "transformer_mapping_output_linear.",
+}
+_VISION = re.compile(r"^(query|context)_vision_encoder\.(?:vision_model\.){1,3}")
+_TEXT = re.compile(r"^(query|context)_text_encoder\.text_model\.")
+_BUFFERS = (".position_ids", ".token_type_ids")
+
+
+def official_state_dict(model: PreFLMR) -> dict[str, torch.Tensor]:
+    """Return a model's tensors by their official names, tied ones under both, as the official class lists them."""
+    state = model.state_dict()  # names a shared module's tensors once for each of its names
+    return {_official(name): tensor for name, tensor in state.items()}
+
+
+def load(folder: Path, *, dtype: str, device: str, padding_mask: PaddingMask) -> PreFLMR:
+    """Return the model of a checkpoint's folder; see `PreFLMR.from_pretrained`.
+
+    The model is built without memory for its weights, which are then read one by one: in memory are no more than the
+    weights in ``dtype`` and one tensor. On the CPU, safetensors already in ``dtype`` stay mapped from the file.
+    """
+    kind, place = dtype_of(dtype), str(device_of(device))
+    config = PreFLMRConfig.from_folder(folder)
+    query = QueryTokenizer(folder / QUERY_FOLDER, config)
+    document = DocumentTokenizer(folder / DOCUMENT_FOLDER, config)
+    with torch.device("meta"):
+        model = PreFLMR(config, query, document, padding_mask=padding_mask)
+    state = _read_state(folder, model, kind, place)
+    model.load_state_dict(state, strict=False, assign=True)
+    _fill_buffers(model, place)
+    return model.eval()
+
+
+def save(model: PreFLMR, folder: Path) -> None:
+    """Write a model as an official checkpoint: official names, every tensor once, and its tokenizers.
+
+    Each file appears under its name when it is whole, config.json last; a folder without it is no checkpoint.
+
+    Raises:
+        M2KRError: the model has no tokenizers, or the folder cannot be written.
+    """
+    if model.query_tokenizer is None or model.document_tokenizer is None:
+        raise M2KRError("this model was built without tokenizers, and a checkpoint has them: pass both to PreFLMR.")
+    # Parameters are listed once, under the name of the query's half.
+    tensors = {_official(name): tensor.detach().contiguous() for name, tensor in model.named_parameters()}
+    path = folder / "model.safetensors"
+    try:
+        with atomic(path) as file:
+            save_file(tensors, file.name, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise M2KRError(f"{path} could not be written ({error}). Free some space or choose another folder.") from error
+    write_tokenizer(folder / QUERY_FOLDER, model.query_tokenizer.files)
+    write_tokenizer(folder / DOCUMENT_FOLDER, model.document_tokenizer.files)
+    model.config.write(folder)
+
+
+def _official(name: str) -> str:
+    """Return the official name of a tensor of ours."""
+    for ours, official in _NAMES.items():
+        if name.startswith(ours):
+            return official + name.removeprefix(ours)
+    raise AssertionError(f"{name} has no official name")
+
+
+def _read_state(folder: Path, model: PreFLMR, dtype: torch.dtype, device: str) -> dict[str, torch.Tensor]:
+    """Return the weights in a folder by our names, in ``dtype`` on ``device``; refuse what the model cannot take."""
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    ours = {_official(name): name for name in shapes}
+    ours |= {_official(alias): name for alias, name in _aliases(model).items()}
+    state: dict[str, torch.Tensor] = {}
+    seen: dict[str, str] = {}  # our name to the name it was found by
+    unexpected: list[str] = []
+    misshapen: list[str] = []
+    unequal: list[str] = []
+    for found, tensor in _tensors(folder, device):
+        if found.endswith(_BUFFERS):
+            continue
+        usual = _VISION.sub(r"\1_vision_encoder.vision_model.vision_model.", found)
+        name = ours.get(_TEXT.sub(r"\1_text_encoder.bert_model.", usual))
+        if name is None:
+            unexpected.append(found)
+            continue
+        twin = seen.setdefault(name, found)
+        if tensor.shape != shapes[name] or not tensor.is_floating_point():
+            misshapen.append(f"{found} {tuple(tensor.shape)} {_short(tensor.dtype)}, not {tuple(shapes[name])}")
+            continue
+        tensor = tensor.to(device=device, dtype=dtype)
+        if name not in state:
+            state[name] = tensor
+        elif not torch.equal(tensor, state[name]):
+            unequal.append(f"{found} and {twin}")
+    problems = {
+        "missing": [_official(name) for name in shapes if name not in seen],
+        "unexpected": unexpected,
+        "of the wrong shape": misshapen,
+        "different, although the configuration says they are one tensor": unequal,
+    }
+    if any(problems.values()):
+        raise M2KRError(
+            f"the weights in {folder} are not those of the model that its config.json describes; "
+            + "; ".join(f"{what}: {_listed(names)}" for what, names in problems.items() if names)
+            + ". Copy config.json and the weights from one and the same checkpoint."
+        )
+    return state
+
+
+def _aliases(model: PreFLMR) -> dict[str, str]:
+    """Return the second names of shared parameters, each with the first name of the same parameter."""
+    first: dict[int, str] = {}
+    aliases: dict[str, str] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        known = first.setdefault(id(parameter), name)
+        if known != name:
+            aliases[name] = known
+    return aliases
+
+
+def _tensors(folder: Path, device: str) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield every tensor of a checkpoint with its name, one after the other."""
+    for name in _WEIGHTS:
+        if (folder / name).is_file():
+            break
+    else:
+        raise M2KRError(f"{folder} holds no weights: none of {', '.join(_WEIGHTS)} is there.")
+    path = folder / name
+    for shard in _shards(path) if name.endswith(".json") else [path]:
+        try:
+            if shard.suffix == ".safetensors":
+                with safe_open(shard, framework="pt", device=device) as file:
+                    for key in file.keys():  # noqa: SIM118 - it is no dict
+                        yield key, file.get_tensor(key)
+            else:
+                for key, tensor in _unpickled(shard).items():
+                    # A copy, since the tensors of a mapped file stay bound to it.
+                    yield key, tensor.clone()
+        except (OSError, SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
+            raise M2KRError(
+                f"{shard} could not be read ({first_line(error)}): copy it again, or one in safetensors."
+            ) from error
+
+
+def _unpickled(path: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of a .bin file, mapped where its format allows it, and never run what it may hold."""
+    with path.open("rb") as file:
+        mapped = file.read(4) == b"PK\x03\x04"  # files from before torch 1.6 are no zip archives
+    state: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+        raise M2KRError(f"{path} holds something else than named tensors: it is no checkpoint of a model.")
+    return state
+
+
+def _shards(index: Path) -> list[Path]:
+    """Return the files that an index names."""
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise M2KRError(f"{index} is no index of weights ({error!r}): copy the file again.") from error
+    paths = [index.parent / str(name) for name in names]
+    for path in paths:
+        if path.parent != index.parent or path.suffix not in (".safetensors", ".bin"):
+            raise M2KRError(f"{index} names {path.name!r}, which is no file of weights beside it: copy the file again.")
+        if not path.is_file():
+            raise M2KRError(f"{index} names {path.name}, which is missing: copy it to {index.parent}.")
+    return paths
+
+
+def _fill_buffers(model: PreFLMR, device: str) -> None:
+    """Compute the buffers that no checkpoint holds and that a model built on the meta device is without."""
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if name == "position_ids":
+                value = torch.arange(buffer.shape[-1], device=device).expand(buffer.shape)
+            elif name == "token_type_ids":
+                value = torch.zeros(buffer.shape, dtype=torch.long, device=device)
+            else:
+                raise AssertionError(f"{type(module).__name__} has a buffer {name}, and no value for it is known")
+            setattr(module, name, value)
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _listed(names: list[str], most: int = 6) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -1,0 +1,353 @@
+"""The architecture of a PreFLMR or FLMR checkpoint, as its config.json says it.
+
+An official config.json leaves out whatever equals the default of the official classes: BERT-base for the text, CLIP
+ViT-B/32 at 224 pixels for the image. A value of null means the default too. Fields are named as in that file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from m2kr.errors import M2KRError
+from m2kr.files import write_json
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """A BERT or XLM-RoBERTa encoder. The defaults are those of bert-base-uncased.
+
+    ``family`` is "bert" or "xlm-roberta"; ``base`` is the name of the encoder the checkpoint was trained from.
+    ``query_maxlen`` (tokens) counts for XLM-RoBERTa only: a BERT checkpoint has it in its tokenizer's folder.
+    """
+
+    family: str = "bert"
+    base: str = "bert-base-uncased"
+    vocab_size: int = 30522
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+    pad_token_id: int = 0
+    query_maxlen: int = 32
+
+    @property
+    def max_tokens(self) -> int:
+        """How many tokens fit: XLM-RoBERTa's positions begin after the padding id."""
+        reserved = self.pad_token_id + 1 if self.family == "xlm-roberta" else 0
+        return self.max_position_embeddings - reserved
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """A CLIP vision tower. The defaults are those of openai/clip-vit-base-patch32; sizes of images are in pixels."""
+
+    hidden_size: int = 768
+    intermediate_size: int = 3072
+    projection_dim: int = 512
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    num_channels: int = 3
+    image_size: int = 224
+    patch_size: int = 32
+    hidden_act: str = "quick_gelu"
+    layer_norm_eps: float = 1e-5
+    attention_dropout: float = 0.0
+    initializer_range: float = 0.02
+    initializer_factor: float = 1.0
+
+
+_BERT_BASE = TextConfig()
+_BERT_LARGE = TextConfig(
+    base="bert-large-uncased", hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096
+)
+_XLM_BASE = TextConfig(
+    family="xlm-roberta",
+    base="xlm-roberta-base",
+    vocab_size=250002,
+    max_position_embeddings=514,
+    type_vocab_size=1,
+    layer_norm_eps=1e-5,
+    pad_token_id=1,
+)
+_XLM_LARGE = replace(
+    _XLM_BASE,
+    base="xlm-roberta-large",
+    hidden_size=1024,
+    num_hidden_layers=24,
+    num_attention_heads=16,
+    intermediate_size=4096,
+)
+# Encoders known by name, so that nothing is downloaded to learn their sizes; from each one's own config.json.
+_BASES = {
+    "bert-base-uncased": _BERT_BASE,
+    "google-bert/bert-base-uncased": _BERT_BASE,
+    "bert-large-uncased": _BERT_LARGE,
+    "google-bert/bert-large-uncased": _BERT_LARGE,
+    "xlm-roberta-base": _XLM_BASE,
+    "FacebookAI/xlm-roberta-base": _XLM_BASE,
+    "xlm-roberta-large": _XLM_LARGE,
+    "FacebookAI/xlm-roberta-large": _XLM_LARGE,
+    "BAAI/bge-m3": replace(_XLM_LARGE, max_position_embeddings=8194),
+}
+_FAMILIES = {"bert": _BERT_BASE, "xlm-roberta": _XLM_BASE}
+# What an encoder that is not known by name must say itself.
+_SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+
+
+@dataclass(frozen=True)
+class PreFLMRConfig:
+    """What a config.json of the official implementation says about the model; names and defaults are the same.
+
+    ``text_config`` and ``vision_config`` hold the encoders; ``vision_config`` is there even where
+    ``use_vision_encoder`` is false, as in the official file. ``mapping`` is the BERT whose layers map image patches
+    (None without a mapping network); the file has it as ``transformer_mapping_config_base``, changed by
+    ``transformer_mapping_config`` (our addition) and ``transformer_mapping_num_hidden_layers``.
+    """
+
+    text_config: TextConfig = field(default_factory=TextConfig)
+    vision_config: VisionConfig = field(default_factory=VisionConfig)
+    mapping: TextConfig | None = None
+    dim: int = 128
+    initializer_range: float = 0.02
+    mask_punctuation: bool = True
+    mapping_network_prefix_length: int = 32
+    use_vision_encoder: bool = True
+    separate_query_and_context_text_encoder: bool = False
+    separate_query_and_context_vision_encoder: bool = False
+    query_concat_output_from_vision_encoder: bool = True
+    query_concat_output_from_text_encoder: bool = True
+    context_concat_output_from_vision_encoder: bool = False
+    context_concat_output_from_text_encoder: bool = True
+    mask_instruction_token: str | None = None
+    transformer_mapping_cross_attention_length: int = 32
+    query_mask_input_ids_skip_list: tuple[int, ...] = ()
+    vision_model_version: str = "openai/clip-vit-base-patch32"
+
+    def __post_init__(self) -> None:
+        for name, part in (("text_config", self.text_config), ("vision_config", self.vision_config)):
+            _check_heads(part, name)
+        if self.mapping is not None:
+            _check_heads(self.mapping, "transformer_mapping_config")
+            if not self.use_vision_encoder:
+                raise M2KRError(
+                    "use_vision_encoder is false, so there is nothing to map: set "
+                    "use_transformer_mapping_network to false."
+                )
+            if self.mapping.family != "bert":
+                raise M2KRError(f"transformer_mapping_config_base: {self.mapping.base!r} is no BERT; name a BERT.")
+            if self.mapping.hidden_size != self.text_config.hidden_size:
+                raise M2KRError(
+                    f"the mapping network is {self.mapping.hidden_size} wide and the text encoder "
+                    f"{self.text_config.hidden_size}, but one attends to the other: give both the same hidden_size."
+                )
+        if not (self.query_concat_output_from_text_encoder or self.query_concat_output_from_vision_encoder):
+            raise M2KRError(
+                "query_concat_output_from_text_encoder and query_concat_output_from_vision_encoder are "
+                "both false, so that a query has no vectors: set one to true."
+            )
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> PreFLMRConfig:
+        """Read ``folder``/config.json.
+
+        Raises:
+            M2KRError: the file is not there, is no JSON, or `from_json` refuses it.
+        """
+        path = folder / "config.json"
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise M2KRError(
+                f"{path} could not be read ({error.strerror}): a PreFLMR checkpoint is a folder with config.json, "
+                "the weights, query_tokenizer/ and context_tokenizer/."
+            ) from error
+        except ValueError as error:
+            raise M2KRError(f"{path} is no JSON ({error}): copy the file again.") from error
+        if not isinstance(value, dict):
+            raise M2KRError(f"{path} holds a {type(value).__name__} where an object is expected: copy the file again.")
+        try:
+            return cls.from_json(value)
+        except M2KRError as error:
+            raise M2KRError(f"{path}: {error}") from error
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> PreFLMRConfig:
+        """Read the official form. Fields that say nothing about the model (versions, generation) are passed over.
+
+        Raises:
+            M2KRError: a field names a kind of model that is not known here, or has a value that cannot be.
+        """
+        _one_of(value.get("model_type"), ("flmr", None), "model_type")
+        vision = _object(value.get("vision_config"), "vision_config")
+        _one_of(vision.get("model_type"), ("flmr_vision_model", "clip_vision_model", None), "vision_config.model_type")
+        plain = _values(cls, value, "", leave=("text_config", "vision_config", "mapping"))
+        return cls(
+            text_config=_read_text(_object(value.get("text_config"), "text_config")),
+            vision_config=VisionConfig(**_values(VisionConfig, vision, "vision_config.")),
+            mapping=_read_mapping(value),
+            **plain,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the official form: what `from_json` reads, and what the official class reads."""
+        value = asdict(self)
+        text, vision = value.pop("text_config"), value.pop("vision_config")
+        del value["mapping"]
+        family, base = text.pop("family"), text.pop("base")
+        own = self.mapping
+        return {
+            "architectures": ["FLMRModelForRetrieval"],
+            "model_type": "flmr",
+            "text_config": {
+                "model_type": "flmr_text_model" if base in _BASES else family,
+                "text_encoder_base_model": base,
+                **text,
+            },
+            "vision_config": {"model_type": "flmr_vision_model", **vision},
+            **value,
+            "query_mask_input_ids_skip_list": list(self.query_mask_input_ids_skip_list),
+            "use_transformer_mapping_network": own is not None,
+            "transformer_mapping_config_base": (own.base or None) if own else None,
+            "transformer_mapping_num_hidden_layers": own.num_hidden_layers if own else None,
+            **({"transformer_mapping_config": _differences(own)} if own and _differences(own) else {}),
+        }
+
+    def write(self, folder: Path) -> None:
+        """Write ``folder``/config.json, atomically."""
+        write_json(folder / "config.json", self.to_json())
+
+
+def _read_text(value: Mapping[str, Any]) -> TextConfig:
+    where = "text_config."
+    kind = _one_of(value.get("model_type"), ("flmr_text_model", *_FAMILIES, None), f"{where}model_type")
+    base = value.get("text_encoder_base_model")
+    if base is None and kind != "xlm-roberta":
+        base = "bert-base-uncased"
+    if value.get("projection_dim"):
+        raise M2KRError(
+            f"{where}projection_dim is {value['projection_dim']}, a projection that no published checkpoint has and "
+            "that is not implemented here: it must be 0."
+        )
+    _one_of(value.get("position_embedding_type"), ("absolute", None), f"{where}position_embedding_type")
+    if base in _BASES:
+        defaults = _BASES[base]
+        if kind in _FAMILIES and kind != defaults.family:
+            raise M2KRError(
+                f"{where}model_type is {kind!r}, but {where}text_encoder_base_model {base!r} is of the kind "
+                f"{defaults.family!r}: correct one of the two."
+            )
+        return replace(defaults, base=base, **_values(TextConfig, value, where, leave=("family", "base")))
+    if kind not in _FAMILIES:
+        raise M2KRError(
+            f"{where}text_encoder_base_model is {base!r}, which is none of {', '.join(_BASES)}: if it is a BERT or an "
+            f"XLM-RoBERTa, set {where}model_type to bert or xlm-roberta and give its {', '.join(_SIZES)}."
+        )
+    own = _values(TextConfig, value, where, leave=("family", "base"))
+    _complete(own, where)
+    return replace(_FAMILIES[kind], base=base or kind, **own)
+
+
+def _read_mapping(value: Mapping[str, Any]) -> TextConfig | None:
+    """Return the architecture of the mapping network's layers; None where the configuration has no such network."""
+    if not value.get("use_transformer_mapping_network"):
+        return None
+    where = "transformer_mapping_config."
+    base = value.get("transformer_mapping_config_base")
+    own = _values(TextConfig, _object(value.get("transformer_mapping_config"), where[:-1]), where, ("family", "base"))
+    layers = value.get("transformer_mapping_num_hidden_layers")
+    if layers is not None:
+        own["num_hidden_layers"] = _number(layers, int, "transformer_mapping_num_hidden_layers")
+    if base is not None and base not in _BASES:
+        raise M2KRError(
+            f"transformer_mapping_config_base is {base!r}, which is none of {', '.join(_BASES)}: name one of these, "
+            f"or null and give {', '.join(_SIZES)} in transformer_mapping_config."
+        )
+    if base is None:
+        _complete(own, where)
+        return replace(_BERT_BASE, base="", **own)
+    return replace(_BASES[base], base=base, **own)
+
+
+def _differences(mapping: TextConfig) -> dict[str, Any]:
+    """Return the fields in which a mapping network differs from the encoder it names as its base."""
+    default = asdict(_BASES.get(mapping.base, _BERT_BASE))
+    # The number of layers has a field of its own in the official file.
+    own = {name: value for name, value in asdict(mapping).items() if name not in ("family", "base")}
+    whole = mapping.base not in _BASES
+    return {
+        name: value
+        for name, value in own.items()
+        if (name != "num_hidden_layers" and value != default[name]) or (whole and name in _SIZES)
+    }
+
+
+def _values(cls: type, value: Mapping[str, Any], where: str, leave: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return the fields of ``cls`` that ``value`` gives, checked against the type of their default; null is none."""
+    found: dict[str, Any] = {}
+    for item in fields(cls):
+        given = value.get(item.name)
+        if item.name in leave or given is None:
+            continue
+        name = where + item.name
+        if item.name == "query_mask_input_ids_skip_list":
+            if not isinstance(given, list):
+                raise M2KRError(f"{name} is {given!r} where a list of token ids is expected.")
+            found[item.name] = tuple(_number(token, int, name) for token in given)
+        elif item.name == "mask_instruction_token" or isinstance(item.default, str):
+            if not isinstance(given, str):
+                raise M2KRError(f"{name} is {given!r} where text is expected.")
+            found[item.name] = given
+        else:
+            found[item.name] = _number(given, type(item.default), name)
+    return found
+
+
+def _number(value: Any, kind: type[Any], name: str) -> Any:
+    """Return ``value`` as the int, float or bool that ``kind`` asks for; numbers of a model are not negative."""
+    if kind is bool:
+        if not isinstance(value, bool):
+            raise M2KRError(f"{name} is {value!r} where true or false is expected.")
+        return value
+    if isinstance(value, bool) or not isinstance(value, (int, kind)) or value < 0:
+        raise M2KRError(f"{name} is {value!r} where {'a number' if kind is float else 'a whole number'} is expected.")
+    return kind(value)
+
+
+def _object(value: Any, name: str) -> Mapping[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise M2KRError(f"{name} is {value!r} where an object is expected.")
+    return value
+
+
+def _one_of(value: Any, known: tuple[str | None, ...], name: str) -> Any:
+    if value not in known:
+        names = ", ".join(item for item in known if item is not None)
+        raise M2KRError(f"{name} is {value!r}, and only {names} can be read here.")
+    return value
+
+
+def _complete(own: Mapping[str, Any], where: str) -> None:
+    missing = [name for name in _SIZES if name not in own]
+    if missing:
+        raise M2KRError(f"{where}{missing[0]} is missing, and no known encoder is named to take it from: add it.")
+
+
+def _check_heads(part: TextConfig | VisionConfig, name: str) -> None:
+    if part.num_attention_heads < 1 or part.hidden_size % part.num_attention_heads:
+        raise M2KRError(
+            f"{name}: hidden_size {part.hidden_size} cannot be divided among num_attention_heads "
+            f"{part.num_attention_heads}."
+        )

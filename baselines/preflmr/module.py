@@ -1,0 +1,227 @@
+"""PreFLMR as a module of sentence-transformers, for its `MultiVectorEncoder`: encoding, training, saving, the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import torch
+from sentence_transformers import MultiVectorEncoder
+from sentence_transformers.base.modules import InputModule
+
+from baselines.encoding import ClipPixels, device_of
+from baselines.preflmr.checkpoint import save
+from baselines.preflmr.inputs import (
+    Features,
+    Pictured,
+    configure,
+    document_features,
+    document_vectors,
+    query_features,
+    query_vectors,
+    reads_pictures,
+)
+from baselines.preflmr.model import PreFLMR
+from m2kr.errors import M2KRError
+from m2kr.files import write_json
+
+
+class PreFLMRModule(InputModule):  # type: ignore[misc]  # sentence-transformers has no types here
+    """A `PreFLMR` that speaks sentence-transformers.
+
+    Inputs are texts, or mappings with ``text`` and ``image``. All inputs of a batch are of one of the two kinds:
+    sentence-transformers refuses mixed batches. A query without a picture goes into a batch with pictures as a
+    mapping whose ``image`` is None.
+
+    ``preprocess`` needs the task, "query" or "document", which ``encode_query``, ``encode_document`` and the data
+    collator of `MultiVectorEncoderTrainer` give. ``forward`` keeps the gradients; which parameters are trained is
+    their ``requires_grad``.
+
+    Args:
+        model: the model; it stays the attribute ``model``.
+    """
+
+    config_file_name = "preflmr_module.json"
+    config_keys: ClassVar[list[str]] = ["missing_image", "regions", "query_maxlen", "doc_maxlen", "padding_mask"]
+    forward_kwargs: ClassVar[set[str]] = {"task"}
+    save_in_root = True
+
+    def __init__(self, model: PreFLMR) -> None:
+        super().__init__()
+        if model.query_tokenizer is None or model.document_tokenizer is None:
+            raise M2KRError("this model was built without tokenizers, so that it cannot encode: pass both to PreFLMR.")
+        self.model = model
+
+    @property
+    def modalities(self) -> list[str | tuple[str, ...]]:
+        """Kinds of input: texts, and texts with images where the model reads those.
+
+        An image alone is not among them, since sentence-transformers would then take a text that is a path or an
+        address for one; it is given with an empty text.
+        """
+        config = self.model.config
+        images = reads_pictures(self.model) or config.context_concat_output_from_vision_encoder
+        return ["text", ("image", "text")] if images else ["text"]
+
+    @property
+    def max_seq_length(self) -> int:
+        """Most tokens of a passage."""
+        assert self.model.document_tokenizer is not None
+        return self.model.document_tokenizer.maxlen
+
+    def get_embedding_dimension(self) -> int:
+        """Return the size of a vector."""
+        return self.model.config.dim
+
+    def preprocess(
+        self, inputs: Sequence[Pictured], prompt: str | None = None, task: str | None = None, **_: Any
+    ) -> dict[str, Any]:
+        """Return the tensors of a batch, on the CPU; see `Features`.
+
+        Args:
+            inputs: texts, or mappings with ``text`` and ``image``.
+            prompt: put in front of each text.
+            task: "query" or "document".
+
+        Raises:
+            M2KRError: no task is given, or the model cannot read an input.
+        """
+        features = query_features if _is_query(task) else document_features
+        cpu = torch.device("cpu")
+        return dict(features(self.model, inputs, device=cpu, dtype=torch.float32, prompt=prompt or ""))
+
+    def forward(self, features: dict[str, Any], task: str | None = None, **_: Any) -> dict[str, Any]:
+        """Return the features with ``token_embeddings``, and ``attention_mask`` as late interaction has it.
+
+        The features that come in are not changed, so that they can be used again (cached losses do so).
+
+        Args:
+            features: of `preprocess`.
+            task: "query" or "document".
+
+        Returns:
+            Besides what came in, ``token_embeddings`` ``(n, vectors, dim)`` in the model's type, and
+            ``attention_mask`` ``(n, vectors)`` int64 in place of the encoder's: 0 for the instruction of a query, and
+            for punctuation and padding of a passage.
+
+        Raises:
+            M2KRError: no task is given.
+        """
+        batch = cast("Features", features)
+        vectors = query_vectors(self.model, batch) if _is_query(task) else document_vectors(self.model, batch)
+        return {**features, "token_embeddings": vectors.embeddings, "attention_mask": vectors.mask.long()}
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """Return what a saved module holds besides the official checkpoint."""
+        model = self.model
+        assert model.query_tokenizer is not None
+        return {
+            "missing_image": model.missing_image,
+            "padding_mask": model.padding_mask,
+            "regions": model.pictures.regions,
+            "query_maxlen": model.query_tokenizer.maxlen,
+            "doc_maxlen": self.max_seq_length,
+        }
+
+    def save(self, output_path: str, *_: Any, **__: Any) -> None:
+        """Write the checkpoint in official form (safetensors), and beside it how pictures and lengths are set."""
+        folder = Path(output_path)
+        save(self.model, folder)
+        write_json(folder / "preprocessor_config.json", _preprocessor(self.model.pictures.pixels))
+        write_json(folder / self.config_file_name, self.get_config_dict())
+
+    @classmethod
+    def load(
+        cls,
+        model_name_or_path: str,
+        subfolder: str = "",
+        token: bool | str | None = None,
+        cache_folder: str | None = None,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        model_kwargs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> PreFLMRModule:
+        """Return a saved module, on the CPU; ``model_kwargs={"dtype": ...}`` sets the type of the weights.
+
+        Raises:
+            M2KRError: a file is missing or says what cannot be.
+        """
+        where: dict[str, Any] = {
+            "subfolder": subfolder,
+            "token": token,
+            "cache_folder": cache_folder,
+            "revision": revision,
+            "local_files_only": local_files_only,
+        }
+        settings = cls.load_config(model_name_or_path, **where)
+        folder = cls.load_dir_path(model_name_or_path, **where)
+        if folder is None:
+            raise M2KRError(f"there is no PreFLMR in {model_name_or_path}: name the folder of a saved model.")
+        dtype = str((model_kwargs or {}).get("dtype") or "float32").removeprefix("torch.")
+        model = PreFLMR.from_pretrained(folder, dtype=dtype, padding_mask=settings.pop("padding_mask", "sane"))
+        configure(model, **settings)
+        return cls(model)
+
+
+def as_multi_vector_encoder(model: PreFLMR) -> MultiVectorEncoder:
+    """Return a model as sentence-transformers' `MultiVectorEncoder`, with the same weights, where they are.
+
+    It has ``encode_query``, ``encode_document``, ``similarity`` and ``save``; `load_multi_vector_encoder` loads what
+    it saved. mteb leaves the images of queries out unless its description of the model names them (seen with mteb
+    2.26: scores come out all the same)::
+
+        wrapper = mteb.models.MultiVectorWrapper(as_multi_vector_encoder(model))
+        meta = wrapper.mteb_model_meta.model_copy(update={"modalities": ["text", "image"]})
+        wrapper.mteb_model_meta = meta
+    """
+    return MultiVectorEncoder(modules=[PreFLMRModule(model)], device=str(model.device))
+
+
+def load_multi_vector_encoder(name: str | Path, *, device: str = "cpu", dtype: str = "float32") -> MultiVectorEncoder:
+    """Return a `MultiVectorEncoder` that was saved, with its prompts.
+
+    ``MultiVectorEncoder(name)`` would ask for ``trust_remote_code``, as for every module that is not its own.
+
+    Args:
+        name: folder, or hub id.
+        device: as torch names it.
+        dtype: of the weights.
+
+    Raises:
+        M2KRError: a file is missing or says what cannot be.
+    """
+    settings = PreFLMRModule.load_config(str(name), config_filename="config_sentence_transformers.json")
+    kept = {key: settings[key] for key in ("prompts", "default_prompt_name", "similarity_fn_name") if settings.get(key)}
+    module = PreFLMRModule.load(str(name), model_kwargs={"dtype": dtype})
+    return MultiVectorEncoder(modules=[module], device=str(device_of(device)), **kept)
+
+
+def _is_query(task: str | None) -> bool:
+    if task not in ("query", "document"):
+        raise M2KRError(
+            f"PreFLMR reads queries and passages differently, and the task given is {task!r}: call encode_query or "
+            "encode_document, or pass task='query' or task='document'."
+        )
+    return task == "query"
+
+
+def _preprocessor(pixels: ClipPixels) -> dict[str, Any]:
+    """Return the preprocessor_config.json that `ClipPixels.from_folder` and transformers' CLIPImageProcessor read."""
+    height, width, _ = pixels.shape
+    size = pixels.size
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"shortest_edge": size} if isinstance(size, int) else {"height": size[0], "width": size[1]},
+        "resample": pixels.resample,
+        "do_center_crop": pixels.crop is not None,
+        "crop_size": {"height": height, "width": width},
+        "do_rescale": True,
+        "rescale_factor": pixels.scale,
+        "do_normalize": True,
+        "image_mean": list(pixels.mean),
+        "image_std": list(pixels.std),
+    }

@@ -1,0 +1,81 @@
+"""Late-interaction scores, and the losses that training makes of them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name everybody knows
+
+from m2kr.errors import M2KRError
+
+
+class Losses(NamedTuple):
+    """What training minimises: two scalars in float32, and the scores ``(queries, documents)`` they come from."""
+
+    in_batch: torch.Tensor
+    pairwise: torch.Tensor
+    scores: torch.Tensor
+
+
+def maxsim(
+    query_embeddings: torch.Tensor, document_embeddings: torch.Tensor, document_mask: torch.Tensor
+) -> torch.Tensor:
+    """Return the score of every query with every passage (ColBERT, section 3.3).
+
+    The sum, over a query's vectors, of the greatest dot product with a passage's vectors that count.
+
+    Args:
+        query_embeddings: ``(queries, m, dim)``; zero vectors add nothing.
+        document_embeddings: ``(documents, n, dim)``.
+        document_mask: ``(documents, n)``, true for vectors that count. A passage with none scores minus infinity.
+
+    Returns:
+        ``(queries, documents)`` float32, whatever the type of the vectors. All dot products are in memory at once,
+        which suits a training batch; `m2kr.search.search` is for collections.
+
+    Raises:
+        M2KRError: the shapes do not fit each other.
+    """
+    if (
+        query_embeddings.ndim != 3
+        or document_embeddings.ndim != 3
+        or query_embeddings.shape[2] != document_embeddings.shape[2]
+        or document_embeddings.shape[:2] != document_mask.shape
+    ):
+        raise M2KRError(
+            f"queries {tuple(query_embeddings.shape)}, documents {tuple(document_embeddings.shape)} and document mask "
+            f"{tuple(document_mask.shape)} must be (queries, m, dim), (documents, n, dim) and (documents, n)."
+        )
+    similarity = torch.einsum("qid,pjd->qpij", query_embeddings.float(), document_embeddings.float())
+    hidden = ~document_mask.to(similarity.device, torch.bool)
+    return similarity.masked_fill(hidden[None, :, None, :], float("-inf")).amax(dim=-1).sum(dim=-1)
+
+
+def contrastive_losses(scores: torch.Tensor, *, negatives: int, first: int = 0) -> Losses:
+    """Return the in-batch and the pairwise contrastive loss (PreFLMR, section 3; the official ``forward``).
+
+    Passages come in groups, one for each query: its positive, then its ``negatives``. The in-batch loss is the
+    cross-entropy of the positive among all passages, the pairwise loss among the query's own group; both are means over
+    queries.
+
+    Args:
+        scores: ``(queries, documents)``.
+        negatives: of each query, 0 or more.
+        first: the group of the first query, where passages were gathered from several processes and queries were not.
+
+    Raises:
+        M2KRError: the numbers of queries, documents and negatives do not fit each other.
+    """
+    queries, documents = scores.shape
+    group = 1 + negatives
+    if queries < 1 or negatives < 0 or first < 0 or documents % group or (first + queries) * group > documents:
+        raise M2KRError(
+            f"{queries} queries from group {first} on and {documents} documents do not fit groups of one positive and "
+            f"{negatives} negatives: pass {group} documents for each query."
+        )
+    own = first + torch.arange(queries, device=scores.device)
+    in_batch = F.cross_entropy(scores, own * group)
+    within = scores.view(queries, -1, group)[torch.arange(queries, device=scores.device), own]
+    pairwise = F.cross_entropy(within, torch.zeros_like(own))
+    return Losses(in_batch, pairwise, scores)

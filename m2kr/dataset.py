@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from m2kr.errors import M2KRError
@@ -19,6 +22,10 @@ if TYPE_CHECKING:
 
 HUB_ID = "BByrneLab/multi_task_multi_modal_knowledge_retrieval_benchmark_M2KR"
 """The published benchmark."""
+
+NANO_QUERIES = 50
+NANO_PASSAGES = 2000
+"""Sizes of the subset that `nano_subset` draws."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,8 @@ class TaskData:
         fingerprint: identifies the tables; equal data give equal fingerprints.
         synthetic: whether the data are made up.
         limited: whether queries were cut to the first few.
+        nano: whether queries and passages are the small subset that `nano_subset` draws.
+        seed: of that draw; None without one.
     """
 
     task: Task
@@ -46,6 +55,8 @@ class TaskData:
     fingerprint: str
     synthetic: bool = False
     limited: bool = False
+    nano: bool = False
+    seed: int | None = None
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.queries, self.passages, self.qrels))
@@ -78,6 +89,44 @@ class TaskData:
         if path is None:
             raise M2KRError(f"query {self.queries['question_id'][row]} of {self.task.key} has no image path.")
         return self.images.open(path)
+
+
+def nano_subset(
+    data: TaskData, *, seed: int = 0, queries: int = NANO_QUERIES, passages: int = NANO_PASSAGES
+) -> TaskData:
+    """Return a small subset to try things on: some queries, all their positives, and other passages.
+
+    Queries are those with the smallest hashes of their ids, and so are the other passages, so the choice depends on
+    the seed and the ids alone, and rows keep their order. Scores on it are far higher than on the task: there is less
+    to confuse a positive with.
+
+    Args:
+        data: a split of a task, as `load_task` returns it.
+        seed: of the hash.
+        queries: how many queries at most.
+        passages: how many passages at most, unless the queries have more positives than that.
+
+    Raises:
+        M2KRError: the data are a subset already.
+    """
+    if data.limited or data.nano:
+        raise M2KRError("a nano subset is drawn from all queries: leave --limit out.")
+    chosen = data.queries.filter(pl.Series(_smallest(data.queries["question_id"], queries, f"{seed}/queries")))
+    qrels = {name: data.qrels[name] for name in chosen["question_id"]}
+    positive = data.passages["passage_id"].is_in(list({name for positives in qrels.values() for name in positives}))
+    others = data.passages["passage_id"].filter(~positive)
+    drawn = others.filter(pl.Series(_smallest(others, passages - int(positive.sum()), f"{seed}/passages")))
+    kept = data.passages.filter(positive | data.passages["passage_id"].is_in(drawn.to_list()))
+    return replace(data, queries=chosen, passages=kept, qrels=qrels, nano=True, seed=seed)
+
+
+def _smallest(ids: pl.Series, count: int, key: str) -> npt.NDArray[np.bool_]:
+    """Return a mask of the ``count`` ids with the smallest keyed hashes."""
+    secret = hashlib.blake2b(key.encode(), digest_size=32).digest()
+    hashes = b"".join(hashlib.blake2b(name.encode(), digest_size=8, key=secret).digest() for name in ids)
+    mask = np.zeros(len(ids), dtype=np.bool_)
+    mask[np.argsort(np.frombuffer(hashes, dtype="<u8"), kind="stable")[: max(count, 0)]] = True
+    return mask
 
 
 def query_text(instruction: str | None, question: str) -> str:

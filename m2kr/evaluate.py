@@ -1,7 +1,7 @@
 """Evaluate a retriever: ``python -m m2kr.evaluate --model bm25 --data m2kr-data --tasks all``.
 
-For each task: encode the passages and the queries, search exactly, score, write the run and the result. Encoded chunks
-are kept until the task is finished, so that the same command after a kill goes on where it was.
+For each task: encode the passages and the queries, search exactly, write the run, score it, write the result. Each of
+these is kept when finished, encoded chunks one by one, so that the same command after a kill goes on where it was.
 """
 
 from __future__ import annotations
@@ -9,15 +9,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import shutil
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from m2kr import __version__
 from m2kr.errors import M2KRError, run_command
@@ -26,20 +20,20 @@ from m2kr.tasks import TASKS, Task, parse_tasks
 
 if TYPE_CHECKING:
     from m2kr.dataset import TaskData
-    from m2kr.embeddings import EmbeddingStore, StoredType
+    from m2kr.embeddings import StoredType
+    from m2kr.encode import Encoder, Phases
     from m2kr.results import Result, Run
-    from m2kr.retriever import Input, Ranker, Retriever
+    from m2kr.retriever import Ranker, Retriever
 
-_CHUNK = 1024
-"""Texts encoded between two writes: what a kill costs at most."""
-
-_IMAGE_CHUNK = 256
-"""The same for queries with pictures, which are decoded a chunk at a time: about 150 MB of them."""
+_RANKED = 256
+# Queries that a ranker is given at once: the progress bar moves after each such portion.
+_SEARCHED = "searched.json"
 
 _EXAMPLES = """examples:
   python -m m2kr.evaluate --model bm25 --data m2kr-data --tasks MSMARCO
   python -m m2kr.evaluate --model all-minilm-l6-v2 --data m2kr-data --tasks all --ignore-images
   python -m m2kr.evaluate --model ./my-model --data m2kr-data --tasks OKVQA --images raw
+  python -m m2kr.evaluate --compare results/bm25 results/my-model --data m2kr-data
 """
 
 
@@ -54,12 +48,14 @@ def evaluate_task(
     dtype: StoredType = "float32",
     ignore_images: bool = False,
     search_memory: int = 1 << 30,
+    workers: int = 0,
+    keep_embeddings: bool = False,
     rerun: bool = False,
     quiet: bool = False,
 ) -> Result:
     """Evaluate a retriever on one task, and write ``<out>/<TASK>.json`` and ``<out>/<TASK>.run.trec.gz``.
 
-    For another split than test the names begin with ``<TASK>.<split>``.
+    For another split than test the names begin with ``<TASK>.<split>``, and a nano subset adds ``.nano``.
 
     Args:
         retriever: what to evaluate.
@@ -71,6 +67,10 @@ def evaluate_task(
         dtype: of the model and of the stored embeddings; recorded.
         ignore_images: let a retriever that reads no images do an image task without them; the result says so.
         search_memory: bytes of scratch the search may use.
+        workers: processes that decode pictures; 0 or 1: none. A script that asks for some has to keep its work under
+            ``if __name__ == "__main__"``, as they import it.
+        keep_embeddings: keep the embeddings in ``<out>/.embeddings`` for later evaluations. Those that are there are
+            used in any case.
         rerun: do it again even if it is finished.
         quiet: no progress.
 
@@ -78,12 +78,13 @@ def evaluate_task(
         The result, as written.
 
     Raises:
-        M2KRError: the retriever does not read what the task's queries hold; images are missing; a finished result
-            with other settings is in the way.
+        M2KRError: the retriever does not read what the task's queries hold; images are missing or broken; a finished
+            result with other settings is in the way; the disk is full.
     """
-    from m2kr.files import digest
+    from m2kr.encode import Encoder, Phases, discard, picture_sizes
+    from m2kr.files import digest, sha256_of
     from m2kr.metrics import score
-    from m2kr.results import RESULT_FORMAT, Result, read_result, write_result
+    from m2kr.results import RESULT_FORMAT, Result, code_commit, hardware, read_result, versions, write_result
 
     task = data.task
     ignored = _ignored_inputs(retriever, task, ignore_images=ignore_images)
@@ -98,6 +99,7 @@ def evaluate_task(
         "split": data.split,
         "dataset": data.fingerprint,
         "queries": data.queries.height if data.limited else None,
+        "nano": [data.seed, data.queries.height, data.passages.height] if data.nano else None,
         "top_k": top_k,
         "dtype": dtype,
         "ignored": ignored,
@@ -109,8 +111,19 @@ def evaluate_task(
     except (TypeError, ValueError) as error:
         raise M2KRError(f"the settings of {retriever.name} cannot be written to a result file: {error}.") from error
     key = digest(settings)
-    name = task.key if data.split == "test" else f"{task.key}.{data.split}"
-    result_path, run_path = out / f"{name}.json", out / f"{name}.run.trec.gz"
+    name = ".".join([task.key, *([data.split] if data.split != "test" else []), *(["nano"] if data.nano else [])])
+    result_path, run_path, work = out / f"{name}.json", out / f"{name}.run.trec.gz", out / f".{name}.work"
+    encoder = (
+        Encoder(retriever, out / ".embeddings", batch_size, device, dtype, workers, quiet)
+        if _is_encoder(retriever)
+        else None
+    )
+
+    def tidy() -> None:
+        if encoder and keep_embeddings:
+            encoder.keep(work)
+        discard(work)
+
     if result_path.exists() and not rerun:
         finished = read_result(result_path)
         if finished["key"] != key:
@@ -118,46 +131,26 @@ def evaluate_task(
                 f"{result_path} holds a result with other settings (data, split, model or options). "
                 "Pass --rerun to replace it, or another --out."
             )
-        if run_path.exists():
+        if run_path.exists() and sha256_of(run_path) == finished["run_sha256"]:
+            tidy()  # a kill may have come before
             say(f"{task.key}: finished before, see {result_path}", quiet=quiet)
             return finished
-    if with_images:
-        _check_images(data)
-    seconds: dict[str, float] = {}
-    work = out / f".{name}.work"
+    sizes = picture_sizes(data) if with_images else None
+    phases = Phases()
     # Ties are broken by passage id, the larger first, as trec_eval does: the search prefers lower rows.
     passages = data.passages.select("passage_id", "passage_content").sort("passage_id", descending=True)
-    run = (
-        _encode_and_search(
-            retriever,
-            data,
-            passages["passage_content"].to_list(),
-            work,
-            digest(settings, "embeddings"),
-            seconds=seconds,
-            ids=passages["passage_id"].to_list(),
-            top_k=top_k,
-            batch_size=batch_size,
-            device=device,
-            dtype=dtype,
-            with_images=with_images,
-            memory=search_memory,
-            quiet=quiet,
-        )
-        if _is_encoder(retriever)
-        else _rank(
-            retriever, data, passages["passage_content"].to_list(), passages["passage_id"].to_list(), top_k, seconds
-        )
-    )
-    with _timed(seconds, "score"):
-        metrics = score(
-            run,
-            data.qrels,
-            answers=data.answers,
-            passages=dict(passages.iter_rows()) if data.answers is not None else None,
-        )
-    with _timed(seconds, "write"):
-        run.write_trec(run_path, retriever.name)
+    ids, texts = passages["passage_id"].to_list(), passages["passage_content"].to_list()
+    run = _found_run(work, key, run_path, phases)
+    if run is None:
+        if encoder:
+            scores, rows = _encode_and_search(encoder, data, texts, sizes, work, phases, top_k, search_memory)
+        else:
+            scores, rows = _rank(retriever, data, texts, top_k, phases, quiet=quiet)
+        run = _write_run(data, ids, scores, rows, run_path, work, key, retriever.name, phases, quiet=quiet)
+    with phases.measured("score"):
+        answers = data.answers
+        known = dict(zip(ids, texts, strict=True)) if answers is not None else None
+        metrics = score(run, data.qrels, answers=answers, passages=known, quiet=quiet)
     result = Result(
         format=RESULT_FORMAT,
         model=retriever.name,
@@ -172,6 +165,8 @@ def evaluate_task(
         dataset=data.fingerprint,
         synthetic=data.synthetic,
         limited=data.limited,
+        nano=data.nano,
+        seed=data.seed,
         ignored_inputs=ignored,
         instructions=retriever.reads_instructions,
         search="exact",
@@ -179,17 +174,22 @@ def evaluate_task(
         device=device,
         dtype=dtype,
         batch_size=batch_size,
-        seconds={name: round(value, 3) for name, value in seconds.items()},
-        peak_memory=_peak_memory(),
-        versions=_versions(),
+        hardware=hardware(device),
+        seconds={phase: round(value, 3) for phase, value in phases.seconds.items()},
+        reused=phases.reused,
+        memory=phases.memory,
+        peak_memory=max(phases.memory.values()),
+        versions=versions(),
+        commit=code_commit(),
+        run_sha256=sha256_of(run_path),
         key=key,
     )
     write_result(result_path, result)
-    shutil.rmtree(work, ignore_errors=True)
+    tidy()
     return result
 
 
-def _is_encoder(retriever: Retriever | Ranker) -> bool:
+def _is_encoder(retriever: Retriever | Ranker) -> TypeGuard[Retriever]:
     from m2kr.retriever import Retriever
 
     return isinstance(retriever, Retriever)
@@ -207,129 +207,107 @@ def _ignored_inputs(retriever: Retriever | Ranker, task: Task, *, ignore_images:
     return ["image"]
 
 
-def _check_images(data: TaskData) -> None:
-    """Look for every image before the passages are encoded, which may take hours."""
-    if data.images is None:
-        raise M2KRError(f"the queries of {data.task.key} have images. Name their folder with --images.")
-    missing = [path for path in data.queries["img_path"] if path is not None and not data.images.has(path)]
-    if missing:
-        raise M2KRError(
-            f"{len(missing):,} of {data.queries.height:,} images of {data.task.key} are not in {data.images}, the "
-            f"first is {missing[0]}. Name their folder with --images, or pass --ignore-images."
-        )
-
-
 def _rank(
-    retriever: Any, data: TaskData, texts: list[str], ids: list[str], top_k: int, seconds: dict[str, float]
-) -> Run:
-    with _timed(seconds, "index"):
+    retriever: Any, data: TaskData, texts: list[str], top_k: int, phases: Phases, *, quiet: bool
+) -> tuple[Any, Any]:
+    import numpy as np
+
+    questions = data.query_texts(instructions=retriever.reads_instructions)
+    with phases.measured("index"), progress(len(texts), f"{data.task.key} index", unit="passages", quiet=quiet):
         retriever.index(texts)
-    with _timed(seconds, "search"):
-        scores, rows = retriever.rank(data.query_texts(instructions=retriever.reads_instructions), top_k)
-    return _as_run(data, ids, scores, rows)
+    parts = []
+    with (
+        phases.measured("search"),
+        progress(len(questions), f"{data.task.key} search", unit="queries", quiet=quiet) as bar,
+    ):
+        for first in range(0, len(questions), _RANKED):
+            parts.append(retriever.rank(questions[first : first + _RANKED], top_k))
+            bar.update(len(parts[-1][0]))
+    scores, rows = zip(*parts, strict=True)
+    return np.concatenate(scores), np.concatenate(rows)
 
 
 def _encode_and_search(
-    retriever: Any,
+    encoder: Encoder,
     data: TaskData,
     texts: list[str],
+    sizes: list[int] | None,
     work: Path,
-    key: str,
-    *,
-    seconds: dict[str, float],
-    ids: list[str],
+    phases: Phases,
     top_k: int,
-    batch_size: int,
-    device: str,
-    dtype: StoredType,
-    with_images: bool,
     memory: int,
-    quiet: bool,
-) -> Run:
-    from m2kr.embeddings import EmbeddingStore
+) -> tuple[Any, Any]:
     from m2kr.search import search
 
-    questions = data.query_texts(instructions=retriever.reads_instructions)
-
-    def passage_inputs(first: int, stop: int) -> list[Input]:
-        return list(texts[first:stop])
-
-    def query_inputs(first: int, stop: int) -> list[Input]:
-        if not with_images:
-            return list(questions[first:stop])
-        return [{"text": questions[row], "image": data.query_image(row)} for row in range(first, stop)]
-
-    stores = {}
-    for name, count, inputs, encoder, chunk in (
-        ("passages", len(texts), passage_inputs, retriever.encode_document, _CHUNK),
-        ("queries", len(questions), query_inputs, retriever.encode_query, _IMAGE_CHUNK if with_images else _CHUNK),
-    ):
-        store = EmbeddingStore(work / name, key, kind=retriever.vectors, dtype=dtype)
-        encode = partial(encoder, batch_size=batch_size)
-        with _timed(seconds, f"encode_{name}"):
-            _encode(store, count, chunk, inputs, encode, f"{data.task.key} encode {name}", quiet=quiet)
-        stores[name] = store
-    with _timed(seconds, "search"):
-        scores, rows = search(stores["queries"], stores["passages"], top_k, device=device, memory=memory, quiet=quiet)
-    return _as_run(data, ids, scores, rows)
+    passages = encoder.passages(texts, work, data.task.key)
+    queries = encoder.queries(data, sizes, work)
+    for phase, encoded in (("encode_passages", passages), ("encode_queries", queries)):
+        phases.add(phase, encoded.seconds, encoded.memory)
+        if encoded.reused:
+            phases.reused.append(phase)
+    with phases.measured("search"):
+        return search(queries.store, passages.store, top_k, device=encoder.device, memory=memory, quiet=encoder.quiet)
 
 
-def _encode(
-    store: EmbeddingStore,
-    count: int,
-    chunk: int,
-    inputs: Callable[[int, int], list[Input]],
-    encode: Callable[[list[Input]], Any],
-    what: str,
+def _write_run(
+    data: TaskData,
+    ids: list[str],
+    scores: Any,
+    rows: Any,
+    path: Path,
+    work: Path,
+    key: str,
+    tag: str,
+    phases: Phases,
     *,
     quiet: bool,
-) -> None:
-    """Encode what the store lacks, chunk by chunk."""
-    with progress(count, what, unit="inputs", quiet=quiet) as bar:
-        bar.update(store.rows)
-        while store.rows < count:
-            first = store.rows
-            # A chunk begins at a multiple of the chunk size, as in a run that nothing interrupted.
-            stop = min(first - first % chunk + chunk, count)
-            embeddings = encode(inputs(first, stop))
-            if len(embeddings) != stop - first:
-                raise M2KRError(f"{what}: the retriever returned {len(embeddings)} items for {stop - first} inputs.")
-            store.append(embeddings)
-            bar.update(stop - first)
-
-
-def _as_run(data: TaskData, ids: list[str], scores: Any, rows: Any) -> Run:
+) -> Run:
+    """Write the run, and beside the work that it is finished."""
+    from m2kr.files import sha256_of, write_json
     from m2kr.results import Run
 
-    return Run(
-        data.queries["question_id"].to_list(), [[ids[row] for row in found] for found in rows.tolist()], list(scores)
+    queries = data.queries["question_id"].to_list()
+    run = Run(queries, [[ids[row] for row in found] for found in rows.tolist()], list(scores))
+    with phases.measured("write"):
+        run.write_trec(path, tag, quiet=quiet)
+    facts = {"key": key, "run_sha256": sha256_of(path), "seconds": phases.seconds, "memory": phases.memory}
+    write_json(work / _SEARCHED, {**facts, "reused": phases.reused})
+    return run
+
+
+def _found_run(work: Path, key: str, path: Path, phases: Phases) -> Run | None:
+    """Return the run that this evaluation wrote before it was killed."""
+    from m2kr.files import sha256_of
+    from m2kr.results import Run
+
+    try:
+        facts = json.loads((work / _SEARCHED).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise M2KRError(f"{work / _SEARCHED} cannot be read ({error}). Delete {work}.") from error
+    if facts["key"] != key or not path.is_file() or sha256_of(path) != facts["run_sha256"]:
+        return None
+    phases.seconds, phases.memory, phases.reused = facts["seconds"], facts["memory"], facts["reused"]
+    return Run.read_trec(path)
+
+
+def add_model_arguments(parser: argparse.ArgumentParser, what: argparse._ActionsContainer | None = None) -> None:
+    """Add the arguments that say which retriever is loaded, and how; ``--model`` to ``what``, if it is given."""
+    from m2kr.retriever import registered
+
+    (what or parser).add_argument(
+        "--model",
+        required=what is None,
+        help=f"a registered retriever ({', '.join(sorted(registered()))}), or a model folder, or a hub id",
     )
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    seconds[phase] = seconds.get(phase, 0.0) + time.perf_counter() - start
-
-
-def _peak_memory() -> int:
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak if sys.platform == "darwin" else peak * 1024)
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {"m2kr": __version__, "python": platform.python_version()}
-    for name in ("torch", "transformers", "sentence-transformers", "bm25s", "ranx"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    parser.add_argument("--checkpoint", help="folder or hub id to load instead of the retriever's own")
+    parser.add_argument(
+        "--option", action="append", default=[], metavar="NAME=VALUE", help="a setting of the retriever; repeatable"
+    )
+    parser.add_argument("--device", default="cpu", help="as torch names it; default cpu")
+    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
+    parser.add_argument("--batch-size", type=int, default=32, help="inputs encoded at once; default 32")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -339,21 +317,31 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--model", required=True, help="a registered retriever, or a model folder, or a hub id")
+    what = parser.add_mutually_exclusive_group(required=True)
+    add_model_arguments(parser, what)
+    what.add_argument(
+        "--compare",
+        nargs="+",
+        type=Path,
+        metavar="RESULT",
+        help="instead of evaluating, compare results with the first: files, or folders of a model such as results/bm25",
+    )
     parser.add_argument("--data", required=True, help="folder of the benchmark, or a dataset id of the hub")
     parser.add_argument("--tasks", default="all", help="comma-separated, or all (those the folder has this split of)")
     parser.add_argument("--split", default="test", help="default: test")
-    parser.add_argument("--checkpoint", help="folder or hub id to load instead of the retriever's own")
     parser.add_argument(
         "--images", action="append", default=[], metavar="[TASK=]ROOT", help="pictures: folder or archive"
     )
     parser.add_argument("--ignore-images", action="store_true", help="evaluate without the queries' images")
     parser.add_argument("--top-k", type=int, default=500, help="passages kept for each query; default 500")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N queries; the result says so")
+    parser.add_argument(
+        "--nano", action="store_true", help="only a small subset (50 queries), in result files of its own"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the subset that --nano draws; default 0")
     parser.add_argument("--out", type=Path, default=Path("results"), help="default: results")
-    parser.add_argument("--device", default="cpu", help="as torch names it; default cpu")
-    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
-    parser.add_argument("--batch-size", type=int, default=32, help="inputs encoded at once; default 32")
+    parser.add_argument("--workers", type=int, help="processes that decode pictures; default: one per core, at most 4")
+    parser.add_argument("--keep-embeddings", action="store_true", help="keep them for later evaluations, in OUT")
     parser.add_argument("--search-memory", type=float, default=1.0, metavar="GIB", help="scratch for search; default 1")
     parser.add_argument("--rerun", action="store_true", help="do finished tasks again")
     parser.add_argument("--quiet", action="store_true", help="no progress, no notices; only the table")
@@ -369,12 +357,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise M2KRError(f"--{name.replace('_', '-')} is {value}; it has to be 1 or more.")
     if not arguments.search_memory > 0:
         raise M2KRError(f"--search-memory is {arguments.search_memory}; it has to be more than 0.")
+    if arguments.workers is not None and arguments.workers < 0:
+        raise M2KRError(f"--workers is {arguments.workers}; it has to be 0 or more.")
+    if arguments.nano and arguments.limit is not None:
+        raise M2KRError("--nano and --limit are two ways to take fewer queries. Pass one of them.")
+    if arguments.compare is not None:
+        from m2kr.metrics import compare_results
+
+        print(compare_results(arguments.compare, arguments.data))
+        return 0
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    from m2kr.dataset import load_task
+    from m2kr.dataset import load_task, nano_subset
     from m2kr.files import safe_name
     from m2kr.images import parse_roots
     from m2kr.results import table
-    from m2kr.retriever import get_retriever
+    from m2kr.retriever import get_retriever, parse_options
 
     folder = Path(arguments.data)
     there = [task for task in TASKS.values() if arguments.split in task.splits]
@@ -395,7 +392,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     images = parse_roots(arguments.images) if arguments.images else None
     retriever = get_retriever(
-        arguments.model, checkpoint=arguments.checkpoint, device=arguments.device, dtype=arguments.dtype
+        arguments.model,
+        checkpoint=arguments.checkpoint,
+        device=arguments.device,
+        dtype=arguments.dtype,
+        options=parse_options(arguments.option),
     )
     for task in tasks:  # of all tasks before the first begins
         _ignored_inputs(retriever, task, ignore_images=arguments.ignore_images)
@@ -403,6 +404,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     results = []
     for task in tasks:
         data = load_task(task, arguments.data, arguments.split, images=images, limit=arguments.limit)
+        if arguments.nano:
+            data = nano_subset(data, seed=arguments.seed)
         results.append(
             evaluate_task(
                 retriever,
@@ -414,6 +417,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 dtype=arguments.dtype,
                 ignore_images=arguments.ignore_images,
                 search_memory=int(arguments.search_memory * (1 << 30)),
+                workers=min(4, os.cpu_count() or 1) if arguments.workers is None else arguments.workers,
+                keep_embeddings=arguments.keep_embeddings,
                 rerun=arguments.rerun,
                 quiet=arguments.quiet,
             )

@@ -15,14 +15,23 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from m2kr.errors import M2KRError
-from m2kr.results import Run
+from m2kr.files import sha256_of
+from m2kr.progress import progress
+from m2kr.results import Result, Run, aligned, notes_on, read_result
 
 KS = (1, 5, 10, 20, 50, 100, 500)
 """Cut-offs reported."""
+
+_DRAWN = 1 << 22
+# Rows that the bootstrap draws at once: 64 MB of numbers.
+_FEW_QUERIES = 30
 
 
 def score(
@@ -32,9 +41,10 @@ def score(
     answers: Mapping[str, Sequence[str]] | None = None,
     passages: Mapping[str, str] | None = None,
     ks: Iterable[int] = KS,
+    quiet: bool = True,
 ) -> dict[str, float]:
     """Return the mean of every measure over the queries of ``qrels``; see `score_queries`."""
-    table = score_queries(run, qrels, answers=answers, passages=passages, ks=ks).drop("question_id")
+    table = score_queries(run, qrels, answers=answers, passages=passages, ks=ks, quiet=quiet).drop("question_id")
     return {name: float(table[name].mean() or 0.0) for name in table.columns}  # type: ignore[arg-type]
 
 
@@ -45,6 +55,7 @@ def score_queries(
     answers: Mapping[str, Sequence[str]] | None = None,
     passages: Mapping[str, str] | None = None,
     ks: Iterable[int] = KS,
+    quiet: bool = True,
 ) -> pl.DataFrame:
     """Return every measure for every query of ``qrels``.
 
@@ -56,6 +67,7 @@ def score_queries(
         answers: question_id -> answers; with ``passages``, PRecall@K is computed too.
         passages: passage_id -> content, at least of the retrieved ones.
         ks: cut-offs.
+        quiet: show no progress bar.
 
     Returns:
         Columns ``question_id`` and one of Float64 for each measure, rows in the order of ``qrels``.
@@ -78,7 +90,7 @@ def score_queries(
     retrieved = dict(zip(ranking.query_ids, ranking.passage_ids, strict=True))
     columns = _by_ranx(retrieved, qrels, names)
     if answers is not None and passages is not None:
-        matches = _first_matches(retrieved, answers, passages, cutoffs[-1])
+        matches = _first_matches(retrieved, answers, passages, cutoffs[-1], quiet=quiet)
         pseudo = {query: matches.get(query, []) for query in qrels}
         columns |= _by_ranx(retrieved, pseudo, {f"PRecall@{k}": f"hit_rate@{k}" for k in cutoffs})
     return pl.DataFrame({"question_id": list(qrels), **columns})
@@ -99,51 +111,319 @@ def _first_matches(
     answers: Mapping[str, Sequence[str]],
     passages: Mapping[str, str],
     depth: int,
+    *,
+    quiet: bool,
 ) -> dict[str, list[str]]:
     """Return, for each query, the first retrieved passage that contains an answer: it alone decides PRecall@K."""
     lowered: dict[str, str] = {}
     first: dict[str, list[str]] = {}
-    for query, ids in retrieved.items():
-        needles = _needles(answers.get(query, ()))
-        for passage_id in ids[:depth] if needles else ():
-            text = lowered.get(passage_id)
-            if text is None:
-                if passage_id not in passages:
-                    raise M2KRError(f"the run of query {query!r} holds the passage {passage_id!r}, which is not known.")
-                text = lowered[passage_id] = passages[passage_id].lower()
-            if any(needle in text for needle in needles):
-                first[query] = [passage_id]
-                break
+    with progress(len(retrieved), "look for answers", unit="queries", quiet=quiet) as bar:
+        for query, ids in retrieved.items():
+            needles = _needles(answers.get(query, ()))
+            for passage_id in ids[:depth] if needles else ():
+                text = lowered.get(passage_id)
+                if text is None:
+                    if passage_id not in passages:
+                        raise M2KRError(f"the run of query {query!r} holds the passage {passage_id!r}, not known here.")
+                    text = lowered[passage_id] = passages[passage_id].lower()
+                if any(map(text.__contains__, needles)):  # half the time of a generator
+                    first[query] = [passage_id]
+                    break
+            bar.update()
     return first
 
 
 def _by_ranx(
     retrieved: Mapping[str, Sequence[str]], qrels: Mapping[str, Sequence[str]], names: Mapping[str, str]
-) -> dict[str, list[float]]:
+) -> dict[str, npt.NDArray[np.float64]]:
     """Return the measures ``names`` (ours -> ranx's) for each query of ``qrels``."""
-    import ranx  # 3 s, and only this needs it
+    import ranx  # 1.5 s, and only this needs it
+    from numba.typed import List
 
-    judged = [query for query, ids in qrels.items() if len(ids) and len(retrieved.get(query, ()))]
-    columns = {name: dict.fromkeys(qrels, 0.0) for name in names}
-    if judged:
-        # ranx orders ties arbitrarily, so it is given ranks, which hold none, in place of scores. And it compiles
-        # itself anew, 10 s, for every length of ids it has not met, so it is given numbers of one width in their place.
-        run: dict[str, dict[str, float]] = {}
-        wanted: dict[str, dict[str, int]] = {}
-        for number, query in enumerate(judged):
-            ranks = {passage: rank for rank, passage in enumerate(dict.fromkeys(retrieved[query]))}
-            run[_label(number)] = {_label(rank): float(len(ranks) - rank) for rank in range(len(ranks))}
-            found = [ranks.setdefault(passage, len(ranks)) for passage in qrels[query]]
-            wanted[_label(number)] = {_label(rank): 1 for rank in found}
-        ranking = ranx.Run.from_dict(run)
-        with warnings.catch_warnings():
-            # numba remarks on a cast inside ranx while it compiles; there is nothing a user could do about it.
-            warnings.simplefilter("ignore")
-            ranx.evaluate(ranx.Qrels.from_dict(wanted), ranking, list(names.values()), return_mean=False)
-        for name, key in names.items():
-            columns[name].update({judged[int(label)]: float(value) for label, value in ranking.scores[key].items()})
-    return {name: list(values.values()) for name, values in columns.items()}
+    judged = [row for row, (query, ids) in enumerate(qrels.items()) if len(ids) and len(retrieved.get(query, ()))]
+    columns = {name: np.zeros(len(qrels)) for name in names}
+    if not judged:
+        return columns
+    queries = list(qrels)
+    # ranx orders ties arbitrarily, so it is given ranks, which hold none, in place of scores. And it is given arrays:
+    # from dicts it makes typed dicts of strings, which takes 4 s for 5,046 queries, and 20 s more to compile.
+    depth = max(len(retrieved[queries[row]]) for row in judged)
+    ranks = np.column_stack([np.arange(depth), np.arange(depth, 0, -1)]).astype(np.float64)
+    run, wanted = [], []
+    for row in judged:
+        places = {passage: rank for rank, passage in enumerate(dict.fromkeys(retrieved[queries[row]]))}
+        run.append(ranks[: len(places)])
+        found = sorted({places.setdefault(passage, len(places)) for passage in qrels[queries[row]]})
+        wanted.append(np.column_stack([found, np.ones(len(found))]))
+    with warnings.catch_warnings():
+        # numba remarks on a cast inside ranx while it compiles; there is nothing a user could do about it.
+        warnings.simplefilter("ignore")
+        # Asked for one measure of each query, ranx fails to find it by its name; asked for it twice, it does not.
+        asked = [*names.values()] * (2 if len(names) == 1 else 1)
+        measured = ranx.evaluate(List(wanted), List(run), asked, return_mean=False)
+    for name, key in names.items():
+        columns[name][judged] = measured[key]
+    return columns
 
 
-def _label(number: int) -> str:
-    return f"{number:010d}"
+def compare(
+    runs: Mapping[str, Run | Mapping[str, Mapping[str, float]]],
+    qrels: Mapping[str, Sequence[str]],
+    *,
+    answers: Mapping[str, Sequence[str]] | None = None,
+    passages: Mapping[str, str] | None = None,
+    measures: Sequence[str] = ("Recall@5", "MRR@10", "nDCG@10"),
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> pl.DataFrame:
+    """Compare runs of the same queries with the first of them.
+
+    The p-value is that of the two-sided paired Student's t-test over the queries, computed by ranx; it is not
+    corrected for the number of comparisons. Not the randomisation test of ranx, whose threads draw from generators
+    that its seed does not reach, so that no value comes twice; the two agree closely on hundreds of queries.
+    The 95 % intervals are percentiles of a paired bootstrap: the same queries are drawn for all runs.
+
+    Args:
+        runs: name -> run, at least two.
+        qrels: question_id -> ids of its positive passages.
+        answers: question_id -> answers, for PRecall@K.
+        passages: passage_id -> content, at least of the retrieved ones, for PRecall@K.
+        measures: names as `score` gives them, with any cut-off.
+        resamples: draws of the bootstrap.
+        seed: of the draws. Equal seeds give equal intervals.
+
+    Returns:
+        One row for each measure and run, in that order: ``measure``, ``run``, ``mean``, ``low`` and ``high`` (the
+        interval of the mean), ``difference`` to the first run, ``difference_low``, ``difference_high``, ``p_value``
+        (null for the first run, and where there are fewer than two queries), and ``unanswered``, the queries for which
+        the run has no passage, which score 0.
+
+    Raises:
+        M2KRError: fewer than two runs, an unknown measure, or as `score_queries`.
+
+    Source: Smucker, Allan and Carterette, "A Comparison of Statistical Significance Tests for Information Retrieval
+    Evaluation", CIKM 2007, for the tests and how they agree.
+    """
+    if len(runs) < 2:
+        raise M2KRError(f"a comparison needs two runs or more, not {len(runs)}.")
+    if not measures or resamples < 1:
+        raise M2KRError("a comparison needs a measure and a resample, one of each at least.")
+    columns: list[npt.NDArray[np.float64]] = []
+    unanswered = []
+    for run in runs.values():
+        ranking = run if isinstance(run, Run) else Run.from_dict(run)
+        table = score_queries(ranking, qrels, answers=answers, passages=passages, ks=_cutoffs(measures))
+        lacking = [name for name in measures if name not in table.columns]
+        if lacking:
+            there = ", ".join(table.columns[1:])
+            raise M2KRError(f"there is no measure {lacking[0]!r} of these runs; there are {there}.")
+        columns.append(table.select(measures).to_numpy())
+        answered = {query for query, ids in zip(ranking.query_ids, ranking.passage_ids, strict=True) if ids}
+        unanswered.append(sum(query not in answered for query in qrels))
+    values = np.stack(columns, axis=1)  # (queries, runs, measures)
+    drawn = bootstrap_means(values.reshape(len(values), -1), resamples, seed).reshape(resamples, *values.shape[1:])
+    limits = np.percentile(drawn, (2.5, 97.5), axis=0)
+    apart = np.percentile(drawn - drawn[:, :1], (2.5, 97.5), axis=0)
+    means = values.mean(axis=0)
+    rows: list[dict[str, object]] = []
+    for column, measure in enumerate(measures):
+        for row, name in enumerate(runs):
+            first = row == 0
+            rows.append(
+                {
+                    "measure": measure,
+                    "run": name,
+                    "mean": means[row, column],
+                    "low": limits[0, row, column],
+                    "high": limits[1, row, column],
+                    "difference": None if first else means[row, column] - means[0, column],
+                    "difference_low": None if first else apart[0, row, column],
+                    "difference_high": None if first else apart[1, row, column],
+                    "p_value": None if first else _p_value(values[:, 0, column], values[:, row, column]),
+                    "unanswered": unanswered[row],
+                }
+            )
+    numbers = ("mean", "low", "high", "difference", "difference_low", "difference_high", "p_value")
+    return pl.DataFrame(rows, schema_overrides=dict.fromkeys(numbers, pl.Float64))
+
+
+def bootstrap_means(values: npt.NDArray[np.float64], resamples: int, seed: int) -> npt.NDArray[np.float64]:
+    """Return the column means of ``resamples`` draws of rows, with replacement.
+
+    Args:
+        values: shape (n, columns). A draw takes the same rows of all columns, so that columns stay paired.
+        resamples: number of draws.
+        seed: of NumPy's default generator.
+
+    Returns:
+        float64 array of shape (resamples, columns).
+    """
+    rng = np.random.default_rng(seed)
+    count = len(values)
+    means = np.empty((resamples, values.shape[1]))
+    block = max(1, _DRAWN // count)
+    for start in range(0, resamples, block):
+        size = min(block, resamples - start)
+        rows = rng.integers(count, size=(size, count))
+        rows += np.arange(size)[:, None] * count
+        # How often each row was drawn: a product with that takes a tenth of the time of gathering the rows.
+        times = np.bincount(rows.ravel(), minlength=size * count).reshape(size, count)
+        means[start : start + size] = times.astype(np.float64) @ values / count
+    return means
+
+
+def _p_value(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> float | None:
+    if len(first) < 2:
+        return None
+    if np.array_equal(first, second):
+        return 1.0  # the statistic is 0 / 0
+    from ranx.statistical_tests import paired_student_t_test
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # where all differences are equal, scipy warns of what is then exact: p = 0
+        p_value, _ = paired_student_t_test(first, second)
+    return float(p_value)
+
+
+def _cutoffs(measures: Iterable[str]) -> list[int]:
+    """Return the cut-offs in names of measures; an unknown name is found out later."""
+    found = {int(cutoff) for _, _, cutoff in (name.partition("@") for name in measures) if cutoff.isdecimal()}
+    return sorted(found) or [1]
+
+
+# --- comparison -----------------------------------------------------------------------------------------------------
+
+
+def compare_results(paths: Sequence[Path], data: str) -> str:
+    """Return tables that compare results with the first, one for each task that all of them have.
+
+    The measures of each query are computed anew from the runs, which stand beside the result files.
+
+    Args:
+        paths: result files, runs beside them, or folders of result files (``results/bm25``).
+        data: the benchmark they were evaluated on.
+
+    Raises:
+        M2KRError: there are fewer than two, they share no task, or they are of different data or queries, or a run
+            is not the one of its result.
+    """
+    if len(paths) < 2:
+        raise M2KRError("--compare needs two results or more: result files, or folders of them such as results/bm25.")
+    found = [_results_at(path) for path in paths]
+    shared = [name for name in found[0] if all(name in others for others in found)]
+    if not shared:
+        has = "; ".join(
+            f"{path} has {', '.join('.'.join(name) for name in there)}"
+            for path, there in zip(paths, found, strict=True)
+        )
+        raise M2KRError(f"these results share no task and split: {has}. Compare results of the same.")
+    tables = []
+    for name in shared:
+        files = [there[name] for there in found]
+        results = [read_result(file) for file in files]
+        queries, passages, qrels, answers = _data_of(results, files, data)
+        first = results[0]
+        measures = [measure for measure in first["headline"] if measure in first["metrics"]] + ["MRR@10", "nDCG@10"]
+        runs = {label: _run_of(file) for label, file in zip(_labels(results, files), files, strict=True)}
+        frame = compare(runs, qrels, answers=answers, passages=passages, measures=measures)
+        title = f"{' '.join(name)}: {queries:,} queries, {first['passages']:,} passages"
+        tables.append("\n".join([title, *_comparison_lines(frame), *_cautions(results, frame)]))
+    notes = [
+        "in percent, with 95 % intervals of a paired bootstrap over queries (10,000 draws); p of a two-sided paired",
+        "t-test, not corrected for the number of comparisons",
+    ]
+    return "\n\n".join([*tables, "\n".join(notes)])
+
+
+def _results_at(path: Path) -> dict[tuple[str, ...], Path]:
+    """Return the result files of an argument, by task, split and whether they are of a subset."""
+    if path.is_dir():
+        files = sorted(path.glob("*.json"))
+    else:
+        files = [path.with_name(path.name.replace(".run.trec.gz", ".json"))]
+    found: dict[tuple[str, ...], Path] = {}
+    for file in files:
+        result = read_result(file)
+        found[result["task"], result["split"], *(["nano"] if result["nano"] else [])] = file
+    if not found:
+        raise M2KRError(f"{path} holds no result files. Name the folder of a model, such as results/bm25.")
+    return found
+
+
+def _data_of(
+    results: Sequence[Result], files: Sequence[Path], data: str
+) -> tuple[int, dict[str, str] | None, dict[str, list[str]], dict[str, list[str]] | None]:
+    """Return number of queries, passages, positives and answers, after checking that the results are of these."""
+    from m2kr.dataset import load_task, nano_subset
+
+    first = results[0]
+    for key, what in (("dataset", "data"), ("queries", "queries"), ("passages", "passages"), ("seed", "queries")):
+        for other, file in zip(results[1:], files[1:], strict=True):
+            if other[key] != first[key]:  # type: ignore[literal-required]
+                raise M2KRError(
+                    f"{files[0]} and {file} are of different {what} ({key} {first[key]!r} and {other[key]!r}), "  # type: ignore[literal-required]
+                    "and cannot be compared. Evaluate both on the same."
+                )
+    loaded = load_task(first["task"], data, first["split"], limit=first["queries"] if first["limited"] else None)
+    if loaded.fingerprint != first["dataset"]:
+        raise M2KRError(
+            f"{files[0]} is of the data {first['dataset']}, and {data} has {loaded.fingerprint}. Name the benchmark "
+            "that was evaluated with --data."
+        )
+    if first["nano"]:
+        loaded = nano_subset(loaded, seed=first["seed"] or 0)
+    answers = loaded.answers
+    texts = dict(loaded.passages.select("passage_id", "passage_content").iter_rows()) if answers is not None else None
+    return loaded.queries.height, texts, loaded.qrels, answers
+
+
+def _run_of(file: Path) -> Run:
+    path = file.with_name(f"{file.stem}.run.trec.gz")
+    if not path.is_file():
+        raise M2KRError(f"{path} is not there, and a comparison needs the run. Evaluate with --rerun.")
+    if sha256_of(path) != read_result(file)["run_sha256"]:
+        raise M2KRError(f"{path} is not the run that {file} was computed from. Evaluate with --rerun.")
+    return Run.read_trec(path)
+
+
+def _labels(results: Sequence[Result], files: Sequence[Path]) -> list[str]:
+    names = [result["model"] for result in results]
+    return names if len(set(names)) == len(names) else [str(file) for file in files]
+
+
+def _comparison_lines(frame: pl.DataFrame) -> list[str]:
+    def percent(value: float, low: float, high: float, sign: str = "") -> str:
+        return f"{100 * value:{sign}.1f} [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"
+
+    rows = [("measure", "model", "mean", "difference", "p")]
+    for row in frame.iter_rows(named=True):
+        apart = row["difference"]
+        rows.append(
+            (
+                row["measure"],
+                row["run"],
+                percent(row["mean"], row["low"], row["high"]),
+                "" if apart is None else percent(apart, row["difference_low"], row["difference_high"], "+"),
+                "" if row["p_value"] is None else f"{row['p_value']:.4f}",
+            )
+        )
+    return aligned(rows, left=2)
+
+
+def _cautions(results: Sequence[Result], frame: pl.DataFrame) -> list[str]:
+    """Return what else differs between results, or makes intervals and p-values doubtful."""
+    notes = []
+    for key, what in (
+        ("ignored_inputs", "inputs that were left out"),
+        ("top_k", "numbers of passages kept for each query"),
+        ("dtype", "number formats"),
+    ):
+        values = [result[key] for result in results]  # type: ignore[literal-required]
+        if any(value != values[0] for value in values):
+            notes.append(f"caution: the results have different {what}: {', '.join(str(value) for value in values)}")
+    if results[0]["queries"] < _FEW_QUERIES:
+        notes.append(f"caution: with fewer than {_FEW_QUERIES} queries, intervals and p-values are rough")
+    for name, count in frame.select("run", "unanswered").unique(maintain_order=True).iter_rows():
+        if count:
+            notes.append(f"caution: {name} has no passage for {count:,} queries, which score 0")
+    return notes + notes_on(results)

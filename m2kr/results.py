@@ -7,25 +7,38 @@ from __future__ import annotations
 
 import argparse
 import gzip
-import io
 import json
+import os
+import platform
+import subprocess
 import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
+from itertools import chain
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 from urllib.parse import unquote
 
 import numpy as np
 import numpy.typing as npt
 
+from m2kr import __version__
 from m2kr.errors import M2KRError, run_command
 from m2kr.files import atomic, write_json
+from m2kr.progress import progress
 from m2kr.tasks import TASKS
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 class Result(TypedDict):
-    """A result file, ``results/<model>/<TASK>.json``. Every key is always there."""
+    """A result file, ``results/<model>/<TASK>.json``. Every key is always there.
+
+    All but ``seconds``, ``reused``, ``memory`` and ``peak_memory`` are equal for equal evaluations.
+    """
 
     # 1; changes when a reader of these files has to change.
     format: int
@@ -50,6 +63,10 @@ class Result(TypedDict):
     synthetic: bool
     # Only the first queries were evaluated.
     limited: bool
+    # Only a small subset of queries and passages was evaluated, drawn with ``seed``; without it null: nothing else in
+    # an evaluation is left to chance.
+    nano: bool
+    seed: int | None
     # Kinds of input the task has and the retriever was not given: ["image"] after --ignore-images.
     ignored_inputs: list[str]
     # Whether the task's instruction stood in front of each question.
@@ -61,17 +78,31 @@ class Result(TypedDict):
     device: str
     dtype: str
     batch_size: int
-    # Seconds of wall time of each phase, in the run that finished it.
+    # Processor or graphics card that encoded and searched.
+    hardware: str
+    # Seconds of wall time of each phase. That of an encoding that was interrupted is the sum of its parts; that of one
+    # that was found is what it took when it was made.
     seconds: dict[str, float]
-    # Largest resident memory of the process, bytes.
+    # Phases whose embeddings were found, kept by an earlier evaluation (--keep-embeddings).
+    reused: list[str]
+    # Largest resident memory of the process during each phase, bytes, without the processes that decode pictures.
+    memory: dict[str, int]
+    # The largest of those.
     peak_memory: int
-    # Versions of m2kr, python, torch, transformers, sentence-transformers, ranx.
+    # Versions of m2kr, python, torch, transformers, sentence-transformers, numpy, polars, ranx.
     versions: dict[str, str]
+    # Git commit of the code where it runs from a checkout, with "+changes" if files differ from it; else null.
+    commit: str | None
+    # Hash of the run file, which stands beside this one.
+    run_sha256: str
     # Digest of all settings the scores depend on; a finished task with the same key is not run again.
     key: str
 
 
 RESULT_FORMAT = 1
+
+_WRITTEN_QUERIES = 256
+"""Queries whose lines are written at once; of 500 passages each, they take some 20 MB."""
 
 
 @dataclass(frozen=True)
@@ -110,24 +141,37 @@ class Run:
             [np.array([value for value, _ in pairs], dtype=np.float32) for pairs in ordered.values()],
         )
 
-    def write_trec(self, path: Path, tag: str) -> None:
+    def write_trec(self, path: Path, tag: str, *, quiet: bool = True) -> None:
         """Write ``query Q0 passage rank score tag`` lines, gzipped; equal runs give equal bytes.
 
         White space and "%" in ids are written as %XX, since the format is separated by blanks; `read_trec` undoes it.
-        A score is written with 9 digits, which give a float32 back exactly.
+        A score is written in as many digits as give the float32 back exactly.
         """
-        label = _escape(tag)
+        import polars as pl
+        from isal import igzip
+
+        label = pl.lit(_escape(tag))
         with (
             atomic(path) as raw,
-            gzip.GzipFile(fileobj=raw, mode="wb", filename="", mtime=0, compresslevel=4) as zipped,
-            io.TextIOWrapper(zipped, encoding="utf-8", newline="\n") as file,
+            igzip.IGzipFile(fileobj=raw, mode="wb", filename="", mtime=0, compresslevel=1) as file,  # type: ignore[no-untyped-call]
+            progress(len(self.query_ids), f"write {path.name}", unit="queries", quiet=quiet) as bar,
         ):
-            for query, passages, scores in zip(self.query_ids, self.passage_ids, self.scores, strict=True):
-                name = _escape(query)
-                file.writelines(
-                    f"{name} Q0 {_escape(passage)} {rank} {value:.9g} {label}\n"
-                    for rank, (passage, value) in enumerate(zip(passages, scores.tolist(), strict=True), start=1)
-                )
+            for first in range(0, len(self.query_ids), _WRITTEN_QUERIES):
+                part = slice(first, first + _WRITTEN_QUERIES)
+                found, scores = self.passage_ids[part], self.scores[part]
+                lengths = np.array([len(passages) for passages in found])
+                if lengths.any():
+                    columns = pl.DataFrame(
+                        {
+                            "query": _escaped(self.query_ids[part]).gather(np.repeat(np.arange(len(found)), lengths)),
+                            "passage": _escaped(list(chain.from_iterable(found))),
+                            "rank": np.concatenate([np.arange(1, length + 1) for length in lengths]),
+                            "score": np.concatenate(scores).astype(np.float32, copy=False),
+                        }
+                    )
+                    line = pl.concat_str("query", pl.lit("Q0"), "passage", "rank", "score", label, separator=" ")
+                    file.write((columns.select(line.str.join("\n")).item() + "\n").encode())  # type: ignore[no-untyped-call]
+                bar.update(len(found))
 
     @classmethod
     def read_trec(cls, path: Path) -> Run:
@@ -137,6 +181,7 @@ class Run:
             M2KRError: the file cannot be read, a line does not have six fields, or a score is no number.
         """
         run: dict[str, dict[str, float]] = {}
+        name = cache(unquote)
         try:
             with path.open("rb") as raw:
                 lines = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
@@ -144,7 +189,7 @@ class Run:
                     fields = line.decode("utf-8", "replace").split()
                     try:
                         query, _, passage, _, value, _ = fields
-                        run.setdefault(unquote(query), {})[unquote(passage)] = float(value)
+                        run.setdefault(name(query), {})[name(passage)] = float(value)
                     except ValueError as error:
                         count = len(fields)
                         reason = "the score is no number" if count == 6 else f"{count} fields where 6 are expected"
@@ -154,12 +199,69 @@ class Run:
         return cls.from_dict(run)
 
 
+def _escaped(names: Sequence[str]) -> pl.Series:
+    import polars as pl
+
+    series = pl.Series(names, dtype=pl.String)
+    # Most ids need none of it, and there are millions.
+    return pl.Series(map(_escape, names), dtype=pl.String) if series.str.contains(r"[\s%\x1c-\x1f]").any() else series
+
+
 def _escape(name: str) -> str:
-    if name.isalnum():
-        return name
     return "".join(
         "".join(f"%{byte:02X}" for byte in c.encode("utf-8")) if c == "%" or c.isspace() else c for c in name
     )
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that scores may depend on, where they are installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    names = (
+        "torch",
+        "transformers",
+        "sentence-transformers",
+        "tokenizers",
+        "numpy",
+        "polars",
+        "pillow",
+        "bm25s",
+        "ranx",
+    )
+    found = {"m2kr": __version__, "python": platform.python_version()}
+    for name in names:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def hardware(device: str) -> str:
+    """Return the name of what a torch device is on this machine."""
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.get_device_name(device)
+    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+
+
+def code_commit() -> str | None:
+    """Return the Git commit of this code, with "+changes" where files differ from it.
+
+    None where the code is installed and no checkout, or Git is not there.
+    """
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return None
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", "m2kr", "baselines")
+        return git("rev-parse", "HEAD") + ("+changes" if changed else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 def write_result(path: Path, result: Result) -> None:
@@ -199,7 +301,8 @@ def read_results(folder: Path) -> list[Result]:
 def table(results: Sequence[Result]) -> str:
     """Return results as a table: one row for each model and task, the headline measures in percent.
 
-    A star marks a row whose queries were cut or whose images were ignored; made-up data are said below the table.
+    A star marks a row whose queries or passages were cut or whose images were ignored; made-up data are said below the
+    table.
     """
     header = ("task", "split", "model", "queries", "passages", "R@K", "PR@K", "MRR@10", "nDCG@10")
     rows = [header]
@@ -208,7 +311,7 @@ def table(results: Sequence[Result]) -> str:
         for name in result["headline"]:
             kind, cutoff = name.split("@")
             shown[kind] = f"{100 * result['metrics'][name]:.1f} @{cutoff}" if name in result["metrics"] else "-"
-        marked = result["model"] + ("*" if result["limited"] or result["ignored_inputs"] else "")
+        marked = result["model"] + ("*" if result["limited"] or result["nano"] or result["ignored_inputs"] else "")
         rows.append(
             (
                 result["task"],
@@ -222,23 +325,35 @@ def table(results: Sequence[Result]) -> str:
                 f"{100 * result['metrics']['nDCG@10']:.1f}",
             )
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    return "\n".join(aligned(rows, left=3) + notes_on(results))
+
+
+def aligned(rows: Sequence[Sequence[str]], left: int) -> list[str]:
+    """Return the lines of a table whose first row is the header; so many columns are aligned to the left."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "  ".join(
-            cell.ljust(width) if column < 3 else cell.rjust(width)
+            cell.ljust(width) if column < left else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows
     ]
     lines.insert(1, "  ".join("-" * width for width in widths))
+    return lines
+
+
+def notes_on(results: Sequence[Result]) -> list[str]:
+    """Return what has to be said below a table of these results."""
     notes = []
     if any(result["ignored_inputs"] for result in results):
         notes.append("* the queries' images were not given to this model (--ignore-images)")
     if any(result["limited"] for result in results):
         notes.append("* only the first queries were evaluated (--limit)")
+    if any(result["nano"] for result in results):
+        notes.append("* only a small subset was evaluated, which is much easier than the task (--nano)")
     if any(result["synthetic"] for result in results):
         notes.append("made-up data: these scores compare with no published figure")
-    return "\n".join(lines + notes)
+    return notes
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,12 +7,13 @@ through an entry point of the group ``m2kr.retrievers``: a package of yours that
     my-model = "my_package:MyRetriever"
 
 is evaluated by ``python -m m2kr.evaluate --model my-model``. The entry point is called with ``checkpoint``, ``device``
-and ``dtype`` by keyword.
+and ``dtype`` by keyword, and with what the user gives as ``--option NAME=VALUE``, which are strings.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypedDict, runtime_checkable
@@ -28,21 +29,34 @@ if TYPE_CHECKING:
 GROUP = "m2kr.retrievers"
 """Entry-point group in which retrievers are registered."""
 
+_OWN = ("checkpoint", "device", "dtype")
+
 
 class TextAndImage(TypedDict, total=False):
-    """An input with a picture."""
+    """An input with a picture: in RGB, or the uint8 array that the retriever's own ``prepare_image`` made of one."""
 
     text: str
-    image: Image
+    image: Image | npt.NDArray[np.uint8]
 
 
 Input: TypeAlias = str | TextAndImage
-"""What is encoded: a text, or a text and a picture."""
+"""What is encoded: a text, or a text and a picture. A query of a retriever that reads images may have none."""
 
 
 @runtime_checkable
 class Retriever(Protocol):
     """A model that turns queries and passages into vectors.
+
+    Inputs come in the order of their table, thousands at a time: grouping texts of like length, to save padding, is the
+    retriever's own affair. What it returns is in the order of the inputs, and depends on neither ``batch_size`` nor
+    the other inputs, beyond float noise.
+
+    A retriever that reads images may have one attribute more, ``prepare_image``: a callable that takes a picture in RGB
+    and returns what the model needs of it as a uint8 array, of shape (height, width, 3) as a rule, such as after
+    resizing and cropping. It is called in the processes that decode pictures, which then have less to send, and the
+    model's ``encode_query`` gets the array as the input's image. It still has to take pictures themselves, with equal
+    results. The callable is pickled, so it has to be small: a function, or a method of an object of its own that holds
+    numbers only. A method of the retriever would take the model with it, and is refused for its size.
 
     Attributes:
         name: what it is called in results.
@@ -105,8 +119,30 @@ def registered() -> dict[str, EntryPoint]:
     return found
 
 
+def parse_options(values: Iterable[str]) -> dict[str, str]:
+    """Return the options of ``--option NAME=VALUE``, given any number of times.
+
+    Raises:
+        M2KRError: one has no "=", or no name, or a name stands twice.
+    """
+    options: dict[str, str] = {}
+    for value in values:
+        name, separator, text = value.partition("=")
+        if not separator or not name:
+            raise M2KRError(f"--option {value}: write it as NAME=VALUE.")
+        if name in options:
+            raise M2KRError(f"--option {name} is given twice, as {options[name]!r} and as {text!r}.")
+        options[name] = text
+    return options
+
+
 def get_retriever(
-    name: str, *, checkpoint: str | None = None, device: str = "cpu", dtype: str = "float32"
+    name: str,
+    *,
+    checkpoint: str | None = None,
+    device: str = "cpu",
+    dtype: str = "float32",
+    options: Mapping[str, str] | None = None,
 ) -> Retriever | Ranker:
     """Return the retriever called ``name``.
 
@@ -118,9 +154,11 @@ def get_retriever(
         checkpoint: folder or hub id to load instead of the retriever's own.
         device: as torch names it.
         dtype: "float32", "float16" or "bfloat16".
+        options: further keyword arguments of its entry point; kept in its ``settings`` under "options".
 
     Raises:
-        M2KRError: there is no such retriever (with the closest name there is), or it cannot be loaded.
+        M2KRError: there is no such retriever (with the closest name there is), it does not have such an option, or it
+            cannot be loaded.
     """
     known = registered()
     if name not in known and checkpoint is None and (Path(name).is_dir() or name.count("/") == 1):
@@ -139,7 +177,27 @@ def get_retriever(
         raise M2KRError(
             f"the retriever {name!r} is registered as {known[name].value}, which cannot be loaded: {error}."
         ) from error
-    retriever = make(checkpoint=checkpoint, device=device, dtype=dtype)
+    _check_options(name, make, options or {})
+    retriever = make(checkpoint=checkpoint, device=device, dtype=dtype, **(options or {}))
     if not isinstance(retriever, (Retriever, Ranker)):
         raise M2KRError(f"{known[name].value} does not speak the protocol of m2kr.retriever.Retriever or Ranker.")
+    if options:
+        retriever.settings = {**retriever.settings, "options": dict(options)}
     return retriever
+
+
+def _check_options(name: str, make: Any, options: Mapping[str, str]) -> None:
+    for option in options:
+        if option in _OWN:
+            raise M2KRError(f"--option {option}: there is an argument for that, --{option}.")
+    parameters = inspect.signature(make).parameters.values() if options else ()
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
+        return
+    by_keyword = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    known = {item.name: item.default for item in parameters if item.kind in by_keyword and item.name not in _OWN}
+    for option in options:
+        if option not in known:
+            listed = ", ".join(f"{name} (default {default!r})" for name, default in known.items()) or "none"
+            raise M2KRError(
+                f"the retriever {name!r} has no option {option!r}.{did_you_mean(option, list(known))} It has: {listed}."
+            )

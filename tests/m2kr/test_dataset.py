@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from m2kr.dataset import load_task, query_text
+from m2kr.dataset import TaskData, load_task, nano_subset, query_text
 from m2kr.errors import M2KRError
 from m2kr.images import ImageRoots
 from m2kr.schema import SCHEMAS
@@ -286,3 +287,58 @@ def test_texts_of_queries_come_with_or_without_instructions(published: Path) -> 
     data = load_task("OKVQA", published, limit=2)
     assert data.query_texts(instructions=False) == ["What is thing 0?", "What is thing 1?"]
     assert data.query_texts(instructions=True) == ["Answer this: What is thing 0?", "Answer this: What is thing 1?"]
+
+
+# --- the nano subset ------------------------------------------------------------------------------------------------
+
+
+def drawn(data: TaskData, seed: int = 0) -> tuple[list[str], list[str]]:
+    small = nano_subset(data, seed=seed, queries=7, passages=60)
+    return small.queries["question_id"].to_list(), small.passages["passage_id"].to_list()
+
+
+def test_a_nano_subset_holds_all_positives_of_its_queries_and_keeps_the_order(built: Path) -> None:
+    whole = load_task("OKVQA", built)
+    small = nano_subset(whole, queries=7, passages=60)
+    assert (small.queries.height, small.passages.height) == (7, 60)
+    assert small.qrels == {name: whole.qrels[name] for name in small.queries["question_id"]}
+    there = set(whole.passages["passage_id"])
+    wanted = {name for positives in small.qrels.values() for name in positives} & there
+    assert wanted
+    assert wanted <= set(small.passages["passage_id"])
+    for part, table in ((small.queries, whole.queries), (small.passages, whole.passages)):
+        key = table.columns[0] if "question_id" not in table.columns else "question_id"
+        assert part.equals(table.filter(pl.col(key).is_in(part[key].to_list())))
+    assert (small.nano, small.seed, small.fingerprint) == (True, 0, whole.fingerprint)
+    assert not small.limited
+
+
+def test_a_nano_subset_depends_on_seed_and_ids_alone(built: Path) -> None:
+    data = load_task("OKVQA", built)
+    assert drawn(data) == drawn(load_task("OKVQA", built))
+    assert drawn(data) != drawn(data, seed=1)
+    mixed = dataclasses.replace(
+        data, queries=data.queries.sample(fraction=1, shuffle=True, seed=1), passages=data.passages.reverse()
+    )
+    for found, wanted in zip(drawn(mixed), drawn(data), strict=True):
+        assert sorted(found) == sorted(wanted)
+
+
+def test_positives_are_kept_even_if_they_are_too_many(built: Path) -> None:
+    whole = load_task("OKVQA", built)
+    small = nano_subset(whole, queries=7, passages=0)
+    wanted = {name for positives in small.qrels.values() for name in positives}
+    assert set(small.passages["passage_id"]) == wanted & set(whole.passages["passage_id"])
+
+
+def test_a_nano_subset_of_little_is_all_of_it(built: Path) -> None:
+    whole = load_task("OKVQA", built)
+    small = nano_subset(whole)
+    assert small.queries.equals(whole.queries)
+    assert small.passages.equals(whole.passages)
+
+
+def test_no_subset_is_drawn_of_a_subset(built: Path) -> None:
+    for data in (load_task("OKVQA", built, limit=3), nano_subset(load_task("OKVQA", built))):
+        with pytest.raises(M2KRError, match="leave --limit out"):
+            nano_subset(data)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
+import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
 import zlib
@@ -12,17 +16,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import ir_measures
 import numpy as np
 import pytest
+from ir_measures import RR, Success, nDCG
 from PIL import Image
 
 import m2kr
 from baselines.bm25 import BM25
-from m2kr import evaluate, results, retriever
+from m2kr import dataset, encode, evaluate, results, retriever
 from m2kr.dataset import TaskData, load_task
 from m2kr.errors import M2KRError, run_command
 from m2kr.evaluate import evaluate_task, main
-from m2kr.metrics import score
+from m2kr.metrics import compare, score
 from m2kr.results import Result, Run, read_result, read_results
 from m2kr.tasks import TASKS
 
@@ -145,7 +151,11 @@ def test_a_result_has_every_key_and_is_the_one_written(okvqa: TaskData, tmp_path
     assert set(result["seconds"]) == encoding | {"search", "score", "write"}
     assert result["versions"]["m2kr"] == m2kr.__version__
     assert {"python", "torch", "ranx", "sentence-transformers"} <= set(result["versions"])
-    assert 1 << 20 < result["peak_memory"] < 1 << 40
+    assert list(result["memory"]) == list(result["seconds"])
+    assert all(1 << 20 < peak < 1 << 40 for peak in result["memory"].values())
+    assert result["peak_memory"] == max(result["memory"].values())
+    assert (result["reused"], result["nano"], result["seed"]) == ([], False, None)
+    assert result["run_sha256"] == hashlib.sha256(run_of(tmp_path, "OKVQA")).hexdigest()
 
 
 @pytest.mark.parametrize("make", KINDS)
@@ -197,6 +207,37 @@ def test_passages_that_tie_are_ordered_by_their_ids(okvqa: TaskData, tmp_path: P
     assert run.passage_ids == [wanted] * okvqa.queries.height
 
 
+class Constant(Single):
+    def encode(self, inputs: Sequence[Any]) -> Any:
+        return np.ones((len(inputs), 2), dtype=np.float32)
+
+
+class Coarse(Single):
+    """Scores of a few values only, so that most passages tie."""
+
+    def encode(self, inputs: Sequence[Any]) -> Any:
+        return np.array([[len(text_of(item)) % 4] for item in inputs], dtype=np.float32)
+
+
+@pytest.mark.parametrize("make", [Constant, Coarse])
+def test_ties_score_as_ir_measures_scores_the_written_run(built: Path, tmp_path: Path, make: Any) -> None:
+    data = load_task("MSMARCO", built)
+    result = evaluated(make(), data, tmp_path)
+    lines = gzip.decompress(run_of(tmp_path, "MSMARCO")).decode()
+    run = list(ir_measures.read_trec_run(lines))
+    # All that ir_measures is told is the scores, so that it has to order the ties itself.
+    shuffled = [run[row] for row in np.random.default_rng(0).permutation(len(run))]
+    judged = {query: dict.fromkeys(positives, 1) for query, positives in data.qrels.items()}
+    measures = {Success @ k: f"Recall@{k}" for k in (1, 5, 10, 100)} | {nDCG @ 10: "nDCG@10"}
+    found = ir_measures.calc_aggregate(list(measures), judged, shuffled)
+    for measure, name in measures.items():
+        assert result["metrics"][name] == pytest.approx(found[measure], abs=1e-9)
+    # RR@10 comes from a program that orders ties in its own way, but RR from trec_eval.
+    ranks = [metric.value for metric in ir_measures.iter_calc([RR], judged, shuffled)]
+    wanted = sum(value for value in ranks if value >= 0.1) / len(judged)
+    assert result["metrics"]["MRR@10"] == pytest.approx(wanted, abs=1e-9)
+
+
 def test_the_batch_size_reaches_the_retriever(okvqa: TaskData, tmp_path: Path) -> None:
     made = Single()
     evaluated(made, okvqa, tmp_path, batch_size=5)
@@ -204,11 +245,20 @@ def test_the_batch_size_reaches_the_retriever(okvqa: TaskData, tmp_path: Path) -
 
 
 def test_every_text_is_encoded_once(okvqa: TaskData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluate, "_CHUNK", 40)
+    monkeypatch.setattr(encode, "CHUNK", 40)
     made = Single()
     evaluated(made, okvqa, tmp_path)
     assert made.asked == okvqa.queries["question"].to_list()
     assert sorted(made.read) == sorted(okvqa.passages["passage_content"])
+
+
+def test_portions_of_queries_do_not_change_what_a_ranker_finds(
+    okvqa: TaskData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluated(BM25(), okvqa, tmp_path / "one")
+    monkeypatch.setattr(evaluate, "_RANKED", 7)
+    evaluated(BM25(), okvqa, tmp_path / "two")
+    assert run_of(tmp_path / "one", "OKVQA") == run_of(tmp_path / "two", "OKVQA")
 
 
 @pytest.mark.parametrize("make", [Single, Multi])
@@ -216,7 +266,7 @@ def test_neither_chunks_nor_memory_change_a_run(
     okvqa: TaskData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any
 ) -> None:
     evaluated(make(), okvqa, tmp_path / "one")
-    monkeypatch.setattr(evaluate, "_CHUNK", 17)
+    monkeypatch.setattr(encode, "CHUNK", 17)
     evaluated(make(), okvqa, tmp_path / "two", search_memory=1 << 20)
     assert run_of(tmp_path / "one", "OKVQA") == run_of(tmp_path / "two", "OKVQA")
 
@@ -247,6 +297,76 @@ def test_a_retriever_that_reads_images_gets_them_decoded(built: Path, world: Pat
         assert item["image"].mode == "RGB"
         assert item["image"].tobytes() == data.query_image(row).tobytes()
     assert all(isinstance(item, str) for item in made.read)
+
+
+class Preparing(Seeing):
+    """Gets pictures as its own function made them, and tells them apart."""
+
+    def __init__(self, **_: Any) -> None:
+        super().__init__()
+        self.prepare_image = np.asarray
+
+    def encode(self, inputs: Sequence[Any]) -> Any:
+        return np.stack(
+            [vector_of(item if isinstance(item, str) else item["image"].tobytes().hex()) for item in inputs]
+        )
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_retriever_gets_pictures_as_it_prepares_them(
+    built: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    monkeypatch.setattr(encode, "_WORTH_A_POOL", 1)
+    monkeypatch.setattr(encode, "IMAGE_CHUNK", 8)
+    data = load_task("LLaVA", built, images=world)
+    made = Preparing()
+    evaluate_task(made, data, tmp_path, quiet=True, workers=workers)
+    for row, item in enumerate(made.asked):
+        assert item["image"].dtype == np.uint8
+        np.testing.assert_array_equal(item["image"], np.asarray(data.query_image(row)))
+    assert len(made.asked) == data.queries.height
+
+
+def with_a_broken_picture(built: Path, world: Path, root: Path, row: int) -> tuple[TaskData, Path]:
+    """LLaVA with pictures in ``root``, that of one row broken."""
+    whole = load_task("LLaVA", built, images=world)
+    for number, path in enumerate(whole.queries["img_path"]):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        whole.query_image(number).save(root / path)
+    broken = root / whole.queries["img_path"][row]
+    broken.write_bytes(b"no picture" * 100)
+    return load_task("LLaVA", built, images=root), broken
+
+
+def test_a_broken_picture_is_named_and_what_came_before_it_is_kept(
+    built: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encode, "IMAGE_CHUNK", 4)
+    data, broken = with_a_broken_picture(built, world, tmp_path / "pictures", row=9)
+    whole = broken.read_bytes()
+    made = Seeing()
+    with pytest.raises(M2KRError) as raised:
+        evaluate_task(made, data, tmp_path / "out", quiet=True)
+    for part in (str(data.queries["img_path"][9]), str(data.queries["question_id"][9]), "cannot be decoded", "kept"):
+        assert part in str(raised.value)
+    assert len(made.asked) == 8
+    Image.new("RGB", (9, 9)).save(broken)
+    broken.write_bytes(broken.read_bytes().ljust(len(whole), b"\0"))  # of the same size: the work goes on
+    again = Seeing()
+    evaluate_task(again, data, tmp_path / "out", quiet=True)
+    assert not again.read
+    assert len(again.asked) == data.queries.height - 8
+
+
+def test_queries_are_encoded_anew_when_pictures_change(built: Path, world: Path, tmp_path: Path) -> None:
+    data, broken = with_a_broken_picture(built, world, tmp_path / "pictures", row=0)
+    Image.new("RGB", (9, 9)).save(broken)
+    options: dict[str, Any] = {"quiet": True, "keep_embeddings": True, "rerun": True}
+    evaluate_task(Seeing(), data, tmp_path / "out", **options)
+    Image.new("RGB", (30, 30)).save(broken)
+    made = Seeing()
+    assert evaluate_task(made, data, tmp_path / "out", **options)["reused"] == ["encode_passages"]
+    assert len(made.asked) == data.queries.height
 
 
 def test_a_retriever_that_reads_images_gets_texts_where_there_are_none(msmarco: TaskData, tmp_path: Path) -> None:
@@ -311,6 +431,39 @@ def test_a_result_without_its_run_is_made_again(okvqa: TaskData, tmp_path: Path)
     assert run_of(tmp_path, "OKVQA") == run
 
 
+def test_a_result_whose_run_is_another_is_made_again(okvqa: TaskData, tmp_path: Path) -> None:
+    evaluated(BM25(), okvqa, tmp_path)
+    run = run_of(tmp_path, "OKVQA")
+    evaluated(Single(), okvqa, tmp_path / "other")
+    (tmp_path / "OKVQA.run.trec.gz").write_bytes(run_of(tmp_path / "other", "OKVQA"))
+    evaluated(BM25(), okvqa, tmp_path)
+    assert run_of(tmp_path, "OKVQA") == run
+
+
+def test_kept_embeddings_serve_other_evaluations(built: Path, tmp_path: Path) -> None:
+    def done(name: str, data: TaskData, **options: Any) -> tuple[Single, Result]:
+        made = Single()
+        return made, evaluated(made, data, tmp_path, rerun=True, **options)
+
+    data = load_task("OKVQA", built)
+    made, first = done("first", data, keep_embeddings=True)
+    assert first["reused"] == []
+    assert sorted(path.name.split("-")[0] for path in (tmp_path / ".embeddings").iterdir()) == ["passages", "queries"]
+    run = run_of(tmp_path, "OKVQA")
+    made, again = done("again", data)
+    assert again["reused"] == ["encode_passages", "encode_queries"]
+    assert [again["seconds"][phase] for phase in again["reused"]] == [
+        first["seconds"][phase] for phase in again["reused"]
+    ]
+    assert run_of(tmp_path, "OKVQA") == run
+    made, limited = done("limited", load_task("OKVQA", built, limit=4), top_k=20)
+    assert limited["reused"] == ["encode_passages"]
+    assert (len(made.read), len(made.asked)) == (0, 4)
+    made, other = done("other settings", data, dtype="float16")
+    assert other["reused"] == []
+    assert len(list((tmp_path / ".embeddings").iterdir())) == 2  # what nobody asked to keep is not
+
+
 def test_results_of_two_splits_stand_side_by_side(built: Path, tmp_path: Path) -> None:
     for split in ("test", "valid"):
         evaluated(BM25(), load_task("OKVQA", built, split), tmp_path / "bm25")
@@ -370,7 +523,7 @@ def test_what_changes_no_score_does_not_make_a_result_another(
 def test_after_a_kill_the_same_call_goes_on_and_ends_the_same(
     okvqa: TaskData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any, stage: str, finished: int
 ) -> None:
-    monkeypatch.setattr(evaluate, "_CHUNK", finished)
+    monkeypatch.setattr(encode, "CHUNK", finished)
     whole = evaluated(make(), okvqa, tmp_path / "undisturbed")
     killed = make()
     killed.fail = lambda: len(getattr(killed, stage)) == finished
@@ -407,10 +560,142 @@ def test_a_kill_before_the_result_is_written_encodes_nothing_again(
     assert not made.asked
 
 
+def comparable(path: Path) -> dict[str, Any]:
+    measured = ("seconds", "memory", "peak_memory", "reused")
+    return {key: value for key, value in json.loads(path.read_text()).items() if key not in measured}
+
+
+# Where it is killed, and whether the search is done again.
+KILLS = [
+    ("m2kr.search", "search", True),
+    ("m2kr.results", "Run.write_trec", True),
+    ("m2kr.files", "write_json", True),
+    ("m2kr.metrics", "score", False),
+    ("m2kr.results", "write_result", False),
+    ("m2kr.encode", "discard", False),
+]
+
+
+@pytest.mark.parametrize(
+    ("make", "keep", "module", "name", "repeated"),
+    [
+        *((Single, False, *kill) for kill in KILLS),
+        *((Single, True, *kill) for kill in KILLS),
+        *((BM25, False, *kill) for kill in KILLS[1:]),
+    ],
+)
+def test_a_kill_in_any_phase_changes_neither_run_nor_result(
+    msmarco: TaskData,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make: Any,
+    keep: bool,
+    module: str,
+    name: str,
+    repeated: bool,
+) -> None:
+    evaluated(make(), msmarco, tmp_path / "whole", keep_embeddings=keep)
+
+    def killed(*given: Any, **_: Any) -> None:
+        if name == "Run.write_trec":
+            given[1].parent.mkdir(parents=True, exist_ok=True)
+            given[1].with_name(f".{given[1].name}.tmp").write_bytes(b"half of it")
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"{module}.{name}", killed)
+        with pytest.raises(ZeroDivisionError):
+            evaluated(make(), msmarco, tmp_path / "killed", keep_embeddings=keep)
+    ranked: list[int] = []
+    with monkeypatch.context() as patch:
+        if make is BM25:
+            rank = BM25.rank
+            patch.setattr(BM25, "rank", lambda *given: ranked.append(1) or rank(*given))  # type: ignore[func-returns-value]
+        again = make()
+        evaluated(again, msmarco, tmp_path / "killed", keep_embeddings=keep)
+    if make is BM25:
+        assert bool(ranked) is repeated
+    else:
+        assert not again.read
+        assert not again.asked
+    files = {path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*")}
+    assert {path.relative_to(tmp_path / "killed") for path in (tmp_path / "killed").rglob("*")} == files
+    assert run_of(tmp_path / "whole", "MSMARCO") == run_of(tmp_path / "killed", "MSMARCO")
+    assert comparable(tmp_path / "whole" / "MSMARCO.json") == comparable(tmp_path / "killed" / "MSMARCO.json")
+    assert json.loads((tmp_path / "killed" / "MSMARCO.json").read_text())["reused"] == []
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import numpy as np
+from m2kr import encode
+from m2kr.dataset import load_task
+from m2kr.evaluate import evaluate_task
+
+class Lengths:
+    name, vectors, reads, reads_instructions, settings = "lengths", "single", frozenset({"text", "image"}), False, {}
+    calls = 0
+    def encode_query(self, inputs, batch_size=32):
+        self.calls += 1
+        if __name__ == "__main__" and self.calls == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return np.array([[len(item["text"]), item["image"].getpixel((1, 1))[0]] for item in inputs], dtype=np.float32)
+    def encode_document(self, inputs, batch_size=32):
+        return np.array([[len(text), text.count("e")] for text in inputs], dtype=np.float32)
+
+if __name__ == "__main__":
+    encode.IMAGE_CHUNK, encode._WORTH_A_POOL = 8, 1
+    data = load_task("LLaVA", sys.argv[1], images=sys.argv[2])
+    evaluate_task(Lengths(), data, Path(sys.argv[3]), workers=2, quiet=True)
+"""
+
+
+def test_after_sigkill_the_same_evaluation_ends_the_same(
+    built: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "script.py").write_text(KILLED)
+    command = [sys.executable, "script.py", str(built), str(world), "killed"]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    assert subprocess.run(command, cwd=tmp_path, env=env, check=False).returncode == -signal.SIGKILL
+    assert (tmp_path / "killed" / ".LLaVA.work" / "queries" / "000000000000.lengths.npy").exists()
+    script: dict[str, Any] = {"__name__": "script"}
+    exec(KILLED, script)
+    monkeypatch.setattr(encode, "IMAGE_CHUNK", 8)
+    data = load_task("LLaVA", built, images=world)
+    for folder in ("killed", "whole"):
+        made = script["Lengths"]()
+        evaluate_task(made, data, tmp_path / folder, quiet=True)
+        assert made.calls == (2 if folder == "killed" else 3)
+    assert run_of(tmp_path / "killed", "LLaVA") == run_of(tmp_path / "whole", "LLaVA")
+    assert comparable(tmp_path / "killed" / "LLaVA.json") == comparable(tmp_path / "whole" / "LLaVA.json")
+
+
+@pytest.mark.parametrize(("phase", "largest"), [("passages", 1000), ("run", 266 * DIM * 4)])
+def test_a_full_disk_is_said_and_the_work_goes_on_later(
+    okvqa: TaskData, tmp_path: Path, phase: str, largest: int
+) -> None:
+    resource = pytest.importorskip("resource")
+    evaluated(Single(), okvqa, tmp_path / "whole")
+    assert okvqa.passages.height * DIM * 4 == 266 * DIM * 4 < len(run_of(tmp_path / "whole", "OKVQA"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, hard))  # a file is cut there, as one is on a full disk
+    try:
+        with pytest.raises(M2KRError, match=r"could not be written: File too large\. Free some space"):
+            evaluated(Single(), okvqa, tmp_path / "full")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not (tmp_path / "full" / "OKVQA.json").exists()
+    again = Single()
+    evaluated(again, okvqa, tmp_path / "full")
+    assert bool(again.read) is (phase == "passages")
+    assert run_of(tmp_path / "full", "OKVQA") == run_of(tmp_path / "whole", "OKVQA")
+
+
 def test_what_a_kill_left_is_not_used_with_other_settings(
     okvqa: TaskData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluate, "_CHUNK", 60)
+    monkeypatch.setattr(encode, "CHUNK", 60)
     killed = Single()
     killed.fail = lambda: len(killed.read) == 60
     with pytest.raises(ZeroDivisionError):
@@ -509,6 +794,139 @@ def test_the_command_passes_its_options_on(built: Path, world: Path, tmp_path: P
     assert len(lines) == 27
 
 
+def test_a_nano_result_has_a_name_of_its_own_and_says_so(
+    built: Path,
+    tmp_path: Path,
+    registered: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(dataset.nano_subset, "__kwdefaults__", {"seed": 0, "queries": 5, "passages": 80})
+    arguments = ["--model", "single", "--data", str(built), "--tasks", "OKVQA", "--ignore-images", "--quiet"]
+    arguments += ["--out", str(tmp_path)]
+    assert main(arguments) == 0
+    assert main([*arguments, "--nano", "--seed", "3"]) == 0
+    assert main([*arguments, "--nano", "--seed", "3"]) == 0  # finished before
+    assert capsys.readouterr().out.count("--nano") == 2
+    assert [len(one.read) for one in registered] == [266, 80, 0]
+    folder = tmp_path / "fake-single"
+    result = read_result(folder / "OKVQA.nano.json")
+    assert (result["nano"], result["seed"], result["queries"], result["passages"]) == (True, 3, 5, 80)
+    assert len(gzip.decompress(run_of(folder, "OKVQA.nano")).splitlines()) == 5 * 80
+    assert read_result(folder / "OKVQA.json")["passages"] == 266
+    assert run_command(main, [*arguments, "--nano"]) == 2  # seed 0 is another subset
+    assert "holds a result with other settings" in capsys.readouterr().err
+
+
+def test_options_of_the_retriever_are_recorded(built: Path, tmp_path: Path, registered: list[Any]) -> None:
+    arguments = ["--model", "single", "--data", str(built), "--tasks", "MSMARCO", "--out", str(tmp_path), "--quiet"]
+    assert main([*arguments, "--option", "fusion=sum", "--option", "layers=2"]) == 0
+    result = read_result(tmp_path / "fake-single" / "MSMARCO.json")
+    assert result["model_settings"] == {"dim": DIM, "options": {"fusion": "sum", "layers": "2"}}
+    assert run_command(main, [*arguments, "--option", "fusion=image"]) == 2
+
+
+# --- comparison -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def compared(built: Path, tmp_path: Path) -> Path:
+    """Results of two models on two tasks."""
+    for task in ("MSMARCO", "OKVQA"):
+        data = load_task(task, built)
+        evaluated(BM25(), data, tmp_path / "bm25")
+        evaluated(Single(), data, tmp_path / "single")
+    return tmp_path
+
+
+def comparison(built: Path, *paths: Path) -> list[str]:
+    return ["--compare", *map(str, paths), "--data", str(built)]
+
+
+def test_folders_are_compared_task_by_task(built: Path, compared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(comparison(built, compared / "bm25", compared / "single")) == 0
+    out = capsys.readouterr().out
+    tables = out.split("\n\n")
+    assert [table.splitlines()[0].split(":")[0] for table in tables[:-1]] == ["MSMARCO test", "OKVQA test"]
+    assert "p of a two-sided paired" in tables[-1]
+    for task, text in zip(("MSMARCO", "OKVQA"), tables[:-1], strict=True):
+        data = load_task(task, built)
+        runs = {name: Run.read_trec(compared / name / f"{task}.run.trec.gz") for name in ("bm25", "single")}
+        texts = dict(data.passages.select("passage_id", "passage_content").iter_rows())
+        wanted = compare(runs, data.qrels, answers=data.answers, passages=texts, measures=[data.task.metrics[0]])
+        first, second = wanted.row(0, named=True), wanted.row(1, named=True)
+        lines = [re.split(r"\s{2,}", line.strip()) for line in text.splitlines()]
+        shown = f"{100 * first['mean']:.1f} [{100 * first['low']:.1f}, {100 * first['high']:.1f}]"
+        assert [data.task.metrics[0], "bm25", shown] in lines
+        (line,) = [line for line in lines if line[:2] == [data.task.metrics[0], "fake-single"]]
+        assert line[3].startswith(f"{100 * second['difference']:+.1f} [")
+        assert line[4] == f"{second['p_value']:.4f}"
+        assert [line[0] for line in lines[3::2]][:2] == [data.task.metrics[0], *data.task.metrics[1:], "MRR@10"][:2]
+        assert "made-up data" in text
+        assert ("images were not given" in text) is (task == "OKVQA")
+
+
+@pytest.mark.parametrize("kind", ["json", "run.trec.gz"])
+def test_single_results_are_compared_by_their_files(
+    built: Path, compared: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    files = [compared / name / f"MSMARCO.{kind}" for name in ("bm25", "bm25", "single")]
+    shutil.copytree(compared / "bm25", compared / "copy")
+    files[1] = compared / "copy" / f"MSMARCO.{kind}"
+    assert main(comparison(built, *files)) == 0
+    out = capsys.readouterr().out
+    assert out.count("MSMARCO test: ") == 1
+    assert "OKVQA" not in out
+    # Two of one name are told apart by their files, and do not differ.
+    assert re.search(r"Recall@5 +\S*copy/MSMARCO.json .* \+0.0 \[\+0.0, \+0.0\] +1.0000", out)
+
+
+def test_subsets_are_compared_with_equal_subsets(
+    built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder, data in (
+        ("limited", load_task("MSMARCO", built, limit=9)),
+        ("nano", dataset.nano_subset(load_task("MSMARCO", built), seed=4, queries=9, passages=50)),
+    ):
+        evaluated(BM25(), data, tmp_path / folder / "one", top_k=40)
+        evaluated(Single(), data, tmp_path / folder / "two")
+    assert main(comparison(built, tmp_path / "limited" / "one", tmp_path / "limited" / "two")) == 0
+    out = capsys.readouterr().out
+    assert "MSMARCO test: 9 queries" in out
+    assert "caution: the results have different numbers of passages kept for each query: 40, 500" in out
+    assert "caution: with fewer than 30 queries" in out
+    assert run_command(main, comparison(built, tmp_path / "limited" / "one", tmp_path / "nano" / "two")) == 2
+    assert "share no task and split" in capsys.readouterr().err
+
+
+def test_results_that_cannot_be_compared_are_refused(
+    built: Path, compared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(message: str, *paths: Path, data: Path = built) -> None:
+        assert run_command(main, comparison(data, *paths)) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert message in err
+        assert err.count("\n") == 1
+
+    one, two = compared / "bm25" / "OKVQA.json", compared / "single" / "OKVQA.json"
+    refused("needs two results or more", one)
+    refused("share no task and split", one, compared / "single" / "MSMARCO.json")
+    refused("holds no result files", one, tmp_path)
+    refused("nowhere.json is no result file", one, tmp_path / "nowhere.json")
+    evaluated(Single(), load_task("OKVQA", built, limit=3), compared / "short")
+    refused("are of different queries (queries 30 and 3)", one, compared / "short" / "OKVQA.json")
+    changed = json.loads(two.read_text()) | {"dataset": "another"}
+    (compared / "changed").mkdir()
+    (compared / "changed" / "OKVQA.json").write_text(json.dumps(changed))
+    refused("are of different data (dataset ", one, compared / "changed")
+    refused("Name the benchmark that was evaluated", compared / "changed", compared / "changed" / "OKVQA.json")
+    two.with_name("OKVQA.run.trec.gz").write_bytes(run_of(compared / "bm25", "OKVQA"))
+    refused("is not the run that", one, two)
+    two.with_name("OKVQA.run.trec.gz").unlink()
+    refused("is not there, and a comparison needs the run", one, two)
+
+
 def test_an_image_task_is_refused_in_one_line_before_any_task_begins(
     built: Path, tmp_path: Path, registered: list[Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -530,6 +948,9 @@ def test_an_image_task_is_refused_in_one_line_before_any_task_begins(
         (["--top-k", "0"], "--top-k is 0; it has to be 1 or more"),
         (["--batch-size", "-1"], "--batch-size is -1"),
         (["--limit", "0"], "--limit is 0"),
+        (["--limit", "3", "--nano"], "Pass one of them"),
+        (["--workers", "-1"], "--workers is -1"),
+        (["--option", "fusion"], "write it as NAME=VALUE"),
         (["--search-memory", "0"], "--search-memory is 0.0"),
         (["--search-memory", "nan"], "--search-memory is nan"),
         (["--tasks", "OKVAQ"], "Did you mean OKVQA?"),

@@ -15,8 +15,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from m2kr import __version__
+from m2kr import results as results_module
 from m2kr.errors import M2KRError, run_command
-from m2kr.results import Result, Run, main, read_result, read_results, table, write_result
+from m2kr.results import (
+    Result,
+    Run,
+    code_commit,
+    hardware,
+    main,
+    read_result,
+    read_results,
+    table,
+    versions,
+    write_result,
+)
 
 
 def a_result(**changes: Any) -> Result:
@@ -35,6 +48,8 @@ def a_result(**changes: Any) -> Result:
         "dataset": "0123456789abcdef",
         "synthetic": False,
         "limited": False,
+        "nano": False,
+        "seed": None,
         "ignored_inputs": [],
         "instructions": True,
         "search": "exact",
@@ -42,9 +57,14 @@ def a_result(**changes: Any) -> Result:
         "device": "cpu",
         "dtype": "float32",
         "batch_size": 32,
+        "hardware": "x86_64, 2 cores",
         "seconds": {"search": 1.5},
+        "reused": [],
+        "memory": {"search": 1 << 30},
         "peak_memory": 1 << 30,
         "versions": {"m2kr": "0.1.0"},
+        "commit": None,
+        "run_sha256": "0" * 64,
         "key": "fedcba9876543210",
     }
     return Result(**{**result, **changes})  # type: ignore[typeddict-item]
@@ -88,8 +108,8 @@ def test_a_run_is_written_as_trec_lines(tmp_path: Path) -> None:
     a_run({"a query": {"50%": 0.1, "p\t1": 2.0}, "q": {"p": -np.inf}}).write_trec(tmp_path / "run.gz", "org/my model")
     lines = gzip.decompress((tmp_path / "run.gz").read_bytes()).decode().splitlines()
     assert lines == [
-        "a%20query Q0 p%091 1 2 org/my%20model",
-        "a%20query Q0 50%25 2 0.100000001 org/my%20model",
+        "a%20query Q0 p%091 1 2.0 org/my%20model",
+        "a%20query Q0 50%25 2 0.1 org/my%20model",
         "q Q0 p 1 -inf org/my%20model",
     ]
 
@@ -215,6 +235,41 @@ def test_results_of_a_folder_come_by_task_split_and_model(tmp_path: Path) -> Non
     ]
 
 
+# --- where a result came from ---------------------------------------------------------------------------------------
+
+
+def test_versions_are_those_of_installed_packages() -> None:
+    found = versions()
+    assert (found["m2kr"], found["numpy"]) == (__version__, np.__version__)
+    assert found["python"].startswith(f"{sys.version_info.major}.{sys.version_info.minor}.")
+    assert "cores" in hardware("cpu")
+
+
+def test_the_commit_is_that_of_the_checkout_and_says_when_files_differ(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def git(*arguments: str) -> str:
+        author = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+        command = ["git", "-C", str(tmp_path), *author, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    code = tmp_path / "m2kr" / "results.py"
+    code.parent.mkdir()
+    code.write_text("1")
+    monkeypatch.setattr(results_module, "__file__", str(code))
+    assert code_commit() is None
+    git("init", "-q")
+    git("add", "m2kr")
+    git("commit", "-q", "-m", "one")
+    assert code_commit() == git("rev-parse", "HEAD")
+    (tmp_path / "notes").write_text("not code")
+    assert code_commit() == git("rev-parse", "HEAD")
+    code.write_text("2")
+    assert code_commit() == git("rev-parse", "HEAD") + "+changes"
+    monkeypatch.setenv("PATH", "")
+    assert code_commit() is None
+
+
 # --- the table ------------------------------------------------------------------------------------------------------
 
 
@@ -251,6 +306,7 @@ def test_the_columns_of_a_table_line_up() -> None:
         ({}, False, []),
         ({"ignored_inputs": ["image"]}, True, ["--ignore-images"]),
         ({"limited": True}, True, ["--limit"]),
+        ({"nano": True, "seed": 0}, True, ["--nano"]),
         ({"ignored_inputs": ["image"], "limited": True}, True, ["--ignore-images", "--limit"]),
         ({"synthetic": True}, False, ["made-up data"]),
     ],

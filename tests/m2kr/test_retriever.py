@@ -11,7 +11,7 @@ import pytest
 from baselines.bm25 import BM25
 from m2kr import retriever
 from m2kr.errors import M2KRError
-from m2kr.retriever import Ranker, Retriever, get_retriever, registered
+from m2kr.retriever import Ranker, Retriever, get_retriever, parse_options, registered
 
 
 class Point:
@@ -156,3 +156,54 @@ def test_an_entry_point_that_names_what_its_module_lacks_is_said(monkeypatch: py
     register(monkeypatch, Point("far", AttributeError("module 'x' has no attribute 'Y'"), "x:Y"))
     with pytest.raises(M2KRError, match="'far' is registered as x:Y, which cannot be loaded"):
         get_retriever("far")
+
+
+# --- options --------------------------------------------------------------------------------------------------------
+
+
+class Fusing(Words):
+    """A retriever with two options of its own."""
+
+    def __init__(
+        self, *, checkpoint: str | None = None, device: str = "cpu", dtype: str = "float32", fusion: str = "sum", k: str
+    ) -> None:
+        super().__init__(fusion=fusion, k=k)
+        self.settings = {"fusion": fusion}
+
+
+def test_options_reach_the_entry_point_as_strings_and_stand_in_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    register(monkeypatch, Point("fusing", Fusing), Point("words", Words))
+    made = get_retriever("fusing", options={"fusion": "image", "k": "3"})
+    assert isinstance(made, Fusing)
+    assert made.given == {"fusion": "image", "k": "3"}
+    assert made.settings == {"fusion": "image", "options": {"fusion": "image", "k": "3"}}
+    anything = get_retriever("words", options={"whatever": "1"})
+    assert isinstance(anything, Words)
+    assert anything.given["whatever"] == "1"
+    assert get_retriever("words").settings == {}
+
+
+def test_an_unknown_option_is_answered_with_those_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    register(monkeypatch, Point("fusing", Fusing))
+    with pytest.raises(
+        M2KRError, match=r"no option 'fusoin'. Did you mean fusion\? It has: fusion \(default 'sum'\), k"
+    ):
+        get_retriever("fusing", options={"fusoin": "image"})
+    monkeypatch.undo()
+    with pytest.raises(M2KRError, match=r"'bm25' has no option 'b'\. It has: none"):
+        get_retriever("bm25", options={"b": "0.5"})
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "device", "dtype"])
+def test_what_has_an_argument_of_its_own_is_no_option(name: str) -> None:
+    with pytest.raises(M2KRError, match=f"there is an argument for that, --{name}"):
+        get_retriever("bm25", options={name: "x"})
+
+
+def test_options_are_written_name_equals_value() -> None:
+    assert parse_options(["a=1", "b=x=y", "c="]) == {"a": "1", "b": "x=y", "c": ""}
+    for value in ("a", "=1", ""):
+        with pytest.raises(M2KRError, match="write it as NAME=VALUE"):
+            parse_options([value])
+    with pytest.raises(M2KRError, match="--option a is given twice, as '1' and as '2'"):
+        parse_options(["a=1", "a=2"])

@@ -1,0 +1,181 @@
+"""Ask a retriever one question: ``python -m m2kr.ask --model bm25 --data m2kr-data --task MSMARCO --question "..."``.
+
+The passages of a task are encoded at the first question, and kept where ``python -m m2kr.evaluate --keep-embeddings``
+keeps them, so that each finds the work of the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from m2kr.errors import M2KRError, run_command
+from m2kr.evaluate import add_model_arguments
+from m2kr.progress import say
+
+if TYPE_CHECKING:
+    from m2kr.dataset import TaskData
+    from m2kr.encode import Encoder
+    from m2kr.retriever import Input, Ranker, Retriever
+
+_SHOWN = 400
+# Characters of a passage that are printed.
+
+_EXAMPLES = """examples:
+  python -m m2kr.ask --model bm25 --data m2kr-data --task MSMARCO --question "how tall is mount everest"
+  python -m m2kr.ask --model ./my-model --data m2kr-data --task OKVQA --image dog.jpg --question "What breed is it?"
+"""
+
+
+def ask(
+    retriever: Retriever | Ranker, data: TaskData, query: Input, k: int, encoder: Encoder | None = None
+) -> list[tuple[str, float, str]]:
+    """Return id, score and text of the ``k`` best passages, best first, ties by id, the larger first.
+
+    Args:
+        retriever: an encoder or a ranker.
+        data: whose passages are searched.
+        query: what `query_of` makes of a question.
+        k: passages to return.
+        encoder: how an encoder's passages are encoded and where they are kept; not needed for a ranker.
+
+    Raises:
+        M2KRError: as encoding and searching; a retriever that encodes is given without ``encoder``.
+    """
+    passages = data.passages.select("passage_id", "passage_content").sort("passage_id", descending=True)
+    ids, texts = passages["passage_id"].to_list(), passages["passage_content"].to_list()
+    found: Any = retriever
+    if encoder is not None:
+        from m2kr.encode import discard
+        from m2kr.search import search
+
+        name = f"{data.task.key}.{data.split}"
+        work = encoder.kept.parent / f".{name}.ask"
+        stored = encoder.passages(texts, work, data.task.key)
+        scores, rows = search(
+            found.encode_query([query], batch_size=1), stored.store, k, device=encoder.device, quiet=True
+        )
+        encoder.keep(work)
+        discard(work)
+    elif hasattr(retriever, "rank"):
+        found.index(texts)
+        scores, rows = found.rank([query if isinstance(query, str) else query["text"]], k)
+    else:
+        raise M2KRError(f"{retriever.name} encodes passages: say with an Encoder where they are kept.")
+    return [(ids[row], float(score), texts[row]) for row, score in zip(rows[0], scores[0], strict=True)]
+
+
+def query_of(
+    retriever: Retriever | Ranker, data: TaskData, question: str, image: Path | None, instruction: str | None
+) -> Input:
+    """Return a question as the retriever is asked it in an evaluation.
+
+    Args:
+        retriever: says whether it reads instructions and images.
+        data: the task, whose first instruction is the default.
+        question: may be empty where there is an image.
+        image: a picture file.
+        instruction: stands in front of the question; None takes the task's, an empty one leaves it out.
+
+    Raises:
+        M2KRError: there is neither question nor image, or the retriever does not read images.
+        ImageError: the picture cannot be decoded.
+    """
+    from m2kr.dataset import query_text
+    from m2kr.images import ImageRoots
+
+    if not question.strip() and image is None:
+        raise M2KRError("there is nothing to ask: pass --question, --image or both.")
+    if instruction is None:
+        instruction = data.task.instructions[0] if data.task.instructions else ""
+    text = query_text(instruction, question) if retriever.reads_instructions else question
+    if image is None:
+        return text
+    if "image" not in retriever.reads:
+        raise M2KRError(f"{retriever.name} reads only {', '.join(sorted(retriever.reads))}. Leave --image out.")
+    if not image.is_file():
+        raise M2KRError(f"--image {image} is no file.")
+    file = image.resolve()
+    picture = ImageRoots([file.parent]).open(file.name)
+    prepare = getattr(retriever, "prepare_image", None)
+    return {"text": text, "image": picture if prepare is None else prepare(picture)}
+
+
+def answer_lines(found: Sequence[tuple[str, float, str]], width: int) -> list[str]:
+    """Return passages as lines of at most ``width`` characters (an id may be longer): rank, score, id, then the text.
+
+    Texts are cut at a word after 400 characters. Control characters, which a terminal would obey, are left out.
+    """
+    lines = []
+    for rank, (name, score, text) in enumerate(found, start=1):
+        lines.append(f"{rank:>3}  {score:.4f}  {_plain(name)}")
+        shown = textwrap.shorten(_plain(text), _SHOWN, placeholder=" ...")
+        lines += textwrap.wrap(shown, max(width, 20), initial_indent="     ", subsequent_indent="     ")
+    return lines
+
+
+def _plain(text: str) -> str:
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m m2kr.ask",
+        description="Print the passages that a retriever finds for a question.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_model_arguments(parser)
+    parser.add_argument("--data", required=True, help="folder of the benchmark, or a dataset id of the hub")
+    parser.add_argument("--task", required=True, help="whose passages are searched")
+    parser.add_argument("--split", default="test", help="default: test")
+    parser.add_argument("--question", default="", help="in the words of a user")
+    parser.add_argument("--image", type=Path, help="a picture file that goes with it")
+    parser.add_argument("--instruction", help="in front of the question; default: the task's first")
+    parser.add_argument("--k", type=int, default=5, help="passages to print; default 5")
+    parser.add_argument("--out", type=Path, default=Path("results"), help="results; embeddings are kept there")
+    parser.add_argument("--quiet", action="store_true", help="no progress, no notices; only the passages")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; see the module."""
+    arguments = _parser().parse_args(argv)
+    for name in ("k", "batch_size"):
+        if getattr(arguments, name) < 1:
+            raise M2KRError(f"--{name.replace('_', '-')} is {getattr(arguments, name)}; it has to be 1 or more.")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    from m2kr.dataset import load_task
+    from m2kr.encode import Encoder
+    from m2kr.files import safe_name
+    from m2kr.retriever import Retriever, get_retriever, parse_options
+
+    data = load_task(arguments.task, arguments.data, arguments.split)
+    retriever = get_retriever(
+        arguments.model,
+        checkpoint=arguments.checkpoint,
+        device=arguments.device,
+        dtype=arguments.dtype,
+        options=parse_options(arguments.option),
+    )
+    query = query_of(retriever, data, arguments.question, arguments.image, arguments.instruction)
+    encoder = None
+    if isinstance(retriever, Retriever):
+        kept = arguments.out / safe_name(retriever.name) / ".embeddings"
+        encoder = Encoder(
+            retriever, kept, arguments.batch_size, arguments.device, arguments.dtype, quiet=arguments.quiet
+        )
+    asked = query if isinstance(query, str) else query["text"]
+    say(f"asked: {asked}{'' if isinstance(query, str) else ' [with the picture]'}", quiet=arguments.quiet)
+    found = ask(retriever, data, query, arguments.k, encoder)
+    print("\n".join(answer_lines(found, shutil.get_terminal_size().columns)))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_command(main))

@@ -24,12 +24,12 @@ from m2kr.files import digest, sha256_of
 if TYPE_CHECKING:
     import torch
 
-MODEL_FILES = ("*.safetensors", "*pytorch_model*.bin", "*.json", "*.txt", "*.model")
+MODEL_FILES = ("*.safetensors", "*pytorch_model*.bin", "*.json", "*.txt", "*.model", "*.jinja")
 """Patterns of the files of a model, at any depth: ``*`` also stands for "/" here, as in huggingface_hub."""
 
 _PICKLED = "pytorch_model*.bin"
 
-_SUFFIXES = (".safetensors", ".bin", ".json", ".txt", ".model")
+_SUFFIXES = (".safetensors", ".bin", ".json", ".txt", ".model", ".jinja")
 
 _PATIENCE = 3.0
 """Seconds the hub has to answer the first question, unless ``HF_HUB_ETAG_TIMEOUT`` says otherwise."""
@@ -172,7 +172,7 @@ def configuration_hash(*folders: Path) -> str:
             {
                 str(path.relative_to(folder)): sha256_of(path)
                 for path in sorted(folder.rglob("*"))
-                if path.suffix in (".json", ".txt", ".model") and path.is_file()
+                if path.suffix in (".json", ".txt", ".model", ".jinja") and path.is_file()
             }
             for folder in folders
         )

@@ -40,6 +40,7 @@ from m2kr.files import atomic
 # What a hub repository is asked for.
 FILES = (
     "config.json",
+    "preprocessor_config.json",
     "model*.safetensors",
     "model.safetensors.index.json",
     "pytorch_model*.bin",

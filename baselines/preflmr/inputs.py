@@ -245,15 +245,8 @@ def _split(inputs: Sequence[Pictured], pictures: Pictures) -> tuple[list[str], l
     texts: list[str] = []
     found: list[list[Image.Image | Pixels]] = []
     for row, item in enumerate(inputs):
-        if isinstance(item, str):
-            texts.append(item)
-            found.append([])
-            continue
-        if not isinstance(item, Mapping):
-            raise M2KRError(
-                f"input {row} is of the type {type(item).__name__}; pass a text, or a mapping with text and image."
-            )
-        image = item.get("image")
+        texts.append(_text(row, item))
+        image = None if isinstance(item, str) else item.get("image")
         if isinstance(image, Image.Image):
             image = pictures.prepare(image)
         if isinstance(image, np.ndarray):
@@ -263,9 +256,19 @@ def _split(inputs: Sequence[Pictured], pictures: Pictures) -> tuple[list[str], l
                 f"the image of input {row} is of the type {type(image).__name__}; pass a picture of Pillow, an array "
                 "that prepare_image made, or a list of these."
             )
-        texts.append(item.get("text") or "")
         found.append(list(image or []))
     return texts, found
+
+
+def _text(row: int, item: Pictured) -> str:
+    """Return the text of an input; a picture may stand alone."""
+    text = item.get("text") or "" if isinstance(item, Mapping) else item
+    if not isinstance(text, str):
+        raise M2KRError(
+            f"input {row} is of the type {type(item).__name__}, or its text is of another: pass a text, or a mapping "
+            "with text and image."
+        )
+    return text
 
 
 def _document_tokens(model: PreFLMR, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -403,7 +406,7 @@ def encode_documents(model: PreFLMR, inputs: Sequence[Pictured], batch_size: int
     _check_batch_size(batch_size)
     if not inputs:
         return []
-    texts = [item if isinstance(item, str) else item.get("text") or "" for item in inputs]
+    texts = [_text(row, item) for row, item in enumerate(inputs)]
     ids, attention = _document_tokens(model, texts)
     lengths = [ids.shape[1]] * len(ids) if _padding_counts(model) else attention.sum(dim=1).tolist()
 

@@ -144,15 +144,9 @@ class PreFLMR(nn.Module):
         Raises:
             M2KRError: a file is missing, or it does not hold the model that config.json describes.
         """
-        from baselines.preflmr.checkpoint import FILES, load
+        from baselines.preflmr.checkpoint import load
 
-        folder = Path(name)
-        if not folder.is_dir():
-            from baselines.hub import snapshot
-
-            folder = snapshot(
-                str(name), FILES, files="config.json, model.safetensors, query_tokenizer/, context_tokenizer/"
-            )
+        folder = checkpoint_folder(name)
         model = load(folder, dtype=dtype, device=device, padding_mask=padding_mask)
         model.pictures = Pictures(ClipPixels.from_folder(folder, model.config.vision_config.image_size))
         return model
@@ -394,6 +388,21 @@ def _joined(parts: list[_Part]) -> Embeddings:
     # In float32: a length rounded to half precision would make the whole vector a little too long or short.
     vectors = F.normalize(raw.float(), dim=-1).to(raw.dtype)
     return Embeddings(vectors.masked_fill(~mask[..., None], 0), mask)
+
+
+def checkpoint_folder(name: str | Path) -> Path:
+    """Return the folder of a checkpoint, which is downloaded if ``name`` is a hub id.
+
+    Raises:
+        M2KRError: there is no such folder, and the hub cannot be reached or has no such model.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    from baselines.hub import snapshot
+    from baselines.preflmr.checkpoint import FILES
+
+    wanted = "config.json, model.safetensors, query_tokenizer/, context_tokenizer/"
+    return snapshot(str(name), FILES, files=wanted)
 
 
 def _image_states(encoder: CLIPVisionModel, pixels: torch.Tensor) -> ImageStates:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import torch
 from sentence_transformers import MultiVectorEncoder
+from sentence_transformers.base.modality_types import Modality, PairInput, SingleInput
 from sentence_transformers.base.modules import InputModule
 
 from baselines.encoding import ClipPixels, device_of
@@ -27,7 +28,7 @@ from m2kr.errors import M2KRError
 from m2kr.files import write_json
 
 
-class PreFLMRModule(InputModule):  # type: ignore[misc]  # sentence-transformers has no types here
+class PreFLMRModule(InputModule):
     """A `PreFLMR` that speaks sentence-transformers.
 
     Inputs are texts, or mappings with ``text`` and ``image``. All inputs of a batch are of one of the two kinds:
@@ -43,18 +44,18 @@ class PreFLMRModule(InputModule):  # type: ignore[misc]  # sentence-transformers
     """
 
     config_file_name = "preflmr_module.json"
-    config_keys: ClassVar[list[str]] = ["missing_image", "regions", "query_maxlen", "doc_maxlen", "padding_mask"]
-    forward_kwargs: ClassVar[set[str]] = {"task"}
+    config_keys = ["missing_image", "regions", "query_maxlen", "doc_maxlen", "padding_mask"]  # noqa: RUF012
+    forward_kwargs = {"task"}  # noqa: RUF012 - both as the base class has them
     save_in_root = True
 
     def __init__(self, model: PreFLMR) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         if model.query_tokenizer is None or model.document_tokenizer is None:
             raise M2KRError("this model was built without tokenizers, so that it cannot encode: pass both to PreFLMR.")
         self.model = model
 
     @property
-    def modalities(self) -> list[str | tuple[str, ...]]:
+    def modalities(self) -> list[Modality]:
         """Kinds of input: texts, and texts with images where the model reads those.
 
         An image alone is not among them, since sentence-transformers would then take a text that is a path or an
@@ -75,7 +76,11 @@ class PreFLMRModule(InputModule):  # type: ignore[misc]  # sentence-transformers
         return self.model.config.dim
 
     def preprocess(
-        self, inputs: Sequence[Pictured], prompt: str | None = None, task: str | None = None, **_: Any
+        self,
+        inputs: Sequence[SingleInput | PairInput],
+        prompt: str | None = None,
+        task: str | None = None,
+        **_: Any,
     ) -> dict[str, Any]:
         """Return the tensors of a batch, on the CPU; see `Features`.
 
@@ -88,8 +93,9 @@ class PreFLMRModule(InputModule):  # type: ignore[misc]  # sentence-transformers
             M2KRError: no task is given, or the model cannot read an input.
         """
         features = query_features if _is_query(task) else document_features
+        given = cast("Sequence[Pictured]", inputs)
         cpu = torch.device("cpu")
-        return dict(features(self.model, inputs, device=cpu, dtype=torch.float32, prompt=prompt or ""))
+        return dict(features(self.model, given, device=cpu, dtype=torch.float32, prompt=prompt or ""))
 
     def forward(self, features: dict[str, Any], task: str | None = None, **_: Any) -> dict[str, Any]:
         """Return the features with ``token_embeddings``, and ``attention_mask`` as late interaction has it.
@@ -140,8 +146,8 @@ class PreFLMRModule(InputModule):  # type: ignore[misc]  # sentence-transformers
         cache_folder: str | None = None,
         revision: str | None = None,
         local_files_only: bool = False,
-        model_kwargs: dict[str, Any] | None = None,
-        **_: Any,
+        init_defaults: dict[str, Any] | None = None,
+        **kwargs: Any,
     ) -> PreFLMRModule:
         """Return a saved module, on the CPU; ``model_kwargs={"dtype": ...}`` sets the type of the weights.
 
@@ -159,9 +165,9 @@ class PreFLMRModule(InputModule):  # type: ignore[misc]  # sentence-transformers
         folder = cls.load_dir_path(model_name_or_path, **where)
         if folder is None:
             raise M2KRError(f"there is no PreFLMR in {model_name_or_path}: name the folder of a saved model.")
-        dtype = str((model_kwargs or {}).get("dtype") or "float32").removeprefix("torch.")
+        dtype = str((kwargs.get("model_kwargs") or {}).get("dtype") or "float32").removeprefix("torch.")
         model = PreFLMR.from_pretrained(folder, dtype=dtype, padding_mask=settings.pop("padding_mask", "sane"))
-        configure(model, **settings)
+        configure(model, **{name: settings[name] for name in cls.config_keys if name in settings})
         return cls(model)
 
 

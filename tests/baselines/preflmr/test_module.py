@@ -1,0 +1,163 @@
+"""PreFLMR as a module of sentence-transformers: the same vectors, saved and read again, with gradients."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sentence_transformers import MultiVectorEncoder
+from sentence_transformers.multi_vector_encoder.losses import (
+    CachedMultiVectorMultipleNegativesRankingLoss,
+    MultiVectorMultipleNegativesRankingLoss,
+)
+
+from baselines.encoding import ClipPixels
+from baselines.preflmr import PreFLMR
+from baselines.preflmr.inputs import Pictures, configure
+from baselines.preflmr.model import PreFLMR as Model
+from baselines.preflmr.module import PreFLMRModule, as_multi_vector_encoder, load_multi_vector_encoder
+from m2kr.errors import M2KRError
+from tests.baselines.preflmr.make_fixtures import DOCUMENTS, QUERIES
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Several threads wait for each other longer than such small models take."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def pictures(count: int) -> list[Image.Image]:
+    draw = np.random.default_rng(0)
+    return [Image.fromarray(draw.integers(0, 256, (20 + row, 30, 3)).astype(np.uint8)) for row in range(count)]
+
+
+IMAGES = pictures(4)
+PICTURED: list[Any] = [{"text": text, "image": image} for text, image in zip(QUERIES, IMAGES, strict=True)]
+PICTURED += [{"text": QUERIES[0], "image": None}, {"text": QUERIES[1], "image": IMAGES[:2]}]
+
+
+def check_equal(some: Any, others: Any, tolerance: float = 1e-5) -> None:
+    assert len(some) == len(others)
+    for one, other in zip(some, others, strict=True):
+        np.testing.assert_allclose(one, other, atol=tolerance, rtol=0)
+
+
+@pytest.fixture(params=["preflmr", "flmr"])
+def either(request: pytest.FixtureRequest, folder: Path, flmr_folder: Path) -> Model:
+    return PreFLMR.from_pretrained(folder if request.param == "preflmr" else flmr_folder)
+
+
+@pytest.mark.parametrize("missing_image", ["black", "none"])
+def test_the_encoder_gives_the_models_vectors(either: Model, missing_image: str) -> None:
+    configure(either, missing_image=missing_image)
+    encoder = as_multi_vector_encoder(either)
+    assert isinstance(encoder, MultiVectorEncoder)
+    for inputs in (PICTURED, QUERIES):
+        expected = either.encode_query(inputs)
+        for batch_size in (2, 32):
+            found = encoder.encode_query(inputs, batch_size=batch_size, convert_to_numpy=True)
+            check_equal(found, expected)
+    check_equal(
+        encoder.encode_document(DOCUMENTS, batch_size=3, convert_to_numpy=True), either.encode_document(DOCUMENTS)
+    )
+
+
+def test_similarity_is_the_models_score(model: Model) -> None:
+    encoder = as_multi_vector_encoder(model)
+    with torch.no_grad():
+        query = model.query(*model.query_tokenizer(QUERIES))
+        document = model.document(*model.document_tokenizer(DOCUMENTS))
+        expected = model.score(query.embeddings, document.embeddings, document.mask)
+    configure(model, missing_image="none")
+    found = encoder.similarity(encoder.encode_query(QUERIES), encoder.encode_document(DOCUMENTS))
+    configure(model, missing_image="black")
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_what_was_saved_is_read_again(either: Model, tmp_path: Path) -> None:
+    either.pictures = Pictures(ClipPixels(18, (16, 16), mean=(0.1, 0.2, 0.3)))
+    configure(either, query_maxlen=20, doc_maxlen=12)
+    encoder = as_multi_vector_encoder(either)
+    encoder.prompts["query"] = "look: "
+    encoder.save(str(tmp_path / "saved"))
+    again = load_multi_vector_encoder(tmp_path / "saved")
+    assert again[0].get_config_dict() == encoder[0].get_config_dict()
+    assert again[0].model.pictures == either.pictures
+    assert again.prompts["query"] == "look: "
+    for task in ("query", "document"):
+        inputs = PICTURED if task == "query" else DOCUMENTS
+        one, other = (getattr(item, f"encode_{task}")(inputs, convert_to_numpy=True) for item in (encoder, again))
+        check_equal(one, other, 0)
+    # It is an official checkpoint too.
+    official = PreFLMR.from_pretrained(tmp_path / "saved")
+    configure(official, query_maxlen=20)
+    check_equal(official.encode_query(PICTURED), either.encode_query(PICTURED), 0)
+    assert again[0].max_seq_length == 12
+    assert again.get_embedding_dimension() == 8
+
+
+def test_it_loads_in_another_type(model: Model, tmp_path: Path) -> None:
+    as_multi_vector_encoder(model).save(str(tmp_path / "saved"))
+    short = load_multi_vector_encoder(tmp_path / "saved", dtype="bfloat16")
+    assert short[0].model.dtype == torch.bfloat16
+    (tmp_path / "saved" / "preflmr_module.json").write_text(json.dumps({"missing_image": "white"}))
+    with pytest.raises(M2KRError, match="missing_image 'white' is not known"):
+        load_multi_vector_encoder(tmp_path / "saved")
+
+
+def test_forward_leaves_its_features_as_they_were(model: Model) -> None:
+    module = PreFLMRModule(model)
+    features = module.preprocess(PICTURED, task="query")
+    before = {name: value.clone() for name, value in features.items()}
+    out = module(features, task="query")
+    assert set(features) == set(before)
+    assert all(torch.equal(features[name], value) for name, value in before.items())
+    assert out["token_embeddings"].shape[:2] == out["attention_mask"].shape
+    zero = out["token_embeddings"].norm(dim=2) == 0
+    assert torch.equal(zero, out["attention_mask"] == 0)
+    assert zero.any()
+
+
+@pytest.mark.parametrize("with_pictures", [True, False])
+def test_cached_and_plain_losses_have_the_same_gradients(either: Model, with_pictures: bool) -> None:
+    """A cached loss cuts batches up, and must not cut the mask tokens off that fill a query up."""
+    queries = PICTURED[:4] if with_pictures else QUERIES
+    gradients = []
+    for make in (MultiVectorMultipleNegativesRankingLoss, CachedMultiVectorMultipleNegativesRankingLoss):
+        encoder = as_multi_vector_encoder(either).eval()  # dropout would differ
+        either.zero_grad()
+        columns = [
+            encoder.preprocess(queries, task="query"),
+            encoder.preprocess(DOCUMENTS[:4], task="document"),
+            encoder.preprocess(DOCUMENTS[4:], task="document"),
+        ]
+        loss = make(encoder, mini_batch_size=2)(columns)
+        loss.backward()
+        gradients.append({name: item.grad.clone() for name, item in either.named_parameters() if item.grad is not None})
+    plain, cached = gradients
+    assert set(plain) == set(cached) == {name for name, item in either.named_parameters() if item.requires_grad}
+    for name, gradient in plain.items():
+        torch.testing.assert_close(cached[name], gradient, atol=1e-4, rtol=1e-3, msg=name)
+    assert sum(float(gradient.abs().sum() > 0) for gradient in plain.values()) > 0.9 * len(plain)
+
+
+def test_what_it_cannot_read_is_refused(model: Model) -> None:
+    encoder = as_multi_vector_encoder(model)
+    assert encoder.modalities == ["text", ("image", "text")]
+    with pytest.raises(M2KRError, match="call encode_query or encode_document"):
+        encoder.encode(["a"])
+    with pytest.raises(ValueError, match="mixes multiple modalities"):
+        encoder.encode_query(["a", PICTURED[0]])
+    with pytest.raises(M2KRError, match="without tokenizers"):
+        PreFLMRModule(PreFLMR(model.config))
+    # A text that looks like a file is a text.
+    assert encoder.encode_query("bridge.jpg").shape[1] == 8

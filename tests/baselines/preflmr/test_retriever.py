@@ -1,0 +1,339 @@
+"""Encoding by PreFLMR, against the model run on one input at a time; and the retrievers that are registered."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import shutil
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from baselines.encoding import ClipPixels
+from baselines.preflmr import PreFLMR, PreFLMRConfig
+from baselines.preflmr.inputs import Pictures
+from baselines.preflmr.model import PreFLMR as Model
+from baselines.preflmr.retriever import OFFICIAL, PreFLMRRetriever
+from baselines.preflmr.tokenization import DOCUMENT_FOLDER, QUERY_FOLDER, DocumentTokenizer, QueryTokenizer
+from m2kr.errors import M2KRError
+from m2kr.evaluate import main
+from m2kr.results import read_result
+from m2kr.retriever import Retriever, get_retriever
+from tests.baselines.preflmr import test_encn
+from tests.baselines.preflmr.make_fixtures import DOCUMENTS, QUERIES, configuration, fill
+from tests.benchmarks import gpu_encode
+
+TOLERANCE = 1e-5
+
+make_encn = test_encn.make
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Several threads wait for each other longer than such small models take."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def picture(seed: int, size: tuple[int, int] = (30, 20)) -> Image.Image:
+    values = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3))
+    return Image.fromarray(values.astype(np.uint8))
+
+
+def difference(some: list[Any], others: list[Any]) -> float:
+    assert [item.shape for item in some] == [item.shape for item in others]
+    return max(float(np.abs(one - other).max()) for one, other in zip(some, others, strict=True))
+
+
+def one_by_one(model: Model, inputs: list[Any]) -> list[np.ndarray]:
+    """Reference: every query alone, its pictures as a tensor, the vectors that are not zero."""
+    found = []
+    for item in inputs:
+        text, images = (item, []) if isinstance(item, str) else (item["text"], item["image"])
+        images = images if isinstance(images, list) else [images]
+        pixels = None
+        if images:
+            ready = [model.pictures.pixels.prepare(image) for image in images]
+            pixels = model.pictures.pixels.pixels(ready, model.device, model.dtype)[None]
+        with torch.no_grad():
+            vectors = model.query(*model.query_tokenizer([text]), pixels).embeddings[0]
+        found.append(vectors[vectors.norm(dim=1) > 0].numpy())
+    return found
+
+
+@pytest.fixture
+def flmr(flmr_folder: Path) -> Model:
+    return PreFLMR.from_pretrained(flmr_folder)
+
+
+@pytest.fixture(params=["preflmr", "flmr"])
+def either(request: pytest.FixtureRequest, folder: Path, flmr_folder: Path) -> Model:
+    return PreFLMR.from_pretrained(folder if request.param == "preflmr" else flmr_folder)
+
+
+# --- vectors --------------------------------------------------------------------------------------------------------
+
+
+def test_documents_are_their_unmasked_vectors_however_they_are_padded(either: Model) -> None:
+    texts = [*DOCUMENTS, "", "owl " * 90, "!!!"]
+    with torch.no_grad():
+        vectors = either.document(*either.document_tokenizer(texts, padding="max"))
+    expected = [own[mask].numpy() for own, mask in zip(vectors.embeddings, vectors.mask, strict=True)]
+    for batch_size in (1, 2, 32):
+        found = either.encode_document(texts, batch_size=batch_size)
+        assert difference(found, expected) < TOLERANCE
+        assert all(item.dtype == np.float32 for item in found)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 32])
+def test_queries_do_not_depend_on_their_batch(either: Model, batch_size: int) -> None:
+    either.missing_image = "none"
+    inputs = [
+        QUERIES[0],
+        {"text": QUERIES[1], "image": picture(0)},
+        {"text": "", "image": [picture(1), picture(2), picture(3)]},
+        QUERIES[3],
+        {"text": QUERIES[2], "image": [picture(4), picture(5)]},
+        {"text": QUERIES[2], "image": picture(6)},
+    ]
+    found = either.encode_query(inputs, batch_size=batch_size)
+    assert difference(found, one_by_one(either, inputs)) < TOLERANCE
+    lengths = np.concatenate([np.linalg.norm(item, axis=1) for item in found])
+    assert lengths == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_a_query_without_a_picture_gets_the_official_black_one(either: Model, batch_size: int) -> None:
+    black = Image.new("RGB", (336, 336))
+    inputs: list[Any] = [QUERIES[0], {"text": QUERIES[1], "image": picture(0)}, {"text": QUERIES[2]}, QUERIES[3]]
+    given = [{"image": black, **(item if isinstance(item, dict) else {"text": item})} for item in inputs]
+    found = either.encode_query(inputs, batch_size=batch_size)
+    assert difference(found, one_by_one(either, given)) < TOLERANCE
+    either.missing_image = "none"
+    assert len(either.encode_query(inputs, batch_size=batch_size)[0]) < len(found[0])
+
+
+def test_the_black_picture_is_encoded_once(folder: Path) -> None:
+    model = PreFLMR.from_pretrained(folder)
+    seen: list[int] = []
+    assert model.vision_encoder is not None
+    model.vision_encoder.embeddings.register_forward_hook(lambda _, given, __: seen.append(len(given[0])))
+    model.encode_query(QUERIES * 3, batch_size=2)
+    assert seen == [1]
+    model.encode_query([{"text": "a", "image": picture(0)}] * 3)
+    assert seen == [1, 3]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_short_types_give_nearly_the_same(folder: Path, model: Model, dtype: str) -> None:
+    short = PreFLMR.from_pretrained(folder, dtype=dtype)
+    inputs = [*QUERIES, {"text": QUERIES[0], "image": picture(0)}]
+    pairs = [
+        *zip(short.encode_query(inputs), model.encode_query(inputs), strict=True),
+        *zip(short.encode_document(DOCUMENTS), model.encode_document(DOCUMENTS), strict=True),
+    ]
+    for one, other in pairs:
+        assert one.dtype == np.float32
+        assert float((one * other).sum(axis=1).min()) > 0.98
+
+
+def test_passages_with_pictures(folder: Path) -> None:
+    value = configuration("preflmr") | {"context_concat_output_from_vision_encoder": True}
+    config = PreFLMRConfig.from_json(value)
+    model = PreFLMR(
+        config, QueryTokenizer(folder / QUERY_FOLDER, config), DocumentTokenizer(folder / DOCUMENT_FOLDER, config)
+    )
+    fill(model, 3)
+    model.eval()
+    inputs = [DOCUMENTS[0], {"text": DOCUMENTS[1], "image": picture(0)}, {"text": "owl", "image": [picture(1)] * 2}]
+    found = model.encode_document(inputs)
+    assert difference(found, [model.encode_document([item])[0] for item in inputs]) < TOLERANCE
+    text = [model.encode_document([item if isinstance(item, str) else item["text"]])[0] for item in inputs]
+    prefix = config.mapping_network_prefix_length
+    for item, own, regions in zip(found, text, (0, 1, 2), strict=True):
+        assert len(item) == len(own) + regions * prefix
+        np.testing.assert_allclose(item[regions * prefix :], own, atol=TOLERANCE)
+
+
+def test_padding_of_an_official_xlm_roberta_counts_in_full(make_encn: Any) -> None:
+    """There, how far a passage is filled up changes its vectors, so that it is always filled up as far as it goes."""
+    texts = ["the owl", "who built it? the owl the owl", "红色"]
+    official, sane = make_encn(padding_mask="official"), make_encn()
+    with torch.no_grad():
+        vectors = official.document(*official.document_tokenizer(texts, padding="max"))
+    expected = [own[mask].numpy() for own, mask in zip(vectors.embeddings, vectors.mask, strict=True)]
+    for batch_size in (1, 32):
+        assert difference(official.encode_document(texts, batch_size), expected) < TOLERANCE
+        own = sane.encode_document(texts, batch_size)
+        assert all(len(item) < len(other) for item, other in zip(own, expected, strict=True))
+
+
+def test_a_prepared_picture_is_as_good_as_the_picture(either: Model) -> None:
+    image = picture(0, (50, 20)).convert("RGBA")
+    ready = pickle.loads(pickle.dumps(either.pictures.prepare))(image)
+    assert ready.shape == (16, 16, 3)
+    some, others = ([{"text": "a", "image": given}] for given in (image, ready))
+    np.testing.assert_array_equal(either.encode_query(some)[0], either.encode_query(others)[0])
+
+
+def test_a_grid_is_the_whole_and_its_nine_parts(flmr: Model) -> None:
+    image = picture(0, (45, 31))
+    parts = [
+        image.crop((45 * column // 3, 31 * row // 3, 45 * (column + 1) // 3, 31 * (row + 1) // 3))
+        for row in range(3)
+        for column in range(3)
+    ]
+    expected = one_by_one(flmr, [{"text": "a", "image": [image, *parts]}])
+    flmr.pictures = Pictures(flmr.pictures.pixels, "grid")
+    ready = flmr.pictures.prepare(image)
+    assert (ready.shape, ready.dtype) == ((10, 16, 16, 3), np.uint8)
+    for given in (image, ready):
+        assert difference(flmr.encode_query([{"text": "a", "image": given}]), expected) < TOLERANCE
+    assert len(flmr.encode_query(["a"])[0]) == len(expected[0])
+    assert flmr.pictures.prepare(picture(1, (1, 2))).shape == ready.shape
+
+
+def test_the_pixels_are_what_the_folder_says(folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(folder, tmp_path / "model")
+    assert PreFLMR.from_pretrained(copy).pictures.pixels == ClipPixels(16, (16, 16))
+    (copy / "preprocessor_config.json").write_text(json.dumps({"size": {"shortest_edge": 20}, "crop_size": 16}))
+    assert PreFLMR.from_pretrained(copy).pictures.pixels == ClipPixels(20, (16, 16))
+
+
+def test_what_cannot_be_encoded_is_refused(model: Model) -> None:
+    with pytest.raises(M2KRError, match="input 1 is of the type int"):
+        model.encode_query(["a", 3])  # type: ignore[list-item]
+    with pytest.raises(M2KRError, match="input 0 is of the type dict, or its text"):
+        model.encode_document([{"text": 3}])
+    with pytest.raises(M2KRError, match=r"image of input 0 is of the type .*Path"):
+        model.encode_query([{"text": "a", "image": Path("a.jpg")}])
+    with pytest.raises(M2KRError, match="prepare_image"):
+        model.encode_query([{"text": "a", "image": np.zeros((8, 8, 3), dtype=np.uint8)}])
+    with pytest.raises(M2KRError, match="a passage has a picture"):
+        model.encode_document([{"text": "a", "image": picture(0)}])
+    with pytest.raises(M2KRError, match="batch_size is 0"):
+        model.encode_document(["a"], batch_size=0)
+    assert model.encode_query([]) == model.encode_document([]) == []
+
+
+# --- registered retrievers ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(OFFICIAL))
+def test_every_name_loads_a_checkpoint(name: str, folder: Path, flmr_folder: Path, tmp_path: Path) -> None:
+    origin = flmr_folder if name == "flmr" else folder
+    used = shutil.copytree(origin, tmp_path / "mine", ignore=shutil.ignore_patterns("expected.safetensors"))
+    retriever = get_retriever(name, checkpoint=str(used))
+    assert isinstance(retriever, PreFLMRRetriever)
+    assert isinstance(retriever, Retriever)
+    assert (retriever.name, retriever.vectors, retriever.reads_instructions) == (used.name, "multi", True)
+    assert retriever.reads == {"text", "image"}
+    settings = retriever.settings
+    assert settings["checkpoint"] == used.name
+    assert settings["checkpoint_sha256"] == hashlib.sha256((used / "model.safetensors").read_bytes()).hexdigest()
+    assert (settings["missing_image"], settings["query_maxlen"], settings["doc_maxlen"]) == ("black", 32, 64)
+    json.dumps(settings)
+    assert len(pickle.dumps(retriever.prepare_image)) < 2000
+    assert retriever.prepare_image(picture(0)).shape == (16, 16, 3)
+
+
+def test_options_change_what_is_encoded(folder: Path, flmr_folder: Path) -> None:
+    options = {"missing_image": "none", "query_maxlen": "8", "doc_maxlen": "6"}
+    retriever: Any = get_retriever("preflmr-vit-b", checkpoint=str(folder), options=options)
+    assert retriever.settings["options"] == options
+    assert retriever.settings["query_maxlen"] == 8
+    assert len(retriever.encode_query(["owl " * 9])[0]) == 8
+    assert len(retriever.encode_document(["owl " * 9])[0]) == 6
+    grid: Any = get_retriever("flmr", checkpoint=str(flmr_folder), options={"regions": "grid"})
+    assert grid.prepare_image(picture(0)).shape == (10, 16, 16, 3)
+    assert grid.settings["regions"] == "grid"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("preflmr-vit-b", {"missing_image": "blak"}, r"Did you mean black\?.*Choose one of black, none"),
+        ("flmr", {"regions": "boxes"}, r"regions 'boxes' is not known.*whole, grid"),
+        ("preflmr-vit-l-encn", {"padding_mask": "x"}, r"padding_mask 'x' is not known.*sane, official"),
+        ("preflmr-vit-b", {"query_maxlen": "many"}, "query_maxlen is 'many' where a whole number is expected"),
+        ("preflmr-vit-b", {"doc_maxlen": "65"}, "doc_maxlen is 65; the text encoder takes 4 to 64 tokens"),
+        ("preflmr-vit-g", {"regions": "grid"}, "has no option 'regions'"),
+    ],
+)
+def test_impossible_options_are_refused(
+    name: str, options: dict[str, str], message: str, folder: Path, flmr_folder: Path
+) -> None:
+    checkpoint = flmr_folder if name == "flmr" else folder
+    with pytest.raises(M2KRError, match=message):
+        get_retriever(name, checkpoint=str(checkpoint), options=options)
+
+
+def test_without_the_hub_the_files_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    start = time.perf_counter()
+    with pytest.raises(M2KRError, match=r"PreFLMR_ViT-B.*config.json, model.safetensors, query_tokenizer/") as caught:
+        get_retriever("preflmr-vit-b")
+    assert "\n" not in str(caught.value)
+    assert time.perf_counter() - start < 10
+
+
+def test_a_doubled_instruction_is_warned_of_once(folder: Path) -> None:
+    retriever: Any = get_retriever("preflmr-vit-b", checkpoint=str(folder))
+    with pytest.warns(UserWarning, match="same instruction twice"):
+        retriever.encode_query(["show the passage: show the passage: who"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        retriever.encode_query(["show the passage: show the passage: who"])
+
+
+def test_evaluate_runs_a_checkpoint(
+    built: Path, world: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--model", "preflmr-vit-b", "--checkpoint", str(folder), "--data", str(built), "--images", str(world)]
+    arguments = [
+        *command,
+        "--tasks",
+        "OKVQA,MSMARCO",
+        "--quiet",
+        "--workers",
+        "0",
+        "--limit",
+        "12",
+        "--option",
+        "query_maxlen=24",
+    ]
+    assert main([*arguments, "--out", str(tmp_path / "one"), "--batch-size", "3"]) == 0
+    assert main([*arguments, "--out", str(tmp_path / "two")]) == 0
+    assert "OKVQA" in capsys.readouterr().out
+    for task in ("OKVQA", "MSMARCO"):
+        one, two = (read_result(tmp_path / name / "preflmr" / f"{task}.json") for name in ("one", "two"))
+        assert one["model_settings"]["options"] == {"query_maxlen": "24"}
+        assert one["instructions"]
+        assert not one["ignored_inputs"]
+        assert one["metrics"] == two["metrics"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the script is for Linux")
+def test_the_script_for_gpus_runs_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "figures.json"
+    assert gpu_encode.main(["--device", "cpu", "--dtype", "float32", "--tiny", "--out", str(out)]) == 0
+    assert "| ViT-B |" in capsys.readouterr().out
+    figures = json.loads(out.read_text())
+    assert [row["model"] for row in figures["models"]] == ["ViT-B", "ViT-L", "ViT-G"]
+    for row in figures["models"]:
+        for what in ("passages", "images"):
+            assert row[what]["per_second"] > 0
+            assert 0 < row[what]["floor_seconds"] < row[what]["seconds"]
+            assert row[what]["profile"]

@@ -32,15 +32,19 @@ demo: setup  ## Make a made-up world, build it, evaluate two retrievers on it, p
 	$(BIN)/python -m m2kr.evaluate --model bm25 --data $(DEMO)/m2kr --ignore-images --out $(DEMO)/results --quiet
 	$(BIN)/python -m m2kr.evaluate --model all-minilm-l6-v2 --data $(DEMO)/m2kr --tasks MSMARCO,LLaVA,OKVQA \
 		--ignore-images --out $(DEMO)/results --quiet
+	$(BIN)/python -m leaderboard --results $(DEMO)/results --out $(DEMO)/site --data $(DEMO)/m2kr --images $(DEMO)/raw \
+		--quiet
 	@echo
 	@$(BIN)/python -m m2kr.results $(DEMO)/results
+	@echo "The same as pages, with every query: $(DEMO)/site/index.html"
 
 .PHONY: check
-check: setup  ## Format, lint and type checks; whether the cards are as the code is
+check: setup  ## Format, lint and type checks; whether cards and tables are as the code is
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/python -m m2kr.cards --check
+	$(BIN)/python -m leaderboard readme --check
 
 .PHONY: format
 format: setup  ## Format the code and mend what ruff can
@@ -50,6 +54,10 @@ format: setup  ## Format the code and mend what ruff can
 .PHONY: cards
 cards: setup  ## Write data_cards/ and the table of tasks in README.md anew
 	$(BIN)/python -m m2kr.cards --update
+
+.PHONY: board
+board: setup  ## Write the leaderboard's table in README.md anew
+	$(BIN)/python -m leaderboard readme
 
 .PHONY: test
 test: check  ## Set up, check and run all tests

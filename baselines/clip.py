@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL.Image import Image
 
 from baselines.encoding import ClipPixels, Pixels, as_array, device_of, dtype_of, encode, padded, texts_of
-from baselines.hub import configuration_hash, load_model, load_tokenizer, snapshot, weights_hash
+from baselines.hub import configuration_hash, count_parameters, load_model, load_tokenizer, snapshot, weights_hash
 from m2kr.errors import M2KRError
 from m2kr.retriever import Input
 from m2kr.tasks import did_you_mean
@@ -71,6 +71,7 @@ class CLIP:
             "checkpoint": called,
             "checkpoint_sha256": weights_hash(folder),
             "configuration": configuration_hash(folder),
+            "parameters": count_parameters(self._model),
             "max_length": self._max_length,
             "fusion": fusion,
         }

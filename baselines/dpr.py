@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from baselines.encoding import as_array, device_of, dtype_of, encode, padded, texts_of
-from baselines.hub import configuration_hash, load_model, load_tokenizer, snapshot, weights_hash
+from baselines.hub import configuration_hash, count_parameters, load_model, load_tokenizer, snapshot, weights_hash
 from m2kr.errors import M2KRError
 from m2kr.retriever import Input
 
@@ -70,6 +70,7 @@ class DPR:
             "checkpoint": f"{_QUESTION}, {_CONTEXT}" if checkpoint is None else self.name,
             "checkpoint_sha256": weights_hash(*folders),
             "configuration": configuration_hash(*folders),
+            "parameters": sum(count_parameters(model) for model in models),
             "max_length": self._max_length,
         }
 

@@ -179,6 +179,11 @@ def configuration_hash(*folders: Path) -> str:
     )
 
 
+def count_parameters(model: torch.nn.Module) -> int:
+    """Return the numbers a model has learnt, shared ones once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
 @contextmanager
 def quiet_loading() -> Iterator[None]:
     """Keep transformers from printing tables of unused weights, and bars where nobody watches."""

@@ -10,7 +10,15 @@ from typing import Any, Literal
 import numpy as np
 
 from baselines.encoding import as_array, device_of, dtype_of
-from baselines.hub import configuration_hash, first_line, knows_words, quiet_loading, snapshot, weights_hash
+from baselines.hub import (
+    configuration_hash,
+    count_parameters,
+    first_line,
+    knows_words,
+    quiet_loading,
+    snapshot,
+    weights_hash,
+)
 from m2kr.errors import M2KRError
 from m2kr.retriever import Input
 
@@ -43,6 +51,7 @@ class SentenceTransformerRetriever:
             "checkpoint": self.name,
             "checkpoint_sha256": weights_hash(folder),
             "configuration": configuration_hash(folder),
+            "parameters": count_parameters(self._model),
             "vectors": self.vectors,
         }
 

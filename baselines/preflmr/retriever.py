@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL.Image import Image
 
 from baselines.encoding import Pixels
-from baselines.hub import configuration_hash, weights_hash
+from baselines.hub import configuration_hash, count_parameters, weights_hash
 from baselines.preflmr.inputs import check_choice, configure, reads_pictures
 from baselines.preflmr.tokenization import PaddingMask
 from m2kr.errors import M2KRError
@@ -89,6 +89,7 @@ class PreFLMRRetriever:
             "checkpoint": called,
             "checkpoint_sha256": weights_hash(folder),
             "configuration": configuration_hash(folder),
+            "parameters": count_parameters(self.model),
             "missing_image": missing_image,
             "padding_mask": padding_mask,
             "regions": regions,

@@ -1,0 +1,193 @@
+"""``python -m leaderboard verify --model NAME``: our results beside the published figures."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from leaderboard.published import read_published
+from leaderboard.runs import MARKS, Record, read_records, with_marks
+from leaderboard.tables import short
+from m2kr.errors import M2KRError, run_command
+from m2kr.results import aligned
+from m2kr.tasks import TASKS, did_you_mean
+
+Verdict = Literal["OK", "near", "off", "not comparable"]
+
+OK_Z, NEAR_Z = 1.96, 3.29
+"""Standard errors that chance exceeds once in 20 and once in 1,000 times."""
+
+_ROUNDING = 0.05
+# Points: published figures have one digit behind the point.
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One figure of ours beside a published one, both in percent.
+
+    Attributes:
+        task, metric: what is measured.
+        ours, published: the figures.
+        tolerance: points within which the verdict is OK.
+        verdict: see `judge`.
+        reason: why they are not comparable, or empty.
+        source: of the published figure.
+    """
+
+    task: str
+    metric: str
+    ours: float
+    published: float
+    tolerance: float
+    verdict: Verdict
+    reason: str
+    source: str
+
+
+def judge(ours: float, published: float, queries: int) -> tuple[Verdict, float]:
+    """Say whether a figure agrees with a published one, as far as sampling error allows.
+
+    Were the queries drawn at random from many, a hit rate p over n of them would have the standard error
+    sqrt(p (1 - p) / n). OK is within 1.96 of these (chance goes beyond once in 20 times), near within 3.29 (once in
+    1,000), and half of the last published digit is allowed besides. The same model on the same queries should be far
+    nearer, so "near" is worth a look.
+
+    Args:
+        ours: percent.
+        published: percent.
+        queries: how many the figure is a mean of.
+
+    Returns:
+        The verdict, and the points within which it is OK.
+    """
+    share = published / 100
+    error = 100 * math.sqrt(share * (1 - share) / queries)
+    apart = abs(ours - published)
+    verdict: Verdict = (
+        "OK" if apart <= OK_Z * error + _ROUNDING else "near" if apart <= NEAR_Z * error + _ROUNDING else "off"
+    )
+    return verdict, OK_Z * error + _ROUNDING
+
+
+def compare(records: Iterable[Record], name: str, block: str = "official") -> list[Comparison]:
+    """Return the figures of results beside those published for a model.
+
+    Args:
+        records: results of one model.
+        name: of the published model; see `published_name`.
+        block: key of the block of published figures.
+    """
+    published = read_published()
+    published = published[(published["block"] == block) & (published["model"] == name)]
+    found = []
+    for record in records:
+        result = record.result
+        theirs = published[published["task"] == result["task"]]
+        marks = with_marks(record, {}).marks
+        reason = ", ".join(MARKS[mark] for mark in marks)
+        expected = TASKS[result["task"]].published.get("test")
+        if not reason and (result["queries"], result["passages"]) != expected:
+            queries, passages = expected or (0, 0)
+            reason = (
+                f"{result['queries']:,} queries and {result['passages']:,} passages, where {queries:,} and "
+                f"{passages:,} are published"
+            )
+        for metric, value, source in zip(theirs["metric"], theirs["value"], theirs["source"], strict=True):
+            if metric in result["metrics"]:
+                ours = 100 * result["metrics"][metric]
+                verdict, tolerance = judge(ours, value, result["queries"])
+                found.append(
+                    Comparison(
+                        result["task"],
+                        metric,
+                        ours,
+                        value,
+                        tolerance,
+                        "not comparable" if reason else verdict,
+                        reason,
+                        source,
+                    )
+                )
+    return found
+
+
+def published_name(model: str, block: str = "official") -> str:
+    """Return the published model that a name means: "LinWeizheDragon/PreFLMR_ViT-L" is "PreFLMR_ViT-L".
+
+    Raises:
+        M2KRError: there is none.
+    """
+    published = read_published()
+    names = [str(name) for name in published.loc[published["block"] == block, "model"].unique()]
+    plain = _plain(model.rstrip("/").split("/")[-1])
+    for name in names:
+        if _plain(name) == plain:
+            return name
+    raise M2KRError(
+        f"no figures are published for {model!r} in the block {block}.{did_you_mean(model, names)} "
+        f"There are some for {', '.join(names)}; name one with --published."
+    )
+
+
+def _plain(name: str) -> str:
+    return "".join(character for character in name.casefold() if character.isalnum())
+
+
+def _ours(records: Sequence[Record], model: str) -> list[Record]:
+    found = [record for record in records if model in (record.result["model"], record.slug, record.path.parent.name)]
+    if not found:
+        plain = _plain(model.rstrip("/").split("/")[-1])
+        found = [record for record in records if plain == _plain(record.result["model"].split("/")[-1])]
+    if not found:
+        names = sorted({record.result["model"] for record in records})
+        has = f"there are some of {', '.join(names)}" if names else "there are none of any model"
+        raise M2KRError(
+            f"there are no results of {model!r}; {has}.{did_you_mean(model, names)} Make some with python -m "
+            "m2kr.evaluate."
+        )
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command: exit code 0 where all that can be compared is OK or near, 1 where not, 2 where nothing can."""
+    parser = argparse.ArgumentParser(
+        prog="python -m leaderboard verify",
+        description="Show a model's results beside the published figures, and whether they agree within sampling "
+        "error: OK, near, or off.",
+        epilog="example: python -m leaderboard verify --model LinWeizheDragon/PreFLMR_ViT-L",
+    )
+    parser.add_argument("--model", required=True, help="name of the model, or of its folder of results")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of results; default: results")
+    parser.add_argument("--published", metavar="NAME", help="published model, where its name is another")
+    parser.add_argument("--block", default="official", help="block of published figures; default: official")
+    arguments = parser.parse_args(argv)
+    records = _ours(read_records(arguments.results), arguments.model)
+    name = published_name(arguments.published or records[0].result["model"], arguments.block)
+    found = compare(records, name, arguments.block)
+    if not found:
+        raise M2KRError(f"no figure is published for {name} on the tasks of these results.")
+    rows = [("task", "measure", "ours", "published", "difference", "allowed", "verdict")]
+    for one in found:
+        numbers = (
+            f"{one.ours:.1f}",
+            f"{one.published:.1f}",
+            f"{one.ours - one.published:+.1f}",
+            f"{one.tolerance:.1f}",
+        )
+        rows.append((one.task, short(one.metric), *numbers, one.verdict))
+    print("\n".join(aligned(rows, left=2)))
+    print(f"published figures of {name}: {'; '.join(dict.fromkeys(one.source for one in found))}")
+    for task, reason in dict.fromkeys((one.task, one.reason) for one in found if one.reason):
+        print(f"{task} is not comparable: {reason}")
+    comparable = [one for one in found if one.verdict != "not comparable"]
+    if not comparable:
+        return 2
+    return 1 if any(one.verdict == "off" for one in comparable) else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_command(main))

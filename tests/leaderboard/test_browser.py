@@ -1,0 +1,169 @@
+"""The site in Chromium, from a ``file://`` address: sort, filter, open a run and a failing query.
+
+Skipped where Playwright or a Chromium is not installed; ``M2KR_CHROMIUM`` names one.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+from leaderboard.site import build
+from m2kr.images import parse_roots
+
+playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+
+CHROMIUM = os.environ.get("M2KR_CHROMIUM") or next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
+
+
+@pytest.fixture(scope="module")
+def site(evaluated, built, world, tmp_path_factory):
+    # A name with a blank and a folder deep: any sub-path will do.
+    out = tmp_path_factory.mktemp("browser") / "a b" / "site"
+    build(evaluated, out, data=str(built), images=parse_roots([str(world)]), quiet=True)
+    return out
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as running:
+        chromium = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def visit(browser, site):
+    """Open a page; what the console says and what is requested are checked at the end."""
+    said, requested, contexts = [], [], []
+
+    def goto(name, *, javascript=True, **options):
+        context = browser.new_context(java_script_enabled=javascript, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: requested.append(request.url))
+        page.goto((site / name).as_uri())
+        return page
+
+    yield goto
+    for context in contexts:
+        context.close()
+    assert said == []
+    assert requested
+    assert all(url.startswith(site.as_uri()) for url in requested)
+
+
+def first_names(page, block):
+    return page.locator(f"#board-{block} tbody th .who").all_inner_texts()
+
+
+def names(page, block):
+    return [text.split("\n")[0].removesuffix("i") for text in first_names(page, block)]
+
+
+def test_a_column_is_sorted_by_mouse_and_by_keyboard(visit):
+    page = visit("index.html")
+    assert names(page, "official") == ["PreFLMR_ViT-G", "PreFLMR_ViT-L", "PreFLMR_ViT-B"]
+    header = page.locator("#board-official th[aria-label='KVQA R@5']")
+    header.click()
+    playwright.expect(header).to_have_attribute("aria-sort", "descending")
+    assert names(page, "official") == ["PreFLMR_ViT-L", "PreFLMR_ViT-G", "PreFLMR_ViT-B"]
+    button = header.locator("[role=button]")
+    button.focus()
+    page.keyboard.press("Enter")
+    playwright.expect(header).to_have_attribute("aria-sort", "ascending")
+    assert names(page, "official") == ["PreFLMR_ViT-B", "PreFLMR_ViT-G", "PreFLMR_ViT-L"]
+
+
+def test_a_missing_figure_sorts_last(visit):
+    page = visit("index.html")
+    header = page.locator("#board-paper-era th[aria-label='LLaVA R@1']")
+    header.click()
+    playwright.expect(header).to_have_attribute("aria-sort", "descending")
+    last = page.locator("#board-paper-era tbody tr").last
+    assert "–" in last.inner_text()
+
+
+def test_filters_by_model_block_and_kind_of_query(visit):
+    page = visit("index.html")
+    page.fill("#filter-model", "ViT-L")
+    assert names(page, "official") == ["PreFLMR_ViT-L"]
+    page.fill("#filter-model", "")
+    page.select_option("#filter-block", "ret-m2kr")
+    assert not page.locator("#board-official").is_visible()
+    assert page.locator("#board-ret-m2kr").is_visible()
+    page.select_option("#filter-block", "")
+    page.select_option("#filter-kind", "I2T")
+    shown = [text.split("\n")[0] for text in page.locator("#board-official thead tr:first-child th").all_inner_texts()]
+    assert shown == ["Model", "Size", "WIT", "IGLUE", "KVQA", "Mean"]
+    page.select_option("#filter-kind", "")
+    assert page.locator("#board-official tbody tr:first-child td").count() == 14
+
+
+def test_a_chosen_row_is_what_others_are_compared_with(visit):
+    page = visit("index.html")
+    page.select_option("#compare", "bm25")
+    cell = page.locator("#board-run-made-up-no-images tr[data-model=first-words] td[data-metric='Recall@5']").first
+    mark = cell.locator(".tied, .better, .worse")
+    assert mark.count() == 1
+    assert " points, p " in mark.get_attribute("title")
+    page.select_option("#compare", "")
+    assert page.locator(".better, .worse").count() == 0
+
+
+def test_the_source_of_a_row_opens_and_closes(visit):
+    page = visit("index.html")
+    button = page.get_by_role("button", name="Source of PreFLMR_ViT-G", exact=True)
+    button.focus()
+    page.keyboard.press("Enter")
+    card = page.locator(".card:popover-open")
+    assert "LinWeizheDragon/FLMR@be4b748 README.md" in card.inner_text()
+    page.keyboard.press("Escape")
+    assert page.locator(".card:popover-open").count() == 0
+
+
+def test_from_the_table_to_a_failing_query(visit):
+    page = visit("index.html")
+    page.locator("tr[data-model=bm25] .who a").first.click()
+    assert page.locator("h1").inner_text() == "bm25"
+    page.get_by_role("link", name="fail").last.click()
+    page.wait_for_selector(".query")
+    failing = page.locator(".query[data-state=failed]").nth(1)
+    failing.locator("summary").click()
+    assert failing.locator(".passages").first.is_visible()
+    page.select_option("#filter-queries", "found")
+    assert not failing.is_visible()
+    page.fill("#filter-text", "no passage says this")
+    assert page.locator("#nothing").is_visible()
+
+
+def test_pictures_are_shown(visit):
+    page = visit("runs/bm25/queries-OKVQA.html")
+    picture = page.locator(".query[open] img").first
+    picture.scroll_into_view_if_needed()
+    page.wait_for_function("document.querySelector('.query[open] img').naturalWidth > 0")
+
+
+def test_everything_can_be_read_without_scripts(visit):
+    page = visit("index.html", javascript=False)
+    assert not page.locator(".filters").first.is_visible()
+    assert page.locator("#board-official tbody tr").count() == 3
+    assert page.locator("#board-official td.best").first.is_visible()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(
+    "name", ["index.html", "radar.html", "parameters.html", "runs/bm25/index.html", "runs/bm25/queries-OKVQA.html"]
+)
+def test_pages_fit_a_phone_and_follow_the_colour_scheme(visit, name, scheme):
+    page = visit(name, viewport={"width": 390, "height": 844}, color_scheme=scheme)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert background == {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 23, 26)"}[scheme]

@@ -18,13 +18,14 @@ import numpy.typing as npt
 
 from m2kr.errors import M2KRError
 from m2kr.files import atomic, write_json
+from m2kr.quantise import quantise, widen
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Array: TypeAlias = "npt.NDArray[Any] | Tensor"
 Kind: TypeAlias = Literal["multi", "single"]
-StoredType: TypeAlias = Literal["float32", "float16", "bfloat16"]
+StoredType: TypeAlias = Literal["float32", "float16", "bfloat16", "int8"]
 
 
 def as_tensor(array: Array) -> Tensor:
@@ -144,6 +145,19 @@ class Ragged:
         offsets = self.offsets[start : max(start, stop) + 1]
         return Ragged(self.vectors[offsets[0] : offsets[-1]], offsets - offsets[0])
 
+    def blocks(self, most: int) -> Iterator[Ragged]:
+        """Yield all items in order, ``most`` vectors at a time or fewer, without copying; a longer item by itself."""
+        start = 0
+        while start < len(self):
+            stop = int(np.searchsorted(self.offsets, self.offsets[start] + most, side="right")) - 1
+            stop = max(stop, start + 1)
+            yield self.rows(start, stop)
+            start = stop
+
+
+_BYTES: dict[StoredType, int] = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}  # of a number
+_SCALE_BYTES = 4
+
 
 class EmbeddingStore:
     """Embeddings on disk, written in chunks by an encoder that may be stopped at any time.
@@ -153,7 +167,10 @@ class EmbeddingStore:
     lengths last, so a shard exists if and only if its lengths do. After a crash the store holds exactly the chunks
     whose `append` had returned, or at most the one that was about to. Only one process may append to a store.
 
-    ``meta.json`` holds the key and the form. The form is named ("dtype"), so that further ones can be added.
+    ``meta.json`` holds the key and the form. Of the form "int8", ``<first row>.vectors`` has a float32 scale for each
+    vector, and after all of them the vectors in 8 bits: dim + 4 bytes a vector. What is read back is float32, each
+    number within 1/254 of the largest absolute number of its vector; see `m2kr.quantise`, also for how to measure the
+    effect.
 
     Args:
         folder: where the files lie; made if missing. Files of other names in it are left alone.
@@ -178,8 +195,8 @@ class EmbeddingStore:
     ) -> None:
         if kind not in ("multi", "single"):
             raise M2KRError(f"kind must be 'multi' or 'single', not {kind!r}")
-        if dtype not in ("float32", "float16", "bfloat16"):
-            raise M2KRError(f"dtype must be 'float32', 'float16' or 'bfloat16', not {dtype!r}")
+        if dtype not in _BYTES:
+            raise M2KRError(f"dtype must be 'float32', 'float16', 'bfloat16' or 'int8', not {dtype!r}")
         self.folder = Path(folder)
         self.key = key
         self.kind: Kind = kind
@@ -232,44 +249,53 @@ class EmbeddingStore:
             raise M2KRError(
                 f"embeddings of dimension {chunk.dim} cannot be added to {self.folder}, which has {self.dim}"
             )
-        stored = as_tensor(chunk.vectors).to("cpu", getattr(torch, self.dtype)).contiguous()
+        dtype = torch.float32 if self.dtype == "int8" else getattr(torch, self.dtype)
+        stored = as_tensor(chunk.vectors).to("cpu", dtype).contiguous()
         if (row := first_not_finite(Ragged(stored, chunk.offsets))) is not None:
             raise M2KRError(
-                f"the embeddings of row {self.rows + row} hold NaN or infinity, or numbers too large for {self.dtype}"
+                f"the embeddings of row {self.rows + row} hold NaN or infinity, or numbers too large for "
+                f"{'float32' if self.dtype == 'int8' else self.dtype}"
             )
         self._sweep()
         first = self.rows
         if self.dtype == "bfloat16":
             stored = stored.view(torch.int16)  # NumPy has no bfloat16: keep the bit patterns
+        parts: list[npt.NDArray[Any]] = [stored.numpy()]
+        if self.dtype == "int8":
+            values, scales = quantise(stored.numpy())
+            parts = [scales, values]
         # Not ndarray.tofile, whose error on a full disk does not say so.
         with atomic(self._path(first, "vectors")) as file:
-            file.write(stored.numpy().reshape(-1).view(np.uint8).data)
+            for part in parts:
+                file.write(part.reshape(-1).view(np.uint8).data)
         with atomic(self._path(first, "lengths.npy")) as file:
             np.save(file, chunk.lengths, allow_pickle=False)
         self._shards.append((first, len(chunk)))
 
-    def shards(self) -> Iterator[Ragged | Array]:
+    def shards(self, *, most: int = 1 << 16) -> Iterator[Ragged | Array]:
         """Yield each shard, memory-mapped, in row order: a `Ragged`, or an (n, dim) array for kind "single".
 
         Arrays are NumPy's, except that bfloat16 comes as torch tensors. Memory is taken only for what is looked at.
+        Of the form "int8" a shard comes in parts, copies in float32 of at most ``most`` vectors, a longer item alone.
 
         Raises:
             M2KRError: a file of a shard is missing, or its size does not fit the lengths.
         """
         for first, _ in self._shards:
-            shard = self._shard(first)
-            yield shard if self.kind == "multi" else shard.vectors
+            for part in self._parts(first, most):
+                yield part if self.kind == "multi" else part.vectors
 
     def load(self) -> Ragged | Array:
         """Return everything as one `Ragged`, or one (rows, dim) array for kind "single".
 
-        A store of one shard is memory-mapped; several are copied into memory (use `shards` for more than fits there).
+        A store of one shard is memory-mapped; several are copied into memory (use `shards` for more than fits there),
+        and so is any of the form "int8", as float32.
 
         Raises:
             M2KRError: as `shards`.
         """
-        parts = [self._shard(first) for first, _ in self._shards]
-        whole = Ragged.concatenate(parts) if parts else Ragged.from_lengths(self._map(Path(), 0), [])
+        parts = [part for first, _ in self._shards for part in self._parts(first, 1 << 16)]
+        whole = Ragged.concatenate(parts) if parts else Ragged.from_lengths(self._nothing(), [])
         return whole if self.kind == "multi" else whole.vectors
 
     def _path(self, first: int, suffix: str) -> Path:
@@ -285,21 +311,42 @@ class EmbeddingStore:
             raise M2KRError(f"{self.folder} holds several vectors an item: append a list of (tokens, dim) arrays")
         return embeddings if isinstance(embeddings, Ragged) else Ragged.from_list(embeddings)  # type: ignore[arg-type]
 
-    def _shard(self, first: int) -> Ragged:
+    def _parts(self, first: int, most: int) -> Iterator[Ragged]:
+        """Yield the shard that begins with a row; of the form "int8" in parts of ``most`` vectors."""
+        path = self._path(first, "vectors")
         lengths = self._checked_lengths(self._path(first, "lengths.npy"))
-        return Ragged.from_lengths(self._map(self._path(first, "vectors"), int(lengths.sum())), lengths)
+        total = int(lengths.sum())
+        if self.dtype != "int8" or not total:
+            yield Ragged.from_lengths(self._map(path, total), lengths)
+            return
+        scales = np.memmap(path, "<f4", "r", shape=(total,))
+        values = np.memmap(path, np.int8, "r", offset=total * _SCALE_BYTES, shape=(total, self.dim or 0))
+        done = 0
+        for part in Ragged.from_lengths(values, lengths).blocks(most):
+            some = slice(done, done + len(part.vectors))
+            yield Ragged(widen(values[some], scales[some]), part.offsets)
+            done = some.stop
 
     def _map(self, path: Path, total: int) -> Array:
         """Map ``total`` vectors. Copy-on-write: torch wants writeable memory, and the file must never change."""
-        shape = (total, self.dim or 0)
+        if not total:
+            return self._nothing()  # an empty file cannot be mapped
         numbers = np.dtype("<i2" if self.dtype == "bfloat16" else f"<{np.dtype(self.dtype).str[1:]}")
-        # An empty file cannot be mapped.
-        array = np.memmap(path, numbers, "c", shape=shape) if total else np.zeros(shape, numbers)
+        array = np.memmap(path, numbers, "c", shape=(total, self.dim or 0))
         if self.dtype != "bfloat16":
             return array
         import torch
 
         return as_tensor(array).view(torch.bfloat16)
+
+    def _nothing(self) -> Array:
+        """Return no vectors, in the type that `shards` gives."""
+        shape = (0, self.dim or 0)
+        if self.dtype == "bfloat16":
+            import torch
+
+            return torch.empty(shape, dtype=torch.bfloat16)
+        return np.zeros(shape, np.float32 if self.dtype == "int8" else np.dtype(self.dtype))
 
     def _checked_lengths(self, path: Path) -> npt.NDArray[np.int64]:
         """Read the lengths of a shard and check them against the size of its vectors."""
@@ -309,7 +356,8 @@ class EmbeddingStore:
             lengths: npt.NDArray[np.int64] = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise M2KRError(f"{path} is damaged ({error}): delete it, {resume}") from error
-        expected = int(lengths.sum()) * (self.dim or 0) * (4 if self.dtype == "float32" else 2)
+        bytes_each = (self.dim or 0) * _BYTES[self.dtype] + (_SCALE_BYTES if self.dtype == "int8" else 0)
+        expected = int(lengths.sum()) * bytes_each
         found = vectors.stat().st_size if vectors.exists() else None
         if found != expected:
             size = "is missing" if found is None else f"has {found} bytes"

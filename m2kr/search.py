@@ -2,23 +2,19 @@
 
     score(q, d) = sum over the vectors of q of the maximum over the vectors of d of their dot product
 
-One pass over the passages, so they may stream from disk; memory is bounded whatever their number.
-
-How it is made fast. A dot product is the MaxSim of one vector each, so there is one path. Passages are taken in chunks
-and sorted by length within a chunk. A tile of them, padded to the longest by repeating one of their own vectors (which
-changes no maximum, where padding of zeros would beat similarities below zero), is then a regular block: one matrix
-product with a stack of queries, and one maximum over its middle axis while it is still in the cache.
+One pass over the passages, so they may stream from disk; memory is bounded whatever their number. A dot product is the
+MaxSim of one vector each, so there is one path. `m2kr.maxsim` says how it is made fast.
 
 How ties are kept. Score and row are packed into one int64, where "greater" means "a higher score, or the same score
-and a lower row". All keys differ, so any top-k of them is exact and stable, in whatever order passages come. For that,
-equal passages must score the same bits wherever they lie, which `_LEAST_ROWS` sees to.
+and a lower row". All keys differ, so any top-k of them is exact and stable, in whatever order passages come, and from
+whichever device. For that, equal passages must score the same bits wherever they lie, which `m2kr.maxsim` sees to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence, Sized
-from contextlib import contextmanager
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -26,6 +22,7 @@ import numpy.typing as npt
 
 from m2kr.embeddings import Array, EmbeddingStore, Ragged, as_tensor, first_not_finite
 from m2kr.errors import M2KRError
+from m2kr.maxsim import Block, Plan, Stack, current, full_precision, kind_of, scores_of, stacks_of
 from m2kr.progress import progress
 
 if TYPE_CHECKING:
@@ -34,22 +31,13 @@ if TYPE_CHECKING:
 Embeddings: TypeAlias = "Ragged | EmbeddingStore | Array | Sequence[Array]"
 Passages: TypeAlias = "Embeddings | Iterable[Ragged | Array]"
 
-# Query vectors and queries multiplied at once, and numbers in a product. Measured on 2 cores of an AMD EPYC (Zen 5),
-# dim 128: products of 1,024 x 1,280 are fastest, those of 320 columns 5% slower; beyond 8 MiB they leave the cache.
-_STACK_VECTORS = 1280
-_STACK_QUERIES = 256
-_PRODUCT_NUMBERS = {"cpu": 1024 * 1280, "other": 1 << 27}
-# Matrix libraries add up in another order when one side is a single vector (seen with MKL), so that a duplicate of a
-# passage could differ from it in the last bit and lose its place. From 16 rows on, every shape gave the same bits.
-_LEAST_ROWS = 16
-
 
 def search(
     query_embeddings: Embeddings,
     passage_embeddings: Passages,
     k: int,
     *,
-    device: str = "cpu",
+    device: str | Sequence[str] = "cpu",
     memory: int = 1 << 30,
     quiet: bool = True,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
@@ -65,11 +53,15 @@ def search(
         passage_embeddings: likewise. Also an iterable that is no list, of shards (`Ragged`, or (n, dim) arrays for
             the dot product) or, for MaxSim, of passages. A passage without vectors scores minus infinity.
         k: passages to return for each query; all of them where there are fewer.
-        device: where torch computes: "cpu", "cuda", "cuda:1".
-        memory: bytes of scratch beyond the inputs and the result: a chunk of passages as read and in float32, the
-            product of a tile, the scores of a chunk. Not bounded by it: 16 bytes a query vector, 16 rows of a product
-            with the longest query, the longest single passage, and the few MiB that the matrix library takes for
-            itself. Results do not depend on it.
+        device: where torch computes: "cpu", "cuda" (the first GPU), "cuda:1". Several of one kind share the passages:
+            "cuda:0,cuda:1", or a list. On a GPU the fused kernel of `m2kr.maxsim` is used where queries and passages
+            are both float16 or both bfloat16 and the extra ``gpu`` is installed; torch in float32 otherwise. No GPU
+            path has run on a GPU yet, neither with one nor with several.
+        memory: bytes of scratch beyond the inputs and the result, of all devices together: a chunk of passages as read
+            and in float32, the product of a tile, the scores of a chunk. Not bounded by it: 16 bytes a query vector,
+            16 rows of a product with the longest query, the longest single passage, the few MiB that the matrix
+            library takes for itself; with several devices a result for each, and on each GPU a copy of the queries.
+            Results do not depend on it.
         quiet: show no progress bar.
 
     Returns:
@@ -89,35 +81,46 @@ def search(
         raise M2KRError(f"k must be at least 1, not {k}")
     if memory < 1:
         raise M2KRError(f"memory must be at least 1 byte, not {memory}")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise M2KRError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+    devices = parse_devices(device)
     single = _one_kind(query_embeddings, passage_embeddings)
     queries = _queries(query_embeddings)
-    stacks = _stacks(queries, memory)
-    plan = _Plan.within(memory, stacks, queries.dim, device)
-    best = [torch.empty((len(stack.queries), 0), dtype=torch.int64, device=device) for stack in stacks]
-    first = 0
-    with (
-        torch.no_grad(),
-        _full_precision(),
-        progress(_count(passage_embeddings), "search", unit="passages", quiet=quiet) as bar,
-    ):
-        product = torch.empty(plan.product_numbers, device=device)
-        for chunk in _chunks(_shards(passage_embeddings, single, plan), plan):
-            block = _Block.of(chunk, first, plan)
-            for number, stack in enumerate(stacks):
-                scores = _scores(stack, stack.vectors(queries, device), block, product, plan)
-                keys = torch.cat([best[number], _keys(scores, first)], dim=1)
-                best[number] = keys.topk(min(k, keys.shape[1]), dim=1).values
-            first += len(chunk)
-            bar.update(len(chunk))
-    all_scores = np.empty((len(queries), min(k, first)), dtype=np.float32)
-    all_rows = np.empty((len(queries), min(k, first)), dtype=np.int64)
-    for stack, keys in zip(stacks, best, strict=True):
-        all_scores[stack.queries], all_rows[stack.queries] = _unpacked(keys.cpu())
+    share = max(1, memory // len(devices))
+    stacks = stacks_of(queries, share, kind_of(devices[0]))
+    plan = Plan.within(share, stacks, queries, devices)
+    with full_precision(), progress(_count(passage_embeddings), "search", unit="passages", quiet=quiet) as bar:
+        chunks = _Shared(_chunks(_shards(passage_embeddings, single, plan), plan), bar.update)
+        if len(devices) == 1:
+            found = [_best_on(devices[0], chunks, queries, stacks, plan, k)]
+        else:
+            with ThreadPoolExecutor(len(devices)) as threads:
+                work = [threads.submit(_best_on, name, chunks, queries, stacks, plan, k) for name in devices]
+            found = [done.result() for done in work]
+    count = min(k, chunks.rows)
+    all_scores = np.empty((len(queries), count), dtype=np.float32)
+    all_rows = np.empty((len(queries), count), dtype=np.int64)
+    for stack, parts in zip(stacks, zip(*found, strict=True), strict=True):
+        keys = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1).topk(count, dim=1).values
+        all_scores[stack.queries], all_rows[stack.queries] = _unpacked(keys)
     return all_scores, all_rows
+
+
+def parse_devices(device: str | Sequence[str]) -> list[str]:
+    """Return the names of devices given as a list or as one text with commas, after trying each.
+
+    Raises:
+        M2KRError: one is not there, there is none, or they are of different kinds.
+    """
+    import torch
+
+    names = [name.strip() for name in (device.split(",") if isinstance(device, str) else device)]
+    for name in names:
+        try:
+            torch.empty(0, device=name)
+        except (RuntimeError, AssertionError) as error:
+            raise M2KRError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+    if len({kind_of(name) for name in names}) != 1:
+        raise M2KRError(f"the devices are {', '.join(names) or 'none'}: name one, or several of one kind")
+    return names
 
 
 def maxsim_reference(query: npt.ArrayLike, passage: npt.ArrayLike) -> float:
@@ -182,11 +185,12 @@ def _count(passages: Passages) -> int | None:
     return len(passages) if isinstance(passages, Sized) and not isinstance(passages, list | tuple) else None
 
 
-def _shards(passages: Passages, single: bool, plan: _Plan) -> Iterator[Ragged]:
+def _shards(passages: Passages, single: bool, plan: Plan) -> Iterator[Ragged]:
     """Yield the passages in parts, as they come."""
     parts: Iterable[Ragged | Array]
     if isinstance(passages, EmbeddingStore):
-        parts = passages.shards()
+        # Widened 8-bit vectors are not files in memory: a few blocks of them count, so a block is a part of a chunk.
+        parts = passages.shards(most=max(1, plan.chunk_vectors // 4))
     elif isinstance(passages, Ragged) or hasattr(passages, "ndim"):
         parts = [passages]  # type: ignore[list-item]
     else:
@@ -201,7 +205,7 @@ def _shards(passages: Passages, single: bool, plan: _Plan) -> Iterator[Ragged]:
         yield _one_each(part)
 
 
-def _joined(parts: Iterable[Ragged | Array], plan: _Plan) -> Iterator[Ragged]:
+def _joined(parts: Iterable[Ragged | Array], plan: Plan) -> Iterator[Ragged]:
     """Yield shards as they are, and passages that come one by one put together."""
     waiting: list[Array] = []
     row = vectors = 0
@@ -222,7 +226,7 @@ def _joined(parts: Iterable[Ragged | Array], plan: _Plan) -> Iterator[Ragged]:
         yield Ragged.from_list(waiting, first=row)
 
 
-def _chunks(shards: Iterable[Ragged], plan: _Plan) -> Iterator[Ragged]:
+def _chunks(shards: Iterable[Ragged], plan: Plan) -> Iterator[Ragged]:
     """Cut large shards and put small ones together, so that every chunk but the last is as large as the plan allows."""
     waiting: list[Ragged] = []
     vectors = items = row = 0
@@ -251,202 +255,72 @@ def _chunks(shards: Iterable[Ragged], plan: _Plan) -> Iterator[Ragged]:
         yield Ragged.concatenate(waiting)
 
 
-# --- How the work is cut ---
+# --- Sharing the work ---
 
 
-@dataclass(frozen=True)
-class _Stack:
-    """Some queries that are multiplied together, each padded to the longest with zero vectors, which add 0 to a score.
-
-    Attributes:
-        queries: their row numbers, shape (n,).
-        lengths: how many vectors each has that are not zero, shape (n,).
-        source: where those lie among the vectors of all queries.
-    """
-
-    queries: npt.NDArray[np.int64]
-    lengths: npt.NDArray[np.int64]
-    source: npt.NDArray[np.int64]
-
-    @property
-    def longest(self) -> int:
-        return int(self.lengths.max())
-
-    @property
-    def width(self) -> int:
-        """Vectors of the stack with its padding, at least as many as a product needs."""
-        return max(len(self.queries) * self.longest, _LEAST_ROWS)
-
-    def vectors(self, queries: Ragged, device: str) -> Tensor:
-        """Return the stack, shape (width, dim), float32. Made when needed: those of all queries may be large."""
-        import torch
-
-        every = as_tensor(queries.vectors)
-        found = every.index_select(0, torch.from_numpy(self.source).to(every.device))
-        filled = np.arange(self.longest) < self.lengths[:, None]
-        stack = torch.zeros((self.width, queries.dim), device=device)
-        stack[torch.from_numpy(np.flatnonzero(filled)).to(device)] = found.to(device, torch.float32)
-        return stack
-
-
-def _stacks(queries: Ragged, memory: int) -> list[_Stack]:
-    """Sort the queries by length, so that little is padded, and cut them into stacks."""
-    import torch
-
-    if len(queries.vectors) == 0 or queries.dim == 0:
-        used = np.zeros(len(queries.vectors), dtype=bool)
-    else:
-        low, high = torch.aminmax(as_tensor(queries.vectors), dim=1)
-        used = ((low != 0) | (high != 0)).cpu().numpy()
-    where = np.flatnonzero(used)
-    offsets = np.concatenate([[0], np.cumsum(used)])[queries.offsets]
-    lengths = np.diff(offsets)
-    order = np.argsort(-lengths, kind="stable")
-    stack_vectors = min(_STACK_VECTORS, memory // 8 // (4 * max(queries.dim, 1)))
-    stacks = []
-    start = 0
-    while start < len(order):
-        count = min(max(1, stack_vectors // max(1, int(lengths[order[start]]))), _STACK_QUERIES)
-        chosen = order[start : start + count]
-        source = np.concatenate([where[offsets[query] : offsets[query + 1]] for query in chosen])
-        stacks.append(_Stack(chosen, lengths[chosen], source))
-        start += count
-    return stacks
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """Sizes of the pieces of work, within the memory that the caller allows."""
-
-    device: str
-    dim: int
-    chunk_vectors: int  # vectors of a chunk of passages
-    chunk_items: int  # passages of a chunk
-    tile_rows: int  # vectors of a tile of passages
-    least_rows: int  # rows of the smallest product
-    product_numbers: int  # numbers of the largest product
-
-    @classmethod
-    def within(cls, memory: int, stacks: Sequence[_Stack], dim: int, device: str) -> _Plan:
-        widest = max((stack.width for stack in stacks), default=_LEAST_ROWS)
-        most = max((len(stack.queries) for stack in stacks), default=1)
-        wanted = _PRODUCT_NUMBERS["cpu" if device == "cpu" else "other"]
-        tile_rows = max(_LEAST_ROWS, min(wanted, memory // 8 // 4) // widest)
-        return cls(
-            device=device,
-            dim=dim,
-            # A vector is held as read twice (put together, sorted) and in float32.
-            chunk_vectors=max(1, memory // 2 // (12 * dim + 8)),
-            # A passage has a score and a key for each query of a stack, in a few copies while the best are picked.
-            chunk_items=max(1, memory // 4 // (40 * most)),
-            tile_rows=tile_rows,
-            # GPU libraries choose among many kernels by the shape, so there every product gets the same shape.
-            least_rows=_LEAST_ROWS if device == "cpu" else tile_rows,
-            product_numbers=tile_rows * widest,
-        )
-
-
-@dataclass(frozen=True)
-class _Block:
-    """A chunk of passages, sorted by length and padded, in tiles of passages of one length.
+class _Shared:
+    """Hands chunks of passages to several threads, each chunk to one of them.
 
     Attributes:
-        vectors: shape (at least `_Plan.least_rows`, dim), float32, on the device.
-        order: which passages of the chunk have vectors, longest first.
-        tiles: of each, its first vector, its passages and the vectors of each of them.
-        items: passages of the chunk.
+        rows: passages handed out so far.
     """
 
-    vectors: Tensor
-    order: npt.NDArray[np.int64]
-    tiles: list[tuple[int, int, int]]
-    items: int
+    def __init__(self, chunks: Iterator[Ragged], advance: Callable[[int], object]) -> None:
+        self.rows = 0
+        self._chunks = chunks
+        self._advance = advance
+        self._lock = threading.Lock()
+        self._stopped = False
 
-    @classmethod
-    def of(cls, chunk: Ragged, first: int, plan: _Plan) -> _Block:
-        import torch
+    def __iter__(self) -> Iterator[tuple[int, Ragged]]:
+        """Yield the row of the first passage of a chunk, and the chunk."""
+        while True:
+            with self._lock:
+                chunk = None if self._stopped else next(self._chunks, None)
+                if chunk is None:
+                    return
+                first = self.rows
+                self.rows += len(chunk)
+            yield first, chunk
 
-        lengths = chunk.lengths
-        order = np.argsort(-lengths, kind="stable")
-        order = order[: int(np.count_nonzero(lengths))]
-        source: list[npt.NDArray[np.int64]] = []
-        tiles = []
-        start = row = 0
-        while start < len(order):
-            longest = int(lengths[order[start]])
-            members = order[start : start + max(1, plan.tile_rows // longest)]
-            # Past its end a passage repeats its last vector.
-            inside = np.minimum(np.arange(longest), lengths[members][:, None] - 1)
-            source.append((chunk.offsets[members][:, None] + inside).reshape(-1))
-            tiles.append((row, len(members), longest))
-            start += len(members)
-            row += len(members) * longest
-        every = as_tensor(chunk.vectors)
-        where = np.concatenate(source) if source else np.zeros(0, np.int64)
-        if not np.array_equal(where, np.arange(len(every))):
-            every = every.index_select(0, torch.from_numpy(where).to(every.device))
-        vectors = every.to(plan.device, torch.float32)
-        if (bad := first_not_finite(_one_each(vectors))) is not None:
-            passage = first + int(np.searchsorted(chunk.offsets, where[bad], side="right")) - 1
-            raise M2KRError(f"the embeddings of passage {passage} hold NaN or infinity")
-        if len(vectors) < plan.least_rows:
-            vectors = torch.cat([vectors, vectors.new_zeros(plan.least_rows - len(vectors), vectors.shape[1])])
-        return cls(vectors, order, tiles, len(chunk))
+    def done(self, passages: int) -> None:
+        """Move the progress bar."""
+        with self._lock:
+            self._advance(passages)
+
+    def stop(self) -> None:
+        """Hand out no more: another thread has failed."""
+        self._stopped = True
 
 
-# --- The work itself ---
+def _best_on(
+    device: str, chunks: _Shared, queries: Ragged, stacks: Sequence[Stack], plan: Plan, k: int
+) -> list[Tensor]:
+    """Return, for each stack, the `_keys` of the best passages among those that this device got hold of.
 
-
-@contextmanager
-def _full_precision() -> Iterator[None]:
-    """Keep torch from using TF32 or bfloat16 for float32 products, whatever the caller's setting."""
+    Each has the shape (queries, at most k), on the CPU.
+    """
     import torch
 
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+    best = [torch.empty((len(stack.queries), 0), dtype=torch.int64, device=device) for stack in stacks]
     try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+        with torch.no_grad(), current(device):
+            there = Ragged(as_tensor(queries.vectors).to(device), queries.offsets)
+            product = torch.empty(plan.product_numbers, device=device)
+            for first, chunk in chunks:
+                block = Block.of(chunk, first, plan, there, device)
+                for number, stack in enumerate(stacks):
+                    scores = scores_of(stack, there, block, product, plan)
+                    keys = torch.cat([best[number], _keys(scores, first)], dim=1)
+                    best[number] = keys.topk(min(k, keys.shape[1]), dim=1).values
+                chunks.done(len(chunk))
+    except BaseException:
+        chunks.stop()
+        raise
+    return [keys.cpu() for keys in best]
 
 
-def _scores(stack: _Stack, queries: Tensor, block: _Block, product: Tensor, plan: _Plan) -> Tensor:
-    """Return the scores of the queries of a stack with the passages of a block, shape (queries, items), float32."""
-    import torch
-
-    count, longest = len(stack.queries), stack.longest
-    scores = torch.full((block.items, count), -torch.inf, device=plan.device)
-    if longest == 0:
-        return scores.zero_().T
-
-    def multiply(first: int, stop: int) -> Tensor:
-        """Return the product of vectors ``first`` to ``stop`` of the block with the stack, held in ``product``."""
-        # A product of too few rows takes in some before them, which are then left out.
-        start = max(0, min(first, stop - plan.least_rows))
-        rows = max(stop - start, plan.least_rows)
-        out = product[: rows * stack.width].view(rows, stack.width)
-        torch.mm(block.vectors[start : start + rows], queries.T, out=out)
-        return out[first - start : stop - start, : count * longest]
-
-    found = torch.empty((len(block.order), count), device=plan.device)
-    done = 0
-    for row, members, length in block.tiles:
-        if length > plan.tile_rows:  # one long passage
-            highest = multiply(row, row + plan.tile_rows).amax(0, keepdim=True)
-            for start in range(row + plan.tile_rows, row + length, plan.tile_rows):
-                part = multiply(start, min(start + plan.tile_rows, row + length))
-                highest = torch.maximum(highest, part.amax(0, keepdim=True))
-        else:
-            highest = multiply(row, row + members * length)
-            if length > 1:
-                highest = highest.view(members, length, count * longest).amax(1)
-        torch.sum(highest.reshape(members, count, longest), 2, out=found[done : done + members])
-        done += members
-    if not torch.isfinite(found).all():
-        raise M2KRError("the embeddings are too large: a score does not fit into float32")
-    scores[torch.from_numpy(block.order).to(plan.device)] = found
-    scores[:, torch.from_numpy(stack.lengths == 0).to(plan.device)] = 0  # a sum over no vectors
-    return scores.T
+# --- Scores and rows as one number ---
 
 
 def _keys(scores: Tensor, first: int) -> Tensor:

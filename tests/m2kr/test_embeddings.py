@@ -154,6 +154,68 @@ def test_round_trip(tmp_path: Path, kind: Any, dtype: Any) -> None:
     }
 
 
+@pytest.mark.parametrize("kind", ["multi", "single"])
+@pytest.mark.parametrize("most", [1, 3, 1 << 16])
+def test_8_bits_round_trip_in_parts(tmp_path: Path, kind: Any, most: int) -> None:
+    vectors = np.random.default_rng(0).standard_normal((9, 4)).astype(np.float32)
+    vectors[4] = 0
+    store = EmbeddingStore(tmp_path, "key", kind=kind, dtype="int8")
+    for chunk in (vectors[:6], vectors[6:]):
+        store.append(chunk if kind == "single" else Ragged.from_lengths(chunk, [len(chunk) - 1, 0, 1]))
+    assert {p.stat().st_size for p in tmp_path.glob("*.vectors")} == {6 * (4 + 4), 3 * (4 + 4)}
+    back = EmbeddingStore(tmp_path, "key", kind=kind, dtype="int8")
+    whole = back.load()
+    numbers = np.asarray(whole.vectors if isinstance(whole, Ragged) else whole)
+    assert numbers.dtype == np.float32
+    assert (np.abs(numbers - vectors) <= np.abs(vectors).max(axis=1, keepdims=True) / 253).all()
+    assert not np.array_equal(numbers, vectors)
+    np.testing.assert_array_equal(numbers[4], 0)
+    parts = list(back.shards(most=most))
+    if kind == "single":
+        assert max(len(part) for part in parts) <= most
+        np.testing.assert_array_equal(np.concatenate(parts), numbers)
+        return
+    assert isinstance(whole, Ragged)
+    np.testing.assert_array_equal(whole.lengths, [5, 0, 1, 2, 0, 1])
+    assert all(isinstance(part, Ragged) and (len(part) == 1 or len(part.vectors) <= most) for part in parts)
+    assert_items(Ragged.concatenate(parts), list(whole))  # type: ignore[arg-type]
+
+
+def test_8_bits_resume_after_a_kill_and_are_the_same_bytes(tmp_path: Path) -> None:
+    items = items_of([2, 3, 0, 1])
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        EmbeddingStore(folder, "key", dtype="int8").append(items[:2])
+        if folder.name == "b":  # killed between the vectors and their lengths of the next shard
+            (folder / "000000000002.vectors").write_bytes(b"all but the lengths")
+        store = EmbeddingStore(folder, "key", dtype="int8")
+        assert store.rows == 2
+        store.append(items[2:])
+    contents = [{p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("a", "b")]
+    assert contents[0] == contents[1]
+    (tmp_path / "a" / "000000000000.vectors").write_bytes(b"short")
+    with pytest.raises(M2KRError, match=r"has 5 bytes, but .* calls for 40"):
+        EmbeddingStore(tmp_path / "a", "key", dtype="int8")
+
+
+def test_8_bits_of_only_empty_items(tmp_path: Path) -> None:
+    store = EmbeddingStore(tmp_path, "key", dtype="int8")
+    store.append([np.zeros((0, 4))])
+    loaded = EmbeddingStore(tmp_path, "key", dtype="int8").load()
+    assert isinstance(loaded, Ragged)
+    assert (len(loaded), loaded.vectors.dtype) == (1, np.float32)
+    with pytest.raises(M2KRError, match="row 1 hold NaN or infinity, or numbers too large for float32"):
+        store.append([np.full((1, 4), 1e300)])
+
+
+@settings(deadline=None)
+@given(lengths=st.lists(st.integers(0, 5), max_size=12), most=st.integers(1, 12))
+def test_blocks_hold_all_items_in_order(lengths: list[int], most: int) -> None:
+    ragged = Ragged.from_list(items_of(lengths))
+    blocks = list(ragged.blocks(most))
+    assert [item.tolist() for block in blocks for item in block] == [item.tolist() for item in ragged]
+    assert all(len(block) == 1 or len(block.vectors) <= most for block in blocks)
+
+
 def test_converts_what_is_appended(tmp_path: Path) -> None:
     store = EmbeddingStore(tmp_path, "key", dtype="bfloat16")
     items = items_of([3, 2])
@@ -240,7 +302,8 @@ def test_another_key_starts_anew(tmp_path: Path) -> None:
         ({"dtype": "float16"}, "with dtype 'float32', not 'float16'"),
         ({"dim": 5}, "with dim 4, not 5"),
         ({"kind": "many"}, "kind must be"),
-        ({"dtype": "int8"}, "dtype must be"),
+        ({"dtype": "int8"}, "with dtype 'float32', not 'int8'"),
+        ({"dtype": "int4"}, "dtype must be"),
     ],
 )
 def test_the_same_key_in_another_form_is_refused_and_kept(

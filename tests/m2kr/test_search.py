@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from m2kr import maxsim
 from m2kr.embeddings import EmbeddingStore, Ragged
 from m2kr.errors import M2KRError
 from m2kr.search import maxsim_reference, search
@@ -61,10 +65,12 @@ lengths_of = st.lists(st.integers(0, 12), min_size=1, max_size=25)
     seed=st.integers(0, 2**32 - 1),
     query_lengths=st.lists(st.integers(0, 9), min_size=1, max_size=6),
     passage_lengths=lengths_of,
-    dim=st.sampled_from([16, 17, 64, 128, 1024]),
+    dim=st.sampled_from([16, 17, 64, 128, 300, 1024]),
     k=st.integers(1, 40),
     memory=st.sampled_from([1, 10_000, 1_000_000, 1 << 30]),
     negative=st.booleans(),
+    device=st.sampled_from(["cpu", "cpu", "cpu,cpu", "cpu, cpu,cpu"]),
+    dtype=st.sampled_from([torch.float64, torch.float32, torch.float16, torch.bfloat16]),
 )
 def test_search_equals_the_double_loop(
     seed: int,
@@ -74,14 +80,18 @@ def test_search_equals_the_double_loop(
     k: int,
     memory: int,
     negative: bool,
+    device: str,
+    dtype: torch.dtype,
 ) -> None:
+    """To the last bit: the numbers are whole, and so small that every type holds them and their sums exactly."""
     rng = np.random.default_rng(seed)
     queries, passages = whole_numbers(rng, query_lengths, dim), whole_numbers(rng, passage_lengths, dim)
     if negative:  # all similarities below zero, where padding with zeros would win
         queries, passages = [abs(q) + 1 for q in queries], [-abs(p) - 1 for p in passages]
     # Duplicates tie exactly; so does a passage that repeats some of its own vectors.
     passages += [passages[0], np.concatenate([passages[-1], passages[-1][:1]])]
-    found = search(queries, passages, k, memory=memory)
+    given = [[torch.from_numpy(item).to(dtype) for item in items] for items in (queries, passages)]
+    found = search(*given, k, memory=memory, device=device)
     wanted = expected(queries, passages, k)
     assert found[0].shape == (len(queries), min(k, len(passages)))
     np.testing.assert_array_equal(found[1], wanted[1])
@@ -99,9 +109,41 @@ def test_real_numbers_of_every_type(dtype: torch.dtype, memory: int) -> None:
     assert_same(search(Ragged.from_list(queries), Ragged.from_list(passages), 10, memory=memory), wanted)
 
 
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    lengths=lengths_of,
+    dim=st.sampled_from([16, 100, 1024]),
+    memory=st.sampled_from([1, 30_000, 1 << 30]),
+    kind=st.sampled_from(["multi", "single"]),
+    cut=st.integers(0, 25),
+)
+def test_an_8_bit_store_is_searched_as_it_reads(
+    seed: int, lengths: list[int], dim: int, memory: int, kind: Any, cut: int
+) -> None:
+    """Against the double loop over what the store gives back; how far that is from before, test_quantise says."""
+    rng = np.random.default_rng(seed)
+    if kind == "single":
+        lengths = [1] * len(lengths)
+    queries, passages = (
+        random_items(rng, [1, 1, 1] if kind == "single" else [5, 0, 20], dim),
+        random_items(rng, lengths, dim),
+    )
+    with TemporaryDirectory() as folder:
+        store = EmbeddingStore(folder, "key", kind=kind, dtype="int8", dim=dim)
+        for part in (passages[:cut], passages[cut:]):
+            if part:
+                store.append(np.concatenate(part) if kind == "single" else part)
+        whole = store.load()
+        items = list(whole) if isinstance(whole, Ragged) else list(np.asarray(whole)[:, None])
+        wanted = expected(queries, items, 9)
+        assert_same(search(np.concatenate(queries) if kind == "single" else queries, store, 9, memory=memory), wanted)
+
+
 @pytest.mark.parametrize("memory", [1, 50_000, 2_000_000, 1 << 30])
+@pytest.mark.parametrize("device", ["cpu", "cpu,cpu"])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_duplicates_of_random_passages_keep_row_order_in_every_tiling(memory: int, threads: int) -> None:
+def test_duplicates_of_random_passages_keep_row_order_in_every_tiling(memory: int, threads: int, device: str) -> None:
     """Real numbers, where a product that adds up in another order would break the tie in the last bit."""
     rng = np.random.default_rng(3)
     originals = random_items(rng, list(rng.integers(1, 70, 40)), 128)
@@ -111,7 +153,7 @@ def test_duplicates_of_random_passages_keep_row_order_in_every_tiling(memory: in
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        scores, rows = search(queries, passages, 100, memory=memory)
+        scores, rows = search(queries, passages, 100, memory=memory, device=device)
     finally:
         torch.set_num_threads(before)
     for score, row in zip(scores, rows, strict=True):
@@ -181,7 +223,7 @@ def test_no_queries() -> None:
     assert scores.shape == rows.shape == (0, 2)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int8"])
 @pytest.mark.parametrize("memory", [1, 100_000, 1 << 30])
 def test_streaming_from_a_store_equals_memory(tmp_path: Path, dtype: Any, memory: int) -> None:
     rng = np.random.default_rng(8)
@@ -239,6 +281,9 @@ WIDE = [np.ones((2, 4), np.float32), np.ones((2, 5), np.float32)]
         (GOOD, GOOD, {"memory": 0}, "memory must be at least 1"),
         (GOOD, GOOD, {"device": "cuda:77"}, "device 'cuda:77' cannot be used"),
         (GOOD, GOOD, {"device": "abacus"}, "device 'abacus' cannot be used"),
+        (GOOD, GOOD, {"device": "cpu,cuda:77"}, "device 'cuda:77' cannot be used"),
+        (GOOD, GOOD, {"device": []}, "the devices are none: name one"),
+        (GOOD, GOOD, {"device": ["cpu", "meta"]}, "the devices are cpu, meta: name one, or several of one kind"),
         (GOOD, np.ones((3, 4)), {}, "queries have several vectors an item and the passages one vector an item"),
         (np.ones((3, 4)), GOOD, {}, "queries have one vector an item and the passages several"),
         (np.ones((2, 3, 4)), GOOD, {}, r"shape \(2, 3, 4\)"),
@@ -252,6 +297,7 @@ WIDE = [np.ones((2, 4), np.float32), np.ones((2, 5), np.float32)]
         (GOOD, [np.ones(4)], {}, r"item 0 must be an array of shape \(tokens, dim\), but is \(4,\)"),
         (BAD, GOOD, {}, "query 2 hold NaN or infinity"),
         (GOOD, GOOD + BAD, {}, "passage 5 hold NaN or infinity"),
+        (GOOD, GOOD + BAD, {"memory": 1, "device": "cpu,cpu"}, "passage 5 hold NaN or infinity"),
         (GOOD, GOOD + BAD, {"memory": 1}, "passage 5 hold NaN or infinity"),
         (np.ones((1, 2)), np.array([[1, 2], [-np.inf, np.inf]]), {}, "passage 1 hold NaN or infinity"),
         (np.ones((1, 2)), iter([Ragged.from_list(GOOD)]), {}, r"shard 0 of the passages is Ragged"),
@@ -262,6 +308,159 @@ WIDE = [np.ones((2, 4), np.float32), np.ones((2, 5), np.float32)]
 def test_what_cannot_work_is_said(queries: Any, passages: Any, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(M2KRError, match=message):
         search(queries, passages, **{"k": 2, **settings})
+
+
+# --- Several devices ---
+
+
+def test_every_device_gets_some_and_the_first_failure_ends_the_work() -> None:
+    """A source that lets no thread have a second chunk before all have had one."""
+    given: dict[int, int] = {}
+    rng = np.random.default_rng(12)
+    queries, passages = random_items(rng, [4, 4], 16), random_items(rng, [3] * 40, 16)
+    both = threading.Barrier(2, timeout=10)
+    real = maxsim.Block.of
+
+    def waiting(*arguments: Any) -> Any:
+        thread = threading.get_ident()
+        given[thread] = given.get(thread, 0) + 1
+        if given[thread] == 1:
+            both.wait()
+        return real(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("m2kr.search.Block.of", waiting)
+        assert_same(search(queries, passages, 7, memory=1, device=["cpu", "cpu"]), expected(queries, passages, 7))
+    assert len(given) == 2
+    assert sum(given.values()) == 40
+
+    read = []
+
+    def source() -> Iterator[np.ndarray]:
+        for number in range(10_000):
+            read.append(number)
+            yield np.full((1, 16), np.nan if number == 5 else 1, np.float32)
+
+    with pytest.raises(M2KRError, match="passage 5 hold NaN"):
+        search(queries, source(), 7, memory=1, device="cpu,cpu")
+    assert len(read) < 10_000
+
+
+# --- The fused kernel, as a function of the same signature that runs on the CPU ---
+
+
+class FakeKernel:
+    """Stands in for the package late-interaction-kernels, with the parameters of its ``maxsim`` (0.4.5)."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[torch.Size, torch.Size, torch.dtype]] = []
+
+    def maxsim(
+        self,
+        Q: torch.Tensor,  # noqa: N803
+        D: torch.Tensor,  # noqa: N803
+        q_mask: torch.Tensor | None = None,
+        d_mask: torch.Tensor | None = None,
+        *,
+        normalize: bool = False,
+        backward: str | None = None,
+    ) -> torch.Tensor:
+        assert Q.dtype == D.dtype
+        assert Q.dim() == D.dim() == 3
+        assert q_mask is d_mask is backward is None
+        assert not normalize
+        self.calls.append((Q.shape, D.shape, Q.dtype))
+        return torch.einsum("qid,pjd->qpij", Q.float(), D.float()).amax(3).sum(2)
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> FakeKernel:
+    fake = FakeKernel()
+    monkeypatch.setitem(sys.modules, "late_interaction_kernels", fake)  # type: ignore[arg-type]
+    monkeypatch.setattr(maxsim, "_FUSED_DEVICES", ("cpu",))
+    return fake
+
+
+def test_the_fake_kernel_has_the_parameters_of_the_real_one() -> None:
+    real = pytest.importorskip("late_interaction_kernels").maxsim
+    if "Q" not in inspect.signature(real).parameters:
+        pytest.skip("this late-interaction-kernels has no Triton")
+    mine = inspect.signature(FakeKernel().maxsim).parameters
+    theirs = inspect.signature(real).parameters
+    assert {name: (p.kind, p.default) for name, p in mine.items()} == {
+        name: (p.kind, p.default) for name, p in theirs.items()
+    }
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("dim", "memory", "device"),
+    [
+        (16, 1, "cpu"),
+        (16, 1 << 30, "cpu,cpu"),
+        (48, 200_000, "cpu"),
+        (48, 1, "cpu,cpu"),
+        (48, 1 << 30, "cpu"),
+        (1024, 1 << 30, "cpu"),
+    ],
+)
+def test_the_kernel_gives_what_the_double_loop_gives(
+    kernel: FakeKernel, dtype: torch.dtype, dim: int, memory: int, device: str
+) -> None:
+    rng = np.random.default_rng(13)
+    queries = whole_numbers(rng, [70, 5, 0, 33, 64], dim)
+    queries[0][3] = 0  # dropped
+    passages = [-abs(p) - 1 for p in whole_numbers(rng, [3, 0, 70, 9, 130, 1], dim)]
+    queries = [abs(q) for q in queries]  # no similarity above zero: padding would show
+    passages += [passages[0], passages[4], passages[1]]
+    given = [[torch.from_numpy(item).to(dtype) for item in items] for items in (queries, passages)]
+    found = search(*given, 8, memory=memory, device=device)
+    wanted = expected(queries, passages, 8)
+    np.testing.assert_array_equal(found[1], wanted[1])
+    np.testing.assert_array_equal(found[0], wanted[0])
+    assert kernel.calls
+    for stack, tile, used in kernel.calls:
+        assert used == dtype
+        assert stack[1] == 64  # pieces of one length in every call
+        assert stack[0] * tile[0] > 500  # never the package's other kernel for little work
+
+
+def test_short_queries_come_in_short_pieces(kernel: FakeKernel) -> None:
+    search([torch.ones(20, 16).half()], [torch.ones(4, 16).half()], 1)
+    assert {stack[1] for stack, _, _ in kernel.calls} == {32}
+
+
+@pytest.mark.parametrize(
+    ("queries", "passages"),
+    [
+        (torch.float32, torch.float32),  # the kernel would round them
+        (torch.float16, torch.bfloat16),
+        (torch.float16, torch.float32),
+        (torch.float32, torch.float16),
+    ],
+)
+def test_the_kernel_is_left_alone_where_it_is_not_exact(
+    kernel: FakeKernel, queries: torch.dtype, passages: torch.dtype
+) -> None:
+    rng = np.random.default_rng(14)
+    mine, theirs = whole_numbers(rng, [20, 3], 32), whole_numbers(rng, [5, 1, 9], 32)
+    found = search(
+        [torch.from_numpy(q).to(queries) for q in mine], [torch.from_numpy(p).to(passages) for p in theirs], 3
+    )
+    assert_same(found, expected(mine, theirs, 3))
+    assert not kernel.calls
+
+
+@pytest.mark.parametrize("dim", [15, 1025])
+def test_the_kernel_is_left_alone_in_dimensions_it_does_not_take(kernel: FakeKernel, dim: int) -> None:
+    search([torch.ones(3, dim).half()], [torch.ones(4, dim).half()], 1)
+    assert not kernel.calls
+
+
+def test_without_the_package_there_is_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(maxsim, "_FUSED_DEVICES", ("cpu",))
+    monkeypatch.setitem(sys.modules, "late_interaction_kernels", None)
+    assert maxsim.fused_kernel("cpu", torch.float16, 128) is None
 
 
 def test_finite_numbers_whose_sum_is_infinite_are_accepted() -> None:

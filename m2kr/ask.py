@@ -156,10 +156,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     from m2kr.retriever import Retriever, get_retriever, parse_options
 
     data = load_task(arguments.task, arguments.data, arguments.split)
+    device = arguments.device.split(",")[0].strip()  # one question needs no more
     retriever = get_retriever(
         arguments.model,
         checkpoint=arguments.checkpoint,
-        device=arguments.device,
+        device=device,
         dtype=arguments.dtype,
         options=parse_options(arguments.option),
     )
@@ -167,9 +168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     encoder = None
     if isinstance(retriever, Retriever):
         kept = arguments.out / safe_name(retriever.name) / ".embeddings"
-        encoder = Encoder(
-            retriever, kept, arguments.batch_size, arguments.device, arguments.dtype, quiet=arguments.quiet
-        )
+        encoder = Encoder(retriever, kept, arguments.batch_size, device, arguments.dtype, quiet=arguments.quiet)
     asked = query if isinstance(query, str) else query["text"]
     say(f"asked: {asked}{'' if isinstance(query, str) else ' [with the picture]'}", quiet=arguments.quiet)
     found = ask(retriever, data, query, arguments.k, encoder)

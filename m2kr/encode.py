@@ -2,8 +2,8 @@
 
 Embeddings are made in a working folder of the evaluation, so that the same command after a kill goes on where it was.
 Those to be kept are then moved to ``<results of the model>/.embeddings/<what>-<key>``, where every later evaluation of
-the same model with the same texts finds them. The key is a hash of all that they depend on: the inputs themselves, and
-name, settings, dtype and kind of device of the model.
+the same model with the same texts finds them. The key is a hash of all that they depend on: the inputs themselves,
+name, settings, dtype and kind of device of the model, and the type in which they are stored.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -27,17 +27,19 @@ from m2kr.embeddings import EmbeddingStore, StoredType
 from m2kr.errors import M2KRError
 from m2kr.files import digest, write_json
 from m2kr.images import ImageError, ImageRoots
-from m2kr.progress import progress
+from m2kr.progress import progress, say
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+    import polars as pl
     from PIL.Image import Image
 
     from m2kr.dataset import TaskData
     from m2kr.retriever import Input, Retriever
 
 What: TypeAlias = Literal["passages", "queries"]
+ModelType: TypeAlias = Literal["float32", "float16", "bfloat16"]
 Picture: TypeAlias = "Image | npt.NDArray[np.uint8]"
 Prepare: TypeAlias = "Callable[[Image], npt.NDArray[np.uint8]]"
 
@@ -52,6 +54,8 @@ vectors of 128 float32 numbers are 0.5 GiB, twice that while they are written, s
 IMAGE_CHUNK = 256
 """The same for queries with pictures. They are decoded a chunk at a time: about 150 MB of them."""
 
+_SAMPLED = 200
+# Queries, at most, on which the effect of 8 bits is measured.
 _JOB = 4
 # Pictures that a worker gets at once: fewer cost more messages, more make the others wait for the last.
 _WORTH_A_POOL = 64
@@ -130,18 +134,20 @@ class Encoder:
         kept: folder in which embeddings are looked for, and to which `keep` moves them.
         batch_size: inputs encoded at once.
         device: as torch names it.
-        dtype: of the model and of the stored embeddings.
+        dtype: of the model and of the stored queries.
         workers: processes that decode pictures; 0 or 1: none, this one does it.
         quiet: no progress.
+        store_dtype: of the stored passages; None: as ``dtype``. Queries are few, so less disk for them gains nothing.
     """
 
     retriever: Retriever
     kept: Path
     batch_size: int = 32
     device: str = "cpu"
-    dtype: StoredType = "float32"
+    dtype: ModelType = "float32"
     workers: int = 0
     quiet: bool = False
+    store_dtype: StoredType | None = None
 
     def passages(self, texts: Sequence[str], work: Path, name: str) -> Encoded:
         """Encode passages, unless they are stored already.
@@ -170,17 +176,10 @@ class Encoder:
             M2KRError: as `passages`; the retriever's ``prepare_image`` cannot be sent to workers.
         """
         texts = data.query_texts(instructions=self.retriever.reads_instructions)
-        encode = self.retriever.encode_query
+        name, encode = data.task.key, self.retriever.encode_query
         if sizes is None:
             return self._encoded(
-                "queries",
-                texts_key(texts),
-                len(texts),
-                CHUNK,
-                lambda row: _from(texts, row),
-                encode,
-                work,
-                data.task.key,
+                "queries", texts_key(texts), len(texts), CHUNK, lambda row: _from(texts, row), encode, work, name
             )
         key = texts_key(texts, data.queries["img_path"], (str(size) for size in sizes))
 
@@ -189,7 +188,60 @@ class Encoder:
                 for text, picture in zip(texts[row:], pictures, strict=True):
                     yield {"text": text, "image": picture}
 
-        return self._encoded("queries", key, len(texts), IMAGE_CHUNK, inputs, encode, work, data.task.key)
+        return self._encoded("queries", key, len(texts), IMAGE_CHUNK, inputs, encode, work, name)
+
+    def effect_of_8_bits(
+        self,
+        data: TaskData,
+        passages: pl.DataFrame,
+        sizes: Sequence[int] | None,
+        work: Path,
+        phases: Phases,
+        *,
+        device: str,
+        memory: int,
+    ) -> dict[str, float]:
+        """Measure what storing the passages in 8 bits does to the results of at most 200 queries, and say it.
+
+        The queries are taken from the stored ones. The passages are those that were kept in the model's type, or else
+        a sample, encoded again in that type: all of them would need the disk that 8 bits save. A small sample
+        understates the effect, since most of the rivals that stand close to a positive are not in it.
+
+        Args:
+            data: the task, whose cut-off is used.
+            passages: all of them with id and content, in the order of their embeddings.
+            sizes: as `queries` takes them.
+            work: folder of the evaluation.
+            phases: gets the time and memory of this, as "quantisation".
+            device: as in `m2kr.search.search`.
+            memory: as in `m2kr.search.search`.
+
+        Returns:
+            The fields of `m2kr.quantise.Effect`, and "passages", how many took part.
+        """
+        from m2kr.dataset import nano_subset
+        from m2kr.embeddings import Ragged
+        from m2kr.quantise import quantisation_effect
+
+        # Data that are a subset already are refused, lest scores be compared. Here the limit only bounds the work.
+        sample = nano_subset(replace(data, limited=False, nano=False), queries=_SAMPLED)
+        whole = replace(self, store_dtype=self.dtype)
+        taken = passages
+        if not (self.kept / f"passages-{whole._key('passages', texts_key(passages['passage_content']))}").is_dir():
+            taken = passages.filter(passages["passage_id"].is_in(sample.passages["passage_id"].to_list()))
+        found = whole.passages(taken["passage_content"].to_list(), work / "sample", f"{data.task.key} sample")
+        if not found.reused:
+            phases.add("quantisation", found.seconds, found.memory)
+        with phases.measured("quantisation"):
+            row_of = {name: row for row, name in enumerate(taken["passage_id"])}
+            positives = [[row_of[name] for name in names if name in row_of] for names in sample.qrels.values()]
+            rows = [row for row, name in enumerate(data.queries["question_id"]) if name in sample.qrels]
+            vectors = replace(self, quiet=True).queries(data, sizes, work).store.load()
+            queries = [vectors[row] for row in rows] if isinstance(vectors, Ragged) else vectors[rows]
+            cutoff = int(data.task.metrics[0].rpartition("@")[2]) if data.task.metrics else 5
+            effect = quantisation_effect(queries, found.store, positives, k=cutoff, device=device, memory=memory)
+        say(f"{data.task.key}: {effect} ({taken.height:,} of {passages.height:,} passages)", quiet=self.quiet)
+        return {**asdict(effect), "passages": taken.height}
 
     def keep(self, work: Path) -> None:
         """Move the finished embeddings of a working folder to where later evaluations find them."""
@@ -202,10 +254,13 @@ class Encoder:
             with suppress(OSError):  # another evaluation kept the same ones meanwhile
                 (work / what).rename(target)
 
+    def _stored(self, what: What) -> StoredType:
+        return self.store_dtype or self.dtype if what == "passages" else self.dtype
+
     def _key(self, what: What, content: str) -> str:
         retriever = self.retriever
         settings = {"m2kr": __version__, "model": retriever.name, "settings": retriever.settings, "dtype": self.dtype}
-        return digest(what, content, settings, self.device.partition(":")[0], retriever.vectors)
+        return digest(what, content, settings, self.device.partition(":")[0], retriever.vectors, self._stored(what))
 
     def _encoded(
         self,
@@ -223,7 +278,7 @@ class Encoder:
         kept = self.kept / f"{what}-{key}"
         reused = kept.is_dir()
         folder = kept if reused else work / what
-        store = EmbeddingStore(folder, key, kind=self.retriever.vectors, dtype=self.dtype)
+        store = EmbeddingStore(folder, key, kind=self.retriever.vectors, dtype=self._stored(what))
         facts = _read_facts(folder)
         if facts is None or facts["key"] != key:
             facts = {"key": key, "rows": 0, "of": count, "seconds": 0.0, "memory": 0}

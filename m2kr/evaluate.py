@@ -21,7 +21,7 @@ from m2kr.tasks import TASKS, Task, parse_tasks
 if TYPE_CHECKING:
     from m2kr.dataset import TaskData
     from m2kr.embeddings import StoredType
-    from m2kr.encode import Encoder, Phases
+    from m2kr.encode import Encoder, ModelType, Phases
     from m2kr.results import Result, Run
     from m2kr.retriever import Ranker, Retriever
 
@@ -45,7 +45,8 @@ def evaluate_task(
     top_k: int = 500,
     batch_size: int = 32,
     device: str = "cpu",
-    dtype: StoredType = "float32",
+    dtype: ModelType = "float32",
+    store_dtype: StoredType | None = None,
     ignore_images: bool = False,
     search_memory: int = 1 << 30,
     workers: int = 0,
@@ -63,8 +64,12 @@ def evaluate_task(
         out: folder of the model's results.
         top_k: passages to keep for each query.
         batch_size: inputs encoded at once. No score depends on it beyond float noise.
-        device: where torch searches; recorded.
-        dtype: of the model and of the stored embeddings; recorded.
+        device: where torch searches, several with commas as in `m2kr.search.search`; recorded.
+        dtype: of the model and of the stored queries; recorded.
+        store_dtype: of the stored passages; None: as ``dtype``. With "int8", what that does to the results is measured
+            on at most 200 queries, said and recorded: with all passages where an earlier evaluation kept them in
+            ``dtype``, else with some 2,000 of them, which are encoded again. A small sample of passages understates
+            the effect, as it leaves out most of the rivals that stand close to a positive.
         ignore_images: let a retriever that reads no images do an image task without them; the result says so.
         search_memory: bytes of scratch the search may use.
         workers: processes that decode pictures; 0 or 1: none. A script that asks for some has to keep its work under
@@ -78,13 +83,15 @@ def evaluate_task(
         The result, as written.
 
     Raises:
-        M2KRError: the retriever does not read what the task's queries hold; images are missing or broken; a finished
-            result with other settings is in the way; the disk is full.
+        M2KRError: the retriever does not read what the task's queries hold, or has no embeddings to store; a device is
+            not there; images are missing or broken; a finished result with other settings is in the way; the disk is
+            full.
     """
     from m2kr.encode import Encoder, Phases, discard, picture_sizes
     from m2kr.files import digest, sha256_of
     from m2kr.metrics import score
     from m2kr.results import RESULT_FORMAT, Result, code_commit, hardware, read_result, versions, write_result
+    from m2kr.search import parse_devices
 
     task = data.task
     ignored = _ignored_inputs(retriever, task, ignore_images=ignore_images)
@@ -102,6 +109,7 @@ def evaluate_task(
         "nano": [data.seed, data.queries.height, data.passages.height] if data.nano else None,
         "top_k": top_k,
         "dtype": dtype,
+        "store_dtype": store_dtype or dtype,
         "ignored": ignored,
         "instructions": retriever.reads_instructions,
     }
@@ -113,11 +121,12 @@ def evaluate_task(
     key = digest(settings)
     name = ".".join([task.key, *([data.split] if data.split != "test" else []), *(["nano"] if data.nano else [])])
     result_path, run_path, work = out / f"{name}.json", out / f"{name}.run.trec.gz", out / f".{name}.work"
-    encoder = (
-        Encoder(retriever, out / ".embeddings", batch_size, device, dtype, workers, quiet)
-        if _is_encoder(retriever)
-        else None
-    )
+    first = device.partition(",")[0].strip()
+    encoder = None
+    if _is_encoder(retriever):
+        encoder = Encoder(retriever, out / ".embeddings", batch_size, first, dtype, workers, quiet, store_dtype)
+    elif store_dtype is not None:
+        raise M2KRError(f"{retriever.name} makes no embeddings, so none are stored as {store_dtype}. Leave that out.")
 
     def tidy() -> None:
         if encoder and keep_embeddings:
@@ -135,6 +144,8 @@ def evaluate_task(
             tidy()  # a kill may have come before
             say(f"{task.key}: finished before, see {result_path}", quiet=quiet)
             return finished
+    if encoder:
+        parse_devices(device)  # before hours of encoding
     sizes = picture_sizes(data) if with_images else None
     phases = Phases()
     # Ties are broken by passage id, the larger first, as trec_eval does: the search prefers lower rows.
@@ -143,10 +154,13 @@ def evaluate_task(
     run = _found_run(work, key, run_path, phases)
     if run is None:
         if encoder:
-            scores, rows = _encode_and_search(encoder, data, texts, sizes, work, phases, top_k, search_memory)
+            scores, rows = _encode_and_search(encoder, data, texts, sizes, work, phases, top_k, device, search_memory)
         else:
             scores, rows = _rank(retriever, data, texts, top_k, phases, quiet=quiet)
         run = _write_run(data, ids, scores, rows, run_path, work, key, retriever.name, phases, quiet=quiet)
+    effect = None
+    if encoder and store_dtype == "int8":
+        effect = encoder.effect_of_8_bits(data, passages, sizes, work, phases, device=device, memory=search_memory)
     with phases.measured("score"):
         answers = data.answers
         known = dict(zip(ids, texts, strict=True)) if answers is not None else None
@@ -173,8 +187,10 @@ def evaluate_task(
         top_k=top_k,
         device=device,
         dtype=dtype,
+        store_dtype=store_dtype or dtype,
+        quantisation=effect,
         batch_size=batch_size,
-        hardware=hardware(device),
+        hardware=hardware(first),
         seconds={phase: round(value, 3) for phase, value in phases.seconds.items()},
         reused=phases.reused,
         memory=phases.memory,
@@ -235,6 +251,7 @@ def _encode_and_search(
     work: Path,
     phases: Phases,
     top_k: int,
+    device: str,
     memory: int,
 ) -> tuple[Any, Any]:
     from m2kr.search import search
@@ -246,7 +263,7 @@ def _encode_and_search(
         if encoded.reused:
             phases.reused.append(phase)
     with phases.measured("search"):
-        return search(queries.store, passages.store, top_k, device=encoder.device, memory=memory, quiet=encoder.quiet)
+        return search(queries.store, passages.store, top_k, device=device, memory=memory, quiet=encoder.quiet)
 
 
 def _write_run(
@@ -342,6 +359,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=Path("results"), help="default: results")
     parser.add_argument("--workers", type=int, help="processes that decode pictures; default: one per core, at most 4")
     parser.add_argument("--keep-embeddings", action="store_true", help="keep them for later evaluations, in OUT")
+    parser.add_argument(
+        "--store-dtype",
+        choices=("float32", "float16", "bfloat16", "int8"),
+        help="of stored passages; default: --dtype. What int8, the smallest, costs is measured on a sample",
+    )
     parser.add_argument("--search-memory", type=float, default=1.0, metavar="GIB", help="scratch for search; default 1")
     parser.add_argument("--rerun", action="store_true", help="do finished tasks again")
     parser.add_argument("--quiet", action="store_true", help="no progress, no notices; only the table")
@@ -372,6 +394,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from m2kr.images import parse_roots
     from m2kr.results import table
     from m2kr.retriever import get_retriever, parse_options
+    from m2kr.search import parse_devices
 
     folder = Path(arguments.data)
     there = [task for task in TASKS.values() if arguments.split in task.splits]
@@ -391,10 +414,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"it has one of {', '.join(task.key for task in there)}."
         )
     images = parse_roots(arguments.images) if arguments.images else None
+    first, *others = arguments.device.split(",")
+    if others:
+        parse_devices(arguments.device)  # before a large model is loaded
     retriever = get_retriever(
         arguments.model,
         checkpoint=arguments.checkpoint,
-        device=arguments.device,
+        device=first.strip(),
         dtype=arguments.dtype,
         options=parse_options(arguments.option),
     )
@@ -415,6 +441,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 batch_size=arguments.batch_size,
                 device=arguments.device,
                 dtype=arguments.dtype,
+                store_dtype=arguments.store_dtype,
                 ignore_images=arguments.ignore_images,
                 search_memory=int(arguments.search_memory * (1 << 30)),
                 workers=min(4, os.cpu_count() or 1) if arguments.workers is None else arguments.workers,

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 class Result(TypedDict):
     """A result file, ``results/<model>/<TASK>.json``. Every key is always there.
 
-    All but ``seconds``, ``reused``, ``memory`` and ``peak_memory`` are equal for equal evaluations.
+    All but ``seconds``, ``reused``, ``memory`` and ``peak_memory`` are equal for equal evaluations, and all but
+    ``quantisation`` where one of them found embeddings and the other did not.
     """
 
     # 1; changes when a reader of these files has to change.
@@ -75,10 +76,16 @@ class Result(TypedDict):
     search: str
     # Passages kept for each query.
     top_k: int
+    # As torch names it. Of several, with commas, the first encoded and all searched.
     device: str
+    # Of the model, of its queries, and, if it encodes any, of the stored passages.
     dtype: str
+    store_dtype: str
+    # With passages in 8 bits, what that did to a sample: the fields of m2kr.quantise.Effect, and how many ``passages``
+    # took part. With fewer than the task has there are fewer rivals, so the effect on the task is larger. Else null.
+    quantisation: dict[str, float] | None
     batch_size: int
-    # Processor or graphics card that encoded and searched.
+    # Processor or graphics card that encoded and searched; of several the first.
     hardware: str
     # Seconds of wall time of each phase. That of an encoding that was interrupted is the sum of its parts; that of one
     # that was found is what it took when it was made.

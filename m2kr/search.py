@@ -61,7 +61,7 @@ def search(
             and in float32, the product of a tile, the scores of a chunk. Not bounded by it: 16 bytes a query vector,
             16 rows of a product with the longest query, the longest single passage, the few MiB that the matrix
             library takes for itself; with several devices a result for each, and on each GPU a copy of the queries.
-            Results do not depend on it.
+            From 512 KiB a device on, results do not depend on it.
         quiet: show no progress bar.
 
     Returns:

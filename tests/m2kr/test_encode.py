@@ -18,6 +18,8 @@ import pytest
 from PIL import Image
 
 from m2kr import encode
+from m2kr.dataset import load_task
+from m2kr.embeddings import as_tensor
 from m2kr.encode import Encoder, Phases, decoded, peak_memory, reset_peak_memory, texts_key
 from m2kr.errors import M2KRError
 from m2kr.images import ImageError, ImageRoots
@@ -95,7 +97,7 @@ def test_kept_embeddings_are_found_again(tmp_path: Path) -> None:
     assert not (tmp_path / "other").exists()
 
 
-@pytest.mark.parametrize("what", ["texts", "order", "settings", "name", "dtype", "device"])
+@pytest.mark.parametrize("what", ["texts", "order", "settings", "name", "dtype", "device", "store"])
 def test_embeddings_of_anything_else_are_not_found(tmp_path: Path, what: str) -> None:
     made = Encoder(Lengths(), tmp_path / "kept")
     made.passages(TEXTS, tmp_path / "work", "X")
@@ -109,7 +111,8 @@ def test_embeddings_of_anything_else_are_not_found(tmp_path: Path, what: str) ->
         other.settings = {"layers": 1}
     elif what == "name":
         other.name = "other"
-    options: dict[str, Any] = {"dtype": {"dtype": "float16"}, "device": {"device": "cuda:0"}}.get(what, {})
+    options: dict[str, Any] = {"dtype": "float16", "device": "cuda:0", "store_dtype": "int8"}
+    options = {name: value for name, value in options.items() if name.startswith(what)}
     found = Encoder(other, tmp_path / "kept", **options).passages(texts, tmp_path / "work", "X")
     assert not found.reused
     assert other.given == texts
@@ -121,6 +124,25 @@ def test_the_batch_size_and_the_number_of_the_device_do_not_matter(tmp_path: Pat
     made.keep(tmp_path / "work")
     other = Encoder(Lengths(), tmp_path / "kept", batch_size=9, device="cuda:1")
     assert other.passages(TEXTS, tmp_path / "work", "X").reused
+
+
+def test_passages_are_stored_in_a_type_of_their_own_and_queries_in_that_of_the_model(
+    built: Path, tmp_path: Path
+) -> None:
+    data = load_task("MSMARCO", built)
+    asked = []
+    for store_dtype in (None, "bfloat16", "int8"):
+        encoder = Encoder(Lengths(), tmp_path / "kept", dtype="float16", store_dtype=store_dtype)  # type: ignore[arg-type]
+        passages = encoder.passages(TEXTS, tmp_path / "work", "X")
+        assert passages.store.dtype == store_dtype or store_dtype is None
+        vectors = as_tensor(passages.store.load()).float().numpy()  # type: ignore[arg-type]
+        np.testing.assert_allclose(vectors, [[len(text), 1] for text in TEXTS], atol=25 / 254)
+        queries = encoder.queries(data, None, tmp_path / "work")
+        assert queries.store.dtype == "float16"
+        asked.append(queries.reused)
+        encoder.keep(tmp_path / "work")
+    assert asked == [False, True, True]  # queries do not depend on how passages are stored
+    assert sorted(path.name.split("-")[0] for path in (tmp_path / "kept").iterdir()) == ["passages"] * 3 + ["queries"]
 
 
 def test_unfinished_embeddings_are_not_kept_and_their_time_is_added_up(

@@ -28,6 +28,7 @@ from m2kr import dataset, encode, evaluate, results, retriever
 from m2kr.dataset import TaskData, load_task
 from m2kr.errors import M2KRError, run_command
 from m2kr.evaluate import evaluate_task, main
+from m2kr.maxsim import Block
 from m2kr.metrics import compare, score
 from m2kr.results import Result, Run, read_result, read_results
 from m2kr.tasks import TASKS
@@ -47,7 +48,8 @@ class Single:
     reads = frozenset({"text"})
     reads_instructions = False
 
-    def __init__(self, **_: Any) -> None:
+    def __init__(self, **given: Any) -> None:
+        self.given = given
         self.name = f"fake-{self.vectors}"
         self.settings: dict[str, Any] = {"dim": DIM}
         self.asked: list[Any] = []
@@ -144,6 +146,8 @@ def test_a_result_has_every_key_and_is_the_one_written(okvqa: TaskData, tmp_path
         "top_k": 50,
         "device": "cpu",
         "dtype": "float32",
+        "store_dtype": "float32",
+        "quantisation": None,
         "batch_size": 7,
     }
     assert {key: value for key, value in result.items() if key in wanted} == wanted
@@ -280,6 +284,185 @@ def test_a_limited_evaluation_says_so(built: Path, tmp_path: Path) -> None:
 def test_nothing_but_run_and_result_is_left(okvqa: TaskData, tmp_path: Path) -> None:
     evaluated(Single(), okvqa, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["OKVQA.json", "OKVQA.run.trec.gz"]
+
+
+# --- 8 bits ---------------------------------------------------------------------------------------------------------
+
+
+class Close(Single):
+    """Vectors of passages differ by less than 8 bits can tell."""
+
+    def encode_document(self, inputs: Sequence[Any], batch_size: int = 32) -> Any:
+        return np.float32(1) + np.float32(1e-3) * super().encode_document(inputs, batch_size)
+
+
+def in_8_bits(vectors: np.ndarray) -> np.ndarray:
+    """What `m2kr.quantise` stands for, plainly."""
+    scales = np.abs(vectors).max(axis=-1, keepdims=True) / 127
+    rounded: np.ndarray = (np.rint(vectors / scales) * scales).astype(np.float32)
+    return rounded
+
+
+@pytest.mark.parametrize("make", [Single, Multi, Close])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_run_with_8_bits_is_that_of_rounded_passages(okvqa: TaskData, tmp_path: Path, make: Any, dtype: str) -> None:
+    class Rounded(make):  # type: ignore[misc]
+        def encode_document(self, inputs: Sequence[Any], batch_size: int = 32) -> Any:
+            found = super().encode_document(inputs, batch_size)
+            if self.vectors == "single":
+                return in_8_bits(found)
+            return [in_8_bits(item) for item in found]
+
+    result = evaluated(make(), okvqa, tmp_path / "one", dtype=dtype, store_dtype="int8", top_k=20)
+    assert (result["dtype"], result["store_dtype"]) == (dtype, "int8")
+    evaluated(Rounded(), okvqa, tmp_path / "two", dtype=dtype, store_dtype="float32", top_k=20)
+    one, two = (Run.read_trec(tmp_path / name / "OKVQA.run.trec.gz") for name in ("one", "two"))
+    for found, wanted in zip(one.scores, two.scores, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+def measured_by_hand(data: TaskData, made: Any, k: int) -> dict[str, float]:
+    """The effect on all queries and passages of `data`, from a product of matrices."""
+    passages = data.passages.sort("passage_id", descending=True)
+    queries = made.encode_query(data.query_texts(instructions=False))
+    documents = made.encode_document(sorted_by_id(data))
+    hits, found = [], []
+    for matrix in (documents, in_8_bits(documents)):
+        best = np.argsort(-(queries @ matrix.T), axis=1, kind="stable")[:, :k]
+        found.append([set(passages["passage_id"][row.tolist()]) for row in best])
+        hits.append([bool(names & set(data.qrels[name])) for names, name in zip(found[-1], data.qrels, strict=True)])
+    return {
+        "k": k,
+        "queries": len(queries),
+        "recall": float(np.mean(hits[0])),
+        "recall_int8": float(np.mean(hits[1])),
+        "changed": sum(one != two for one, two in zip(*hits, strict=True)),
+        "overlap": pytest.approx(np.mean([len(one & two) / k for one, two in zip(*found, strict=True)])),
+        "passages": len(documents),
+    }
+
+
+@pytest.mark.parametrize("make", [Single, Close])
+@pytest.mark.parametrize("kind", ["whole", "limited", "nano"])
+def test_the_effect_of_8_bits_is_measured_said_and_recorded(
+    built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], make: Any, kind: str
+) -> None:
+    data = load_task("OKVQA", built, limit=9 if kind == "limited" else None)
+    data = dataset.nano_subset(data, queries=8, passages=60) if kind == "nano" else data
+    result = evaluate_task(make(), data, tmp_path, ignore_images=True, store_dtype="int8")
+    effect = result["quantisation"]
+    assert effect == measured_by_hand(data, make(), 5)
+    assert effect["overlap"] < 1 or make is Single
+    name = "OKVQA.nano.json" if kind == "nano" else "OKVQA.json"
+    assert read_result(tmp_path / name)["quantisation"] == effect
+    assert "quantisation" in result["seconds"]
+    wanted = f"OKVQA: 8-bit passages, {effect['queries']} queries: Recall@5 {100 * effect['recall_int8']:.2f} ("
+    err = capsys.readouterr().err
+    assert wanted in err
+    assert f"({effect['passages']} of {effect['passages']} passages)" in err
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("make", [Single, Multi])
+def test_the_effect_of_8_bits_is_measured_on_a_sample_or_on_kept_passages(
+    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any, kept: bool
+) -> None:
+    monkeypatch.setattr(dataset.nano_subset, "__kwdefaults__", {"seed": 0, "queries": 50, "passages": 80})
+    monkeypatch.setattr(encode, "_SAMPLED", 7)
+    data = load_task("OKVQA", built, limit=20)
+    if kept:
+        evaluated(make(), data, tmp_path, keep_embeddings=True)
+    made = make()
+    result = evaluated(made, data, tmp_path, store_dtype="int8", rerun=True)
+    effect = result["quantisation"]
+    assert effect is not None
+    assert (effect["queries"], effect["passages"]) == (7, 266 if kept else 80)
+    # Queries are not encoded again for it, and passages only where there are none to be found.
+    assert (len(made.read), len(made.asked)) == ((266, 0) if kept else (266 + 80, 20))
+    assert result["reused"] == (["encode_queries"] if kept else [])
+    if make is Single and not kept:
+        sample = dataset.nano_subset(load_task("OKVQA", built), seed=0, queries=7, passages=80)
+        assert effect["passages"] == sample.passages.height
+
+
+def test_after_a_kill_the_effect_of_8_bits_is_measured_without_encoding_again(
+    okvqa: TaskData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError
+
+    whole = evaluated(Multi(), okvqa, tmp_path / "whole", store_dtype="int8")
+    for name in ("m2kr.quantise.quantisation_effect", "m2kr.metrics.score"):
+        folder = tmp_path / name
+        with monkeypatch.context() as patch:
+            patch.setattr(name, killed)
+            with pytest.raises(ZeroDivisionError):
+                evaluated(Multi(), okvqa, folder, store_dtype="int8")
+        again = Multi()
+        result = evaluated(again, okvqa, folder, store_dtype="int8")
+        assert (again.read, again.asked) == ([], [])
+        assert comparable(folder / "OKVQA.json") == comparable(tmp_path / "whole" / "OKVQA.json")
+        assert set(result["seconds"]) == set(whole["seconds"])
+        assert run_of(folder, "OKVQA") == run_of(tmp_path / "whole", "OKVQA")
+
+
+def test_a_type_to_store_is_refused_to_what_stores_nothing(msmarco: TaskData, tmp_path: Path) -> None:
+    with pytest.raises(M2KRError, match="bm25 makes no embeddings, so none are stored as int8"):
+        evaluated(BM25(), msmarco, tmp_path, store_dtype="int8")
+
+
+# --- several devices ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [Single, Multi, Constant])
+def test_devices_share_the_passages_and_change_no_byte(
+    okvqa: TaskData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any
+) -> None:
+    whole, chunks = Block.of, []
+    monkeypatch.setattr(Block, "of", lambda *given: chunks.append(given[-1]) or whole(*given))  # type: ignore[func-returns-value]
+    one = evaluated(make(), okvqa, tmp_path / "one", search_memory=1 << 19)
+    alone = len(chunks)
+    two = evaluated(make(), okvqa, tmp_path / "two", search_memory=1 << 19, device="cpu,cpu")
+    assert len(chunks) > 2 * alone or make is not Multi  # vectors of one each are a single chunk
+    assert run_of(tmp_path / "one", "OKVQA") == run_of(tmp_path / "two", "OKVQA")
+    assert (one["device"], two["device"]) == ("cpu", "cpu,cpu")
+    assert (one["metrics"], one["hardware"], one["key"]) == (two["metrics"], two["hardware"], two["key"])
+
+
+def test_only_the_search_gets_several_devices(
+    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, registered: list[Any]
+) -> None:
+    from m2kr import search
+
+    whole, asked = search.search, []
+    monkeypatch.setattr(
+        search, "search", lambda *given, **named: asked.append(named["device"]) or whole(*given, **named)
+    )
+    arguments = ["--model", "single", "--data", str(built), "--tasks", "MSMARCO", "--out", str(tmp_path), "--quiet"]
+    assert main([*arguments, "--device", "cpu, cpu", "--store-dtype", "int8"]) == 0
+    assert registered[0].given["device"] == "cpu"
+    assert asked == ["cpu, cpu"] * 3  # the evaluation, and before and after for the effect
+    result = read_result(tmp_path / "fake-single" / "MSMARCO.json")
+    assert (result["device"], result["store_dtype"], result["hardware"]) == (
+        "cpu, cpu",
+        "int8",
+        results.hardware("cpu"),
+    )
+
+
+@pytest.mark.parametrize("device", ["cpu,nothing", "cpu,meta", "cpu,"])
+def test_devices_that_are_not_there_are_refused_before_a_model_is_loaded(
+    built: Path, tmp_path: Path, registered: list[Any], capsys: pytest.CaptureFixture[str], device: str
+) -> None:
+    arguments = ["--model", "single", "--data", str(built), "--tasks", "MSMARCO", "--out", str(tmp_path)]
+    assert run_command(main, [*arguments, "--device", device]) == 2
+    assert "device" in capsys.readouterr().err
+    assert not registered
+    made = Single()
+    with pytest.raises(M2KRError, match="device"):
+        evaluated(made, load_task("MSMARCO", built), tmp_path, device=device)
+    assert not made.read
 
 
 # --- images and instructions ----------------------------------------------------------------------------------------
@@ -478,7 +661,7 @@ def with_settings(made: Single, **settings: Any) -> Single:
     return made
 
 
-@pytest.mark.parametrize("what", ["top_k", "dtype", "settings", "instructions", "images", "limit"])
+@pytest.mark.parametrize("what", ["top_k", "dtype", "store_dtype", "settings", "instructions", "images", "limit"])
 def test_a_result_of_other_settings_is_not_replaced_unless_asked_for(
     built: Path, world: Path, tmp_path: Path, what: str
 ) -> None:
@@ -493,8 +676,9 @@ def test_a_result_of_other_settings_is_not_replaced_unless_asked_for(
         made.settings = {"dim": DIM, "seed": 1}
     elif what == "instructions":
         made.reads_instructions = False
-    elif what in ("top_k", "dtype"):
-        options |= {"top_k": 21} if what == "top_k" else {"dtype": "float16"}  # type: ignore[dict-item]
+    else:
+        changed: dict[str, Any] = {"top_k": 21, "dtype": "float16", "store_dtype": "float16"}
+        options |= {what: changed[what]} if what in changed else {}
     before = evaluated(Seeing(), load_task("OKVQA", built), tmp_path, top_k=20)
     content = (tmp_path / "OKVQA.json").read_bytes()
 

@@ -56,6 +56,8 @@ def a_result(**changes: Any) -> Result:
         "top_k": 500,
         "device": "cpu",
         "dtype": "float32",
+        "store_dtype": "int8",
+        "quantisation": {"k": 5, "queries": 200, "recall": 0.5, "recall_int8": 0.495, "passages": 2000},
         "batch_size": 32,
         "hardware": "x86_64, 2 cores",
         "seconds": {"search": 1.5},

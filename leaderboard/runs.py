@@ -108,7 +108,7 @@ class Model:
     def mixed(self) -> bool:
         """Whether its results were made with different settings."""
         settings = {
-            digest(record.result["model_settings"], record.result["dtype"], record.result["top_k"])
+            digest(*(record.result[name] for name in ("model_settings", "dtype", "store_dtype", "top_k")))
             for record in self.records
         }
         return len(settings) > 1

@@ -340,6 +340,7 @@ def _run_facts(model: Model, group: str) -> list[tuple[str, str]]:
         ("Search", all_of(result["search"] for result in results)),
         ("Passages kept", all_of(result["top_k"] for result in results)),
         ("Number format", all_of(result["dtype"] for result in results)),
+        ("Passages stored as", all_of(result["store_dtype"] for result in results)),
         ("Instructions", all_of("read" if result["instructions"] else "not read" for result in results)),
         ("Hardware", all_of(result["hardware"] for result in results)),
         ("Commit", all_of(result["commit"] or "unknown" for result in results)),

@@ -48,6 +48,8 @@ def a_result(**changes: Any) -> dict[str, Any]:
         "top_k": 500,
         "device": "cpu",
         "dtype": "float32",
+        "store_dtype": "float32",
+        "quantisation": None,
         "batch_size": 32,
         "hardware": "x86_64, 2 cores",
         "seconds": {"search": 1.5},

@@ -8,12 +8,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
 SCALE ?= 1
+MINIS ?= runs/mini
 SOURCES := m2kr baselines leaderboard tests
 
 .PHONY: help
 help:  ## Show this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  Variables: PYTHON (interpreter of the new environment), VENV, DEMO (folder), SCALE (of the demo's world)"
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  Variables: PYTHON (interpreter of the new environment), VENV, DEMO (folder), SCALE (of the demo's world), MINIS (folder of train-mini)"
 
 # pyproject.toml and constraints.txt decide what is installed; a change of either installs again.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -26,12 +27,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 setup: $(VENV)/.installed  ## Create the virtual environment in .venv
 
 .PHONY: demo
-demo: setup  ## Make a made-up world, build it, evaluate two retrievers on it, print the table
+demo: setup  ## Make a made-up world, build it, evaluate four retrievers on it, print the table, make the site
 	$(BIN)/python -m m2kr.synthetic --out $(DEMO)/raw --scale $(SCALE)
 	$(BIN)/python -m m2kr.build --raw $(DEMO)/raw --out $(DEMO)/m2kr --images $(DEMO)/raw
 	$(BIN)/python -m m2kr.evaluate --model bm25 --data $(DEMO)/m2kr --ignore-images --out $(DEMO)/results --quiet
-	$(BIN)/python -m m2kr.evaluate --model all-minilm-l6-v2 --data $(DEMO)/m2kr --tasks MSMARCO,LLaVA,OKVQA \
-		--ignore-images --out $(DEMO)/results --quiet
+	for model in clip-mini dpr-mini preflmr-mini; do \
+		$(BIN)/python -m m2kr.evaluate --model $$model --data $(DEMO)/m2kr --images $(DEMO)/raw --out $(DEMO)/results --quiet; \
+	done
 	$(BIN)/python -m leaderboard --results $(DEMO)/results --out $(DEMO)/site --data $(DEMO)/m2kr --images $(DEMO)/raw \
 		--quiet
 	@echo
@@ -70,6 +72,11 @@ bench: setup  ## Run the benchmarks (minutes); figures are kept in tests/benchma
 .PHONY: fuzz
 fuzz: setup  ## Build damaged raw releases, a minute for each task
 	$(BIN)/python tests/fuzz/fuzz_sources.py --seconds 60
+
+.PHONY: train-mini
+train-mini: setup  ## Train the small models anew and judge them (about half an hour on 2 cores)
+	$(BIN)/python -m baselines.minis.train --work $(MINIS)
+	$(BIN)/python -m baselines.minis.judge --work $(MINIS)
 
 .PHONY: clean
 clean:  ## Remove the demo's files and the tools' caches (not the environment)

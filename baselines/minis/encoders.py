@@ -1,0 +1,202 @@
+"""The encoders that the small models begin with: a BERT and a CLIP, with vocabularies of their own, random weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name everybody knows
+from PIL.Image import Image
+from sentence_transformers.base.modality_types import Modality
+from sentence_transformers.base.modules import InputModule
+from tokenizers import BertWordPieceTokenizer, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+from transformers import BertConfig, BertModel, CLIPConfig, CLIPModel, CLIPTokenizer
+
+from baselines.encoding import ClipPixels
+from baselines.hub import load_model, load_tokenizer, quiet_loading
+from m2kr.files import atomic, write_json
+
+IMAGE_SIZE = 64
+"""Pixels of a picture's side: 64 patches of 8 x 8 keep the spots and stripes of the made-up world apart."""
+
+WIDTH, INNER, HEADS = 128, 256, 4
+"""Sizes of all layers: chosen so that the three checkpoints stay below 12 MB in float16."""
+
+TEXT_LAYERS, IMAGE_LAYERS, VOCABULARY = 2, 4, 1500
+DOC_MAXLEN = 192
+"""Tokens of a passage: some of WIT's passages are longer, all others are shorter."""
+
+_CLIP_MAXLEN = 77  # as in CLIP
+_BERT_SPECIAL = ("[PAD]", "[unused0]", "[unused1]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_START, _END = "<|startoftext|>", "<|endoftext|>"
+
+
+def write_bert(texts: Iterable[str], folder: Path, seed: int) -> None:
+    """Write a BERT with random weights, and a wordpiece vocabulary trained on ``texts``.
+
+    It has no dropout: the models are small and see each text a few times only.
+    """
+    wordpiece = BertWordPieceTokenizer(lowercase=True)
+    texts = list(texts)
+    letters = sorted({letter for text in texts for letter in wordpiece.normalize(text) if letter.isalnum()})
+    # The trainer numbers letters within words in the order of a hash that changes with every run, and decides by number
+    # which of two equally frequent pairs comes first. Given beforehand, they have the same numbers each time.
+    known = [*_BERT_SPECIAL, *(f"##{letter}" for letter in letters)]
+    wordpiece.train_from_iterator(
+        texts, vocab_size=VOCABULARY, min_frequency=2, special_tokens=known, show_progress=False
+    )
+    vocabulary = [*_BERT_SPECIAL, *sorted(set(wordpiece.get_vocab()) - set(_BERT_SPECIAL))]
+    with atomic(folder / "vocab.txt", "w") as file:
+        file.writelines(f"{token}\n" for token in vocabulary)
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", "do_lower_case": True})
+    torch.manual_seed(seed)
+    model = BertModel(
+        BertConfig(
+            vocab_size=len(vocabulary),
+            hidden_size=WIDTH,
+            intermediate_size=INNER,
+            num_hidden_layers=TEXT_LAYERS,
+            num_attention_heads=HEADS,
+            max_position_embeddings=DOC_MAXLEN,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+        )
+    )
+    with quiet_loading():
+        model.save_pretrained(folder)
+
+
+def write_clip(texts: Iterable[str], folder: Path, seed: int) -> None:
+    """Write a CLIP with random weights, and a byte-pair vocabulary as CLIP's, trained on ``texts``."""
+    bpe = Tokenizer(models.BPE(unk_token=_END, continuing_subword_prefix="", end_of_word_suffix="</w>"))
+    # How CLIPTokenizer cuts texts into words.
+    bpe.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    words = Regex(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+")
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(words, behavior="removed", invert=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    # Of 1,500 tokens 512 would be single bytes, so this vocabulary is larger than BERT's. Ends of words are given
+    # beforehand for the same reason as there.
+    bpe.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=VOCABULARY + 500,
+            min_frequency=2,
+            special_tokens=[_START, _END, *(f"{letter}</w>" for letter in alphabet)],
+            initial_alphabet=alphabet,
+            end_of_word_suffix="</w>",
+            show_progress=False,
+        ),
+    )
+    learned = json.loads(bpe.to_str())["model"]
+    vocabulary = {token: number for number, token in enumerate(sorted(learned["vocab"]))}
+    write_json(folder / "vocab.json", vocabulary)
+    with atomic(folder / "merges.txt", "w") as file:
+        file.write("#version: 0.2\n")
+        file.writelines(f"{' '.join(pair)}\n" for pair in learned["merges"])
+    shared = {"hidden_size": WIDTH, "intermediate_size": INNER, "num_attention_heads": HEADS}
+    ids: dict[str, Any] = {
+        "bos_token_id": vocabulary[_START],
+        "eos_token_id": vocabulary[_END],
+        "pad_token_id": vocabulary[_END],
+    }
+    config = CLIPConfig(
+        text_config={
+            **shared,
+            **ids,
+            "vocab_size": len(vocabulary),
+            "num_hidden_layers": TEXT_LAYERS,
+            "max_position_embeddings": _CLIP_MAXLEN,
+        },
+        vision_config={**shared, "num_hidden_layers": IMAGE_LAYERS, "image_size": IMAGE_SIZE, "patch_size": 8},
+        projection_dim=WIDTH,
+        **ids,
+    )
+    torch.manual_seed(seed)
+    with quiet_loading():
+        CLIPModel(config).save_pretrained(folder)
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "CLIPTokenizer", "model_max_length": _CLIP_MAXLEN})
+    size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    write_json(
+        folder / "preprocessor_config.json",
+        {
+            "image_processor_type": "CLIPImageProcessor",
+            "size": {"shortest_edge": IMAGE_SIZE},
+            "crop_size": size,
+            "resample": 3,
+        },
+    )
+
+
+_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "preprocessor_config.json")
+
+
+class ClipModule(InputModule):
+    """A CLIP as the first module of a `MultiVectorEncoder`: one vector of length 1 for a picture, one for a text.
+
+    Queries are pictures, passages are texts, so that MaxSim is the cosine CLIP is trained by.
+
+    Args:
+        folder: of the model, with its tokenizer.
+    """
+
+    config_keys = []  # noqa: RUF012
+    forward_kwargs = {"task"}  # noqa: RUF012 - both as the base class has them
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.model = load_model(CLIPModel, folder, device=torch.device("cpu"), dtype=torch.float32)
+        self.pixels = ClipPixels.from_folder(folder, IMAGE_SIZE)
+        vocabulary = self.model.config.text_config.vocab_size
+        self._tokenizer = load_tokenizer(CLIPTokenizer, folder, vocabulary=vocabulary)
+        self._files = {name: (folder / name).read_bytes() for name in _FILES}
+
+    @property
+    def modalities(self) -> list[Modality]:
+        """Kinds of input: texts, and mappings of which the image is read."""
+        return ["text", ("image", "text")]
+
+    def preprocess(  # type: ignore[override]
+        self, inputs: Sequence[str | Mapping[str, Any]], prompt: str | None = None, task: str | None = None, **_: Any
+    ) -> dict[str, Any]:
+        """Return the tensors of a batch: pixel_values of pictures, or input_ids and attention_mask of texts."""
+        if task == "query":
+            images: list[Image] = [item["image"] for item in inputs if not isinstance(item, str)]
+            return {"pixel_values": self.pixels.pixels(images, torch.device("cpu"), torch.float32)}
+        tokens = self._tokenizer(
+            list(inputs), padding=True, truncation=True, max_length=_CLIP_MAXLEN, return_tensors="pt"
+        )
+        return {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
+
+    def forward(self, features: dict[str, Any], task: str | None = None, **_: Any) -> dict[str, Any]:
+        """Return the features with ``token_embeddings`` ``(n, 1, dim)`` and an ``attention_mask`` ``(n, 1)`` of 1."""
+        if "pixel_values" in features:
+            vectors = self.model.visual_projection(self.model.vision_model(features["pixel_values"]).pooler_output)
+        else:
+            pooled = self.model.text_model(
+                input_ids=features["input_ids"], attention_mask=features["attention_mask"]
+            ).pooler_output
+            vectors = self.model.text_projection(pooled)
+        vectors = F.normalize(vectors, dim=-1)[:, None]
+        mask = torch.ones(vectors.shape[:2], dtype=torch.int64, device=vectors.device)
+        return {**features, "token_embeddings": vectors, "attention_mask": mask}
+
+    def save(self, output_path: str, *_: Any, **__: Any) -> None:
+        """Write the checkpoint as transformers reads it."""
+        folder = Path(output_path)
+        with quiet_loading():
+            self.model.save_pretrained(folder)
+        for name, content in self._files.items():
+            with atomic(folder / name) as file:
+                file.write(content)
+
+    @classmethod
+    def load(cls, model_name_or_path: str, **_: Any) -> ClipModule:  # type: ignore[override]
+        """Return a saved module."""
+        return cls(Path(model_name_or_path))

@@ -1,0 +1,292 @@
+"""The training stages with a tiny model on a small made-up world."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from sentence_transformers import MultiVectorEncoder
+
+from baselines.preflmr import PreFLMR
+from baselines.preflmr.module import PreFLMRModule
+from baselines.preflmr.pipeline import ImageVectors, OneVector
+from baselines.preflmr.scoring import contrastive_losses
+from baselines.preflmr.stages import StageConfig, config_file, read_config, trained_names
+from baselines.preflmr.train import main, parse_changes, run_stage
+from baselines.preflmr.training import loss_of
+from m2kr.errors import M2KRError, run_command
+from m2kr.images import parse_roots
+
+ROOT = Path(__file__).resolve().parents[3]
+TINY: dict[str, Any] = {"batch_size": 4, "learning_rate": 1e-3, "evaluate_every": 2, "log_every": 1, "negatives": 1}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def tiny(stage: int, *tasks: str, **changes: Any) -> StageConfig:
+    values: dict[str, Any] = {**TINY, "steps": 2, **changes}
+    return StageConfig(stage=stage, tasks=dict.fromkeys(tasks, 1.0), **values)
+
+
+def command(folder: Path, data: Path, world: Path, out: Path, *more: str) -> list[str]:
+    settings = [f"--set={name}={value}" for name, value in TINY.items()]
+    return [
+        "--stage", "4", "--init", str(folder), "--data", str(data), "--images", str(world), "--out", str(out),
+        "--quiet", *settings, "--set=precision=float32", "--set=accumulate=2", "--set=mini_batch=2",
+        "--set=tasks=EVQA,MSMARCO", "--set=validate=EVQA", "--set=valid_queries=6", "--set=valid_passages=12",
+        "--set=schedule=linear", "--set=warmup_steps=1", "--set=steps=6", *more,
+    ]  # fmt: skip
+
+
+def losses(out: Path) -> list[tuple[int, float]]:
+    log = json.loads((out / "training.json").read_text())["log"]
+    return [(entry["step"], entry["loss"]) for entry in log if "loss" in entry]
+
+
+@pytest.mark.parametrize(
+    ("stage", "tasks"), [(1, ["MSMARCO"]), (2, ["WIT", "EVQA"]), (3, ["EVQA"]), (4, ["MSMARCO", "EVQA", "WIT"])]
+)
+def test_a_stage_changes_exactly_its_parameters(
+    stage: int, tasks: list[str], folder: Path, built: Path, world: Path, tmp_path: Path
+) -> None:
+    config = tiny(stage, *tasks, steps=4, evaluate_every=4, query_text=stage != 2)
+    before = PreFLMR.from_pretrained(folder)
+    expected = set(trained_names(before, stage))
+    run_stage(config, built, tmp_path / "run", init=folder, images=parse_roots([str(world)]), quiet=True)
+    after = dict(PreFLMR.from_pretrained(tmp_path / "run").named_parameters())
+    changed = {name for name, value in before.named_parameters() if not torch.equal(value, after[name])}
+    assert changed == expected
+    assert 0 < len(changed) < len(after)
+    assert not any(name.startswith("vision_encoder.") for name in changed)
+    assert any(name.startswith("query_text_encoder.") for name in changed) == (stage != 2)
+
+
+@pytest.mark.parametrize("mini_batch", [0, 2])
+@pytest.mark.parametrize("kind", ["preflmr", "flmr"])
+def test_loss_equals_the_official_one(golden: Path, kind: str, mini_batch: int) -> None:
+    inputs = json.loads((golden / kind / "inputs.json").read_text())
+    expected = load_file(golden / kind / "expected.safetensors")
+    module = PreFLMRModule(PreFLMR.from_pretrained(golden / kind)).eval()
+    encoder = MultiVectorEncoder(modules=[module], device="cpu").eval()
+    queries = module.preprocess(inputs["queries"], task="query")
+    queries["pixel_values"] = expected["query_pixel_values"].view(3, -1, 3, 32, 32)
+    groups = 1 + inputs["num_negative_examples"]
+    columns = [module.preprocess(inputs["documents"][column::groups], task="document") for column in range(groups)]
+    loss = loss_of(encoder, tiny(4, "EVQA", mini_batch=mini_batch))([queries, *columns])
+    assert loss.item() == pytest.approx(expected["in_batch_loss"].item(), abs=1e-5)
+
+
+def test_loss_equals_ours_for_one_vector_and_for_images_alone(folder: Path) -> None:
+    module = PreFLMRModule(PreFLMR.from_pretrained(folder)).eval()
+    size = module.model.config.vision_config.image_size
+    features = module.preprocess(["Find it: a bird?", "Find it: a boat?"], task="query")
+    pixels = torch.rand(2, 1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    passages = [module.preprocess(texts, task="document") for texts in (["a bird", "a boat"], ["a tower", "a kite."])]
+    tokens = features["input_ids"].shape[1]
+    query = module.model.query(features["input_ids"], features["attention_mask"], pixels)
+    documents = [module.model.document(**passage) for passage in passages]
+
+    def score(row: int, document: Any, column: int, single: bool) -> float:
+        own = query.embeddings[row, tokens:][query.mask[row, tokens:]].detach()
+        other = document.embeddings[column][document.mask[column]].detach()
+        if single:
+            return float(torch.cosine_similarity(own.mean(0), other.mean(0), dim=0))
+        return float((own @ other.T).amax(dim=1).sum())
+
+    for single in (False, True):
+        modules = [module, ImageVectors(), *([OneVector()] if single else [])]
+        encoder = MultiVectorEncoder(modules=modules, device="cpu").eval()
+        loss = loss_of(encoder, tiny(4, "EVQA", scale=3.0))([{**features, "pixel_values": pixels}, *passages])
+        scores = [
+            [score(row, document, column, single) for column in range(2) for document in documents] for row in range(2)
+        ]
+        expected = contrastive_losses(3.0 * torch.tensor(scores), negatives=1).in_batch
+        assert loss.item() == pytest.approx(expected.item(), abs=1e-4)
+
+
+def test_a_killed_run_goes_on_with_the_same_losses(folder: Path, built: Path, world: Path, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert run_command(main, command(folder, built, world, whole)) == 0
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "baselines.preflmr.train", *command(folder, built, world, killed)],
+        env=environment,
+        cwd=ROOT,
+        stderr=subprocess.DEVNULL,
+    )
+    state = killed / "checkpoints" / "checkpoint-2" / "trainer_state.json"
+    deadline = time.monotonic() + 120
+    while not state.is_file() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert state.is_file()
+    if (killed / "training.json").is_file():
+        pytest.skip("the run ended before it could be killed")
+    cut = killed / "checkpoints" / "checkpoint-5"  # what a kill in the middle of writing leaves
+    cut.mkdir()
+    (cut / "model.safetensors").write_bytes(b"half")
+    assert run_command(main, command(folder, built, world, killed)) == 0
+    assert json.loads((killed / "training.json").read_text())["resumed"]
+    assert losses(killed) == losses(whole)
+    assert len(losses(whole)) == 6
+    for name, tensor in load_file(whole / "model.safetensors").items():
+        assert torch.equal(tensor, load_file(killed / "model.safetensors")[name])
+
+
+def test_the_best_checkpoint_is_kept(folder: Path, built: Path, world: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert run_command(main, command(folder, built, world, out)) == 0
+    result = json.loads((out / "training.json").read_text())
+    recalls = {entry["step"]: entry["eval_Recall@5"] for entry in result["log"] if "eval_Recall@5" in entry}
+    assert sorted(recalls) == [2, 4, 6]
+    assert result["Recall@5"] == max(recalls.values())
+    assert recalls[result["best_step"]] == result["Recall@5"]
+    # Run again, a finished run is left as it is.
+    written = (out / "model.safetensors").stat().st_mtime_ns
+    assert run_command(main, command(folder, built, world, out)) == 0
+    assert (out / "model.safetensors").stat().st_mtime_ns == written
+
+
+def test_a_folder_of_another_run_is_left_alone(
+    folder: Path, built: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "thesis.txt").write_text("mine")
+    assert run_command(main, command(folder, built, world, out)) == 2
+    assert "is not a run's" in capsys.readouterr().err
+    (out / "thesis.txt").unlink()
+    (out / "run.json").write_text(json.dumps({"config": {"stage": 3}}))
+    assert run_command(main, command(folder, built, world, out)) == 2
+    assert "holds a run with other settings" in capsys.readouterr().err
+
+
+def test_tuning_to_questions_of_ones_own(folder: Path, tmp_path: Path) -> None:
+    """The command of docs/training.md, on tables and pictures that a user has."""
+    data, pictures = tmp_path / "mine", tmp_path / "pictures"
+    pictures.mkdir()
+    colours = ["red", "lime", "blue", "yellow", "black", "white"]
+    for colour in colours:
+        Image.new("RGB", (40, 30), colour).save(pictures / f"{colour}.png")
+    for split in ("train", "valid"):
+        for config in ("data", "passages"):
+            (data / f"EVQA_{config}").mkdir(parents=True, exist_ok=True)
+        pl.DataFrame(
+            {
+                "question_id": [f"{split}-{colour}" for colour in colours],
+                "question": ["who painted this?"] * len(colours),
+                "instruction": [""] * len(colours),
+                "pos_item_ids": [[f"p-{colour}"] for colour in colours],
+                "img_path": [f"{colour}.png" for colour in colours],
+            }
+        ).write_parquet(data / "EVQA_data" / f"{split}-00000-of-00001.parquet")
+        pl.DataFrame(
+            {
+                "passage_id": [f"p-{colour}" for colour in colours],
+                "passage_content": [
+                    f"The {colour} picture is by a painter of the {colour} school." for colour in colours
+                ],
+            }
+        ).write_parquet(data / "EVQA_passages" / f"{split}_passages-00000-of-00001.parquet")
+    arguments = [
+        "--stage", "4", "--init", str(folder), "--data", str(data), "--images", str(pictures), "--quiet",
+        "--out", str(tmp_path / "tuned"), "--set=tasks=EVQA", "--set=validate=EVQA", "--set=steps=20",
+        "--set=evaluate_every=10", "--set=log_every=10", "--set=batch_size=4", "--set=mini_batch=0",
+        "--set=accumulate=1", "--set=negatives=1", "--set=learning_rate=0.003", "--set=precision=float32",
+        "--set=warmup_steps=2", "--set=instructions=fixed", "--log=tensorboard",
+    ]  # fmt: skip
+    pytest.importorskip("tensorboard")
+    assert run_command(main, arguments) == 0
+    (_, first), (_, last) = losses(tmp_path / "tuned")
+    assert last < first
+    assert list((tmp_path / "tuned" / "logs").rglob("events.*"))
+    vectors = PreFLMR.from_pretrained(tmp_path / "tuned").encode_query(["who painted this?"])
+    assert np.isfinite(vectors[0]).all()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--set=learning_rate=-1"], "learning_rate and scale have to be more than 0"),
+        (["--set=rate=1"], "there is no setting 'rate'"),
+        (["--set=tasks=OKVKA"], "Did you mean OKVQA"),
+        (["--set=tasks=IGLUE"], "IGLUE, which has no train split"),
+        (["--set=validate=Infoseek"], "Infoseek, which has no valid split"),
+        (["--set=steps"], "write it as NAME=VALUE"),
+        (["--set=steps=many"], "where a whole number is expected"),
+        (["--set=batch_size=4000"], "lower batch_size"),
+        (["--stage", "3"], "--stage is 3"),
+        (["--text", "bert"], None),
+        (["--data", "nowhere"], "nowhere is no folder here"),
+        (["--init", "nowhere"], "nowhere"),
+        (["--log", "trackio"], "pip install trackio"),
+        (["--workers", "-1"], "--workers is -1"),
+    ],
+)
+def test_what_cannot_be_is_said_in_a_line(
+    more: list[str],
+    message: str | None,
+    folder: Path,
+    built: Path,
+    world: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if message is None:
+        arguments = ["--stage", "4", "--data", str(built), "--out", str(tmp_path / "run"), *more]
+        message = "say what to begin with"
+    else:
+        given = command(folder, built, world, tmp_path / "run")
+        names = {value.split("=")[1] for value in more if value.startswith("--set=")}
+        arguments = [value for value in given if not any(value.startswith(f"--set={name}=") for name in names)] + more
+        if "--stage" in more:
+            config = tmp_path / "four.toml"
+            shutil.copy(config_file(4), config)
+            arguments += ["--config", str(config)]
+    if "trackio" in more and __import__("importlib.util").util.find_spec("trackio"):
+        pytest.skip("trackio is installed")
+    assert run_command(main, arguments) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3, 4])
+def test_settings_of_every_stage_can_be_read(stage: int) -> None:
+    config = read_config(config_file(stage))
+    assert config.stage == stage
+    assert replace(config) == config
+    assert set(config.tasks) <= {"WIT", "CC", "KVQA", "MSMARCO", "OVEN", "LLaVA", "OKVQA", "Infoseek", "EVQA"}
+
+
+def test_changes_are_read_as_toml_or_text() -> None:
+    changes = parse_changes(["steps=5", "schedule=linear", "tasks=EVQA,OKVQA", "validate=EVQA", "query_text=false"])
+    assert changes == {
+        "steps": 5,
+        "schedule": "linear",
+        "tasks": {"EVQA": 1.0, "OKVQA": 1.0},
+        "validate": ["EVQA"],
+        "query_text": False,
+    }
+    with pytest.raises(M2KRError, match="given twice"):
+        parse_changes(["steps=5", "steps=6"])

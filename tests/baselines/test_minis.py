@@ -1,0 +1,138 @@
+"""The small models: that those in the repository load and find, and that they can be made anew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from baselines import minis
+from baselines.minis import NAMES, OneVectorRetriever, clip_mini, encoders, judge, preflmr_mini, train
+from m2kr.dataset import load_task
+from m2kr.errors import run_command
+from m2kr.evaluate import evaluate_task
+from m2kr.images import parse_roots
+from m2kr.retriever import Retriever
+
+MAKERS = {"clip-mini": clip_mini, "dpr-mini": OneVectorRetriever, "preflmr-mini": preflmr_mini}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_committed_model_is_a_retriever_with_a_card(name: str) -> None:
+    retriever = MAKERS[name]()
+    assert isinstance(retriever, Retriever)
+    assert retriever.name == name
+    assert retriever.reads == {"text", "image"}
+    card = (minis.folder(name) / "README.md").read_text()
+    assert f"seed {train.SEED}" in card
+    assert "make train-mini" in card
+
+
+def test_the_committed_models_are_small() -> None:
+    sizes = [path.stat().st_size for name in NAMES for path in minis.folder(name).rglob("*") if path.is_file()]
+    assert sum(sizes) < 12_000_000
+
+
+@pytest.mark.parametrize(("name", "key", "least"), [
+    ("clip-mini", "WIT", 0.9), ("dpr-mini", "OVEN", 0.7), ("preflmr-mini", "OVEN", 0.9), ("preflmr-mini", "EVQA", 0.6),
+])  # fmt: skip
+def test_a_committed_model_finds_passages_of_another_world(
+    name: str, key: str, least: float, built: Path, world: Path, tmp_path: Path
+) -> None:
+    data = load_task(key, built, "test", images=parse_roots([str(world)]))
+    result = evaluate_task(MAKERS[name](), data, tmp_path, top_k=10, quiet=True)
+    assert result["metrics"][data.task.metrics[0]] >= least
+
+
+def test_one_vector_is_the_mean_of_all() -> None:
+    many, one = preflmr_mini(checkpoint=str(minis.folder("dpr-mini"))), OneVectorRetriever()
+    picture = Image.effect_noise((80, 70), 60).convert("RGB")
+    inputs = [{"text": "Find it: a bird?", "image": picture}, {"text": "Find it: a boat?", "image": picture}]
+    for encode, short, passages in (
+        (many.encode_query, one.encode_query, inputs),
+        (many.encode_document, one.encode_document, ["a bird", "a boat with two sails"]),
+    ):
+        means = np.stack([vectors.mean(axis=0) for vectors in encode(passages)])
+        expected = means / np.linalg.norm(means, axis=1, keepdims=True)
+        np.testing.assert_allclose(short(passages), expected, atol=1e-6)
+    assert one.encode_query([]).shape == (0, 128)
+
+
+def test_a_small_model_can_be_made_anew(tmp_path: Path) -> None:
+    """All steps of one, each for an update or two."""
+    values = {"steps": 2, "evaluate_every": 2, "log_every": 1, "batch_size": 4, "warmup_steps": 1}
+    values |= {"valid_queries": 4, "valid_passages": 10}
+    small = [f"--set={name}={value}" for name, value in values.items()]
+    work = tmp_path / "work"
+    command = ["--work", str(work), "--scale", "0.1", "--models", "dpr", "--jobs", "1", "--quiet", *small]
+    assert run_command(train.main, command) == 0
+    folders = [work / "clip", *(work / "dpr" / stage for stage in train.STAGES)]
+    written = {folder: (folder / "model.safetensors").stat().st_mtime_ns for folder in folders}
+    assert run_command(train.main, command) == 0  # everything is there
+    assert {folder: (folder / "model.safetensors").stat().st_mtime_ns for folder in folders} == written
+    exported = load_file(work / "minis" / "dpr-mini" / "model.safetensors")
+    assert {tensor.dtype for tensor in exported.values()} == {torch.float16}
+    assert OneVectorRetriever(checkpoint=str(work / "minis" / "dpr-mini")).encode_query(["a"]).shape == (1, 128)
+
+
+def test_encoders_begin_the_same_each_time(built: Path, tmp_path: Path) -> None:
+    texts = load_task("EVQA", built, "train").passages["passage_content"].to_list()
+    for write, names in (
+        (encoders.write_bert, ["vocab.txt", "model.safetensors"]),
+        (encoders.write_clip, ["vocab.json", "merges.txt", "model.safetensors"]),
+    ):
+        folders = [tmp_path / f"{write.__name__}-{run}" for run in range(3)]
+        for folder in folders:
+            write(texts, folder, 5)
+        for name in names:
+            assert len({(folder / name).read_bytes() for folder in folders}) == 1
+
+
+def test_the_committed_models_are_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["--work", str(tmp_path), "--committed", "--scale", "0.05", "--seed", "3", "--quiet"]
+    assert run_command(judge.main, command) == 0
+    out = capsys.readouterr().out
+    for name in ("bm25", *NAMES):
+        assert f"| {name} |" in out
+    assert out.endswith((tmp_path / "judged-committed" / "scores.md").read_text())
+
+
+def test_differences_of_means_are_paired() -> None:
+    rng = np.random.default_rng(0)
+    hard = rng.random(200)
+    scores = {
+        "a": {"OKVQA": (hard > 0.4).astype(float), "EVQA": (hard > 0.5).astype(float)},
+        "b": {"OKVQA": (hard > 0.5).astype(float), "EVQA": (hard > 0.5).astype(float)},
+    }
+    mean, low, high = judge.difference(scores, "a", "b", ["OKVQA", "EVQA"])
+    expected = np.mean([(scores["a"][key] - scores["b"][key]).mean() for key in ("OKVQA", "EVQA")])
+    assert mean == pytest.approx(expected)
+    assert 0 < low < mean < high < 2 * mean
+    assert judge.difference(scores, "a", "a", ["OKVQA", "EVQA"]) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (lambda: train.main(["--work", "x", "--models", "bert"]), "--models names 'bert'"),
+        (lambda: train.main(["--work", "x", "--scale", "0"]), "--scale is 0"),
+        (lambda: train.main(["--work", "x", "--jobs", "0"]), "--jobs is 0"),
+        (lambda: judge.main(["--work", "x", "--seed", "7"]), "take another"),
+        (lambda: judge.main(["--work", "x"]), "holds no trained models"),
+    ],
+)
+def test_what_cannot_be_is_said_in_a_line(command, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(lambda _: command()) == 2
+    assert message in capsys.readouterr().err

@@ -37,7 +37,8 @@ def read_valid_result(path: Path) -> Result:
 
 def _types(result: Mapping[str, Any]) -> str | None:
     checks: dict[str, Callable[[Any], bool]] = {
-        **dict.fromkeys(("model", "split", "dataset", "search", "device", "dtype", "store_dtype", "hardware", "run_sha256"), _is_name),
+        **dict.fromkeys(("model", "split", "dataset", "search", "device", "dtype", "store_dtype"), _is_name),
+        **dict.fromkeys(("hardware", "run_sha256"), _is_name),
         **dict.fromkeys(("queries", "passages", "top_k", "batch_size"), lambda value: _is_count(value, 1)),
         **dict.fromkeys(("queries_without_positive", "peak_memory"), _is_count),
         **dict.fromkeys(("synthetic", "limited", "nano", "instructions"), lambda value: isinstance(value, bool)),

@@ -12,7 +12,6 @@ is run by ``python -m m2kr.answer --reader my-reader``. The entry point is calle
 
 from __future__ import annotations
 
-import inspect
 import json
 import math
 import time
@@ -27,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_ch
 
 from m2kr.errors import M2KRError
 from m2kr.progress import progress
-from m2kr.tasks import did_you_mean
+from m2kr.registry import by_name, make
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -48,8 +47,6 @@ GROUP = "m2kr.readers"
 
 ANY_MODEL = "image-text-to-text"
 """Registered reader that loads a folder or a hub id."""
-
-_OWN = ("checkpoint", "device", "dtype")
 
 
 @dataclass(frozen=True)
@@ -107,15 +104,7 @@ def registered() -> dict[str, EntryPoint]:
     Raises:
         M2KRError: two installed packages register one name.
     """
-    found: dict[str, EntryPoint] = {}
-    for point in entry_points(group=GROUP):
-        other = found.setdefault(point.name, point)
-        if other.value != point.value:
-            raise M2KRError(
-                f"the reader {point.name!r} is registered twice, as {other.value} and as {point.value}. "
-                "Uninstall one of the two packages."
-            )
-    return found
+    return by_name(entry_points(group=GROUP), "reader")
 
 
 def get_reader(
@@ -142,45 +131,19 @@ def get_reader(
         M2KRError: there is no such reader (with the closest name there is), it does not have such an option, or it
             cannot be loaded.
     """
-    known = registered()
-    if name not in known and checkpoint is None and (Path(name).is_dir() or name.count("/") == 1):
-        name, checkpoint = ANY_MODEL, name
-    if name not in known:
-        listed = ", ".join(sorted(known)) or "none; install the package, which registers them"
-        raise M2KRError(
-            f"there is no reader {name!r}.{did_you_mean(name, list(known))} Registered: {listed}. "
-            "An image-text-to-text model of transformers is named by its folder or hub id."
-        )
-    try:
-        make = known[name].load()
-    except ImportError as error:
-        raise M2KRError(f"the reader {name!r} needs a package that is not installed: {error}.") from error
-    except AttributeError as error:
-        raise M2KRError(
-            f"the reader {name!r} is registered as {known[name].value}, which cannot be loaded: {error}."
-        ) from error
-    _check_options(name, make, options or {})
-    reader = make(checkpoint=checkpoint, device=device, dtype=dtype, **(options or {}))
+    reader, code = make(
+        "reader",
+        registered(),
+        name,
+        otherwise=(ANY_MODEL, "An image-text-to-text model of transformers"),
+        checkpoint=checkpoint,
+        device=device,
+        dtype=dtype,
+        options=options or {},
+    )
     if not isinstance(reader, Reader):
-        raise M2KRError(f"{known[name].value} does not speak the protocol of m2kr.reader.Reader.")
+        raise M2KRError(f"{code} does not speak the protocol of m2kr.reader.Reader.")
     return reader
-
-
-def _check_options(name: str, make: Any, options: Mapping[str, str]) -> None:
-    for option in options:
-        if option in _OWN:
-            raise M2KRError(f"--option {option}: there is an argument for that, --{option}.")
-    parameters = inspect.signature(make).parameters.values() if options else ()
-    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
-        return
-    by_keyword = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    known = {item.name: item.default for item in parameters if item.kind in by_keyword and item.name not in _OWN}
-    for option in options:
-        if option not in known:
-            listed = ", ".join(f"{name} (default {default!r})" for name, default in known.items()) or "none"
-            raise M2KRError(
-                f"the reader {name!r} has no option {option!r}.{did_you_mean(option, list(known))} It has: {listed}."
-            )
 
 
 # --- passages -------------------------------------------------------------------------------------------------------

@@ -12,14 +12,12 @@ and ``dtype`` by keyword, and with what the user gives as ``--option NAME=VALUE`
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypedDict, runtime_checkable
 
 from m2kr.errors import M2KRError
-from m2kr.tasks import did_you_mean
+from m2kr.registry import by_name, make
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,8 +26,6 @@ if TYPE_CHECKING:
 
 GROUP = "m2kr.retrievers"
 """Entry-point group in which retrievers are registered."""
-
-_OWN = ("checkpoint", "device", "dtype")
 
 
 class TextAndImage(TypedDict, total=False):
@@ -108,15 +104,7 @@ def registered() -> dict[str, EntryPoint]:
     Raises:
         M2KRError: two installed packages register one name.
     """
-    found: dict[str, EntryPoint] = {}
-    for point in entry_points(group=GROUP):
-        other = found.setdefault(point.name, point)
-        if other.value != point.value:
-            raise M2KRError(
-                f"the retriever {point.name!r} is registered twice, as {other.value} and as {point.value}. "
-                "Uninstall one of the two packages."
-            )
-    return found
+    return by_name(entry_points(group=GROUP), "retriever")
 
 
 def parse_options(values: Iterable[str]) -> dict[str, str]:
@@ -160,44 +148,18 @@ def get_retriever(
         M2KRError: there is no such retriever (with the closest name there is), it does not have such an option, or it
             cannot be loaded.
     """
-    known = registered()
-    if name not in known and checkpoint is None and (Path(name).is_dir() or name.count("/") == 1):
-        name, checkpoint = "sentence-transformer", name
-    if name not in known:
-        listed = ", ".join(sorted(known)) or "none; install the package, which registers them"
-        raise M2KRError(
-            f"there is no retriever {name!r}.{did_you_mean(name, list(known))} Registered: {listed}. "
-            "A sentence-transformers model is named by its folder or hub id."
-        )
-    try:
-        make = known[name].load()
-    except ImportError as error:
-        raise M2KRError(f"the retriever {name!r} needs a package that is not installed: {error}.") from error
-    except AttributeError as error:
-        raise M2KRError(
-            f"the retriever {name!r} is registered as {known[name].value}, which cannot be loaded: {error}."
-        ) from error
-    _check_options(name, make, options or {})
-    retriever = make(checkpoint=checkpoint, device=device, dtype=dtype, **(options or {}))
+    retriever, code = make(
+        "retriever",
+        registered(),
+        name,
+        otherwise=("sentence-transformer", "A sentence-transformers model"),
+        checkpoint=checkpoint,
+        device=device,
+        dtype=dtype,
+        options=options or {},
+    )
     if not isinstance(retriever, (Retriever, Ranker)):
-        raise M2KRError(f"{known[name].value} does not speak the protocol of m2kr.retriever.Retriever or Ranker.")
+        raise M2KRError(f"{code} does not speak the protocol of m2kr.retriever.Retriever or Ranker.")
     if options:
         retriever.settings = {**retriever.settings, "options": dict(options)}
     return retriever
-
-
-def _check_options(name: str, make: Any, options: Mapping[str, str]) -> None:
-    for option in options:
-        if option in _OWN:
-            raise M2KRError(f"--option {option}: there is an argument for that, --{option}.")
-    parameters = inspect.signature(make).parameters.values() if options else ()
-    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
-        return
-    by_keyword = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    known = {item.name: item.default for item in parameters if item.kind in by_keyword and item.name not in _OWN}
-    for option in options:
-        if option not in known:
-            listed = ", ".join(f"{name} (default {default!r})" for name, default in known.items()) or "none"
-            raise M2KRError(
-                f"the retriever {name!r} has no option {option!r}.{did_you_mean(option, list(known))} It has: {listed}."
-            )

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from leaderboard.passages import Part, excerpt
 from leaderboard.runs import Record
+from leaderboard.validate import TOLERANCE
 from m2kr.errors import M2KRError
 from m2kr.files import atomic, digest, sha256_of
 from m2kr.progress import progress
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
 SHOWN_TOP = 5
 SHOWN_GOLD = 3
 """Passages shown for a query: retrieved ones, and positives."""
-
-TOLERANCE = 1e-6
-"""Largest difference between a measure of a result file and the one computed from its run."""
 
 _PICTURE_SIDE = 320
 

@@ -120,7 +120,9 @@ def against_parameters(
         low, high = min(point[1] for point in every) / 1.5, max(point[1] for point in every) * 1.5
         plot.set_xscale("log")
         plot.minorticks_off()
-        marks = [mark * 10.0**power for power in range(6, 12) for mark in (1, 3) if low <= mark * 10**power <= high]
+        steps = (1, 3) if high / low > 5 else (1, 1.5, 2, 3, 5, 7)
+        marks = [mark * 10.0**power for power in range(5, 12) for mark in steps if low <= mark * 10**power <= high]
+        marks = marks[:: max(1, -(-len(marks) // 5))]  # more than five would run into each other
         plot.set_xticks(marks, [f"{mark / 1e9:g} B" if mark >= 1e9 else f"{mark / 1e6:g} M" for mark in marks])
         plot.set_xlim(low, high)
         plot.set_ylim(*_span([point[2] for point in every]))

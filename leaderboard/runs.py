@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,12 @@ from m2kr.tasks import TASKS
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from leaderboard.answers import AnswerRecord
+    from m2kr.answer import AnswerResult
+
+DataKind = tuple[str, str, bool]
+"""Task, split, and whether the data are made up."""
 
 MARKS = {
     "made-up": "made-up data",
@@ -153,9 +159,9 @@ def models_of(records: Iterable[Record]) -> list[Model]:
     return sorted(models.values(), key=lambda model: (model.name.casefold(), model.slug))
 
 
-def usual_data(records: Iterable[Record]) -> dict[tuple[str, str, bool], str]:
+def usual_data(records: Iterable[Record | AnswerRecord]) -> dict[DataKind, str]:
     """Return the data most results have: (task, split, made up) -> fingerprint; of equally many the first in order."""
-    counted: dict[tuple[str, str, bool], Counter[str]] = {}
+    counted: dict[DataKind, Counter[str]] = {}
     for record in records:
         counted.setdefault(_kind_of_data(record.result), Counter())[record.result["dataset"]] += 1
     return {
@@ -164,14 +170,18 @@ def usual_data(records: Iterable[Record]) -> dict[tuple[str, str, bool], str]:
     }
 
 
-def with_marks(record: Record, reference: Mapping[tuple[str, str, bool], str]) -> Record:
+def with_marks(record: Record, reference: Mapping[DataKind, str]) -> Record:
     """Return a record with its marks.
 
     Args:
         record: a result.
         reference: (task, split, made up) -> fingerprint of the data that count; see `usual_data`.
     """
-    result = record.result
+    return replace(record, marks=marks_of(record.result, reference))
+
+
+def marks_of(result: Result | AnswerResult, reference: Mapping[DataKind, str]) -> tuple[str, ...]:
+    """Return what sets a result apart, of retrieval or of answering: keys of `MARKS`, in their order."""
     expected = reference.get(_kind_of_data(result))
     said = {
         "made-up": result["synthetic"],
@@ -180,12 +190,12 @@ def with_marks(record: Record, reference: Mapping[tuple[str, str, bool], str]) -
         "nano": result["nano"],
         "limited": result["limited"],
         "no-images": bool(result["ignored_inputs"]),
-        "approximate": result["search"] != "exact",
+        "approximate": result.get("search", "exact") != "exact",  # answering searches nothing
     }
-    return Record(record.path, result, record.slug, tuple(mark for mark in MARKS if said[mark]))
+    return tuple(mark for mark in MARKS if said[mark])
 
 
-def _kind_of_data(result: Result) -> tuple[str, str, bool]:
+def _kind_of_data(result: Result | AnswerResult) -> DataKind:
     return result["task"], result["split"], result["synthetic"]
 
 

@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +14,28 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from leaderboard import plots
+from leaderboard.answer_boards import MEASURE_NAMES, MEASURE_NOTES, answer_boards
+from leaderboard.answers import (
+    ANSWER_STATUS,
+    AnswerRecord,
+    answer_figures,
+    read_answer_records,
+    read_published_answers,
+)
 from leaderboard.examine import Examination, examine
 from leaderboard.published import BLOCKS, STATUS, read_published
-from leaderboard.runs import MARK_NOTES, MARKS, Model, Record, interval, models_of, read_records, usual_data, with_marks
+from leaderboard.runs import (
+    MARK_NOTES,
+    MARKS,
+    Model,
+    Record,
+    interval,
+    marks_of,
+    models_of,
+    read_records,
+    usual_data,
+    with_marks,
+)
 from leaderboard.significance import LEVEL, Pairs, as_json, pairwise
 from leaderboard.tables import COMPARED, MEASURES, Board, boards, long_table, short, task_kind
 from m2kr import __version__
@@ -74,7 +93,8 @@ def build(
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / _MARKER).is_file())):
         raise M2KRError(f"{out} is there and is no site of the leaderboard. Choose another folder with --out.")
     records = read_records(results)
-    published = read_published()
+    answers = read_answer_records(results)
+    published, published_answers = read_published(), read_published_answers()
     making = out.with_name(f".{out.name}.making")
     shutil.rmtree(making, ignore_errors=True)
     making.mkdir(parents=True)
@@ -84,34 +104,47 @@ def build(
             if data is not None
             else Examination({}, {}, {})
         )
-        reference = {**usual_data(records), **examination.fingerprints}
+        reference = {**usual_data(answers), **usual_data(records), **examination.fingerprints}
         records = [with_marks(record, reference) for record in records]
-        table = long_table(records, published)
-        pages = _Pages(making).write_all(records, table, examination, looked=data is not None)
-        write_data(table, making)
+        answers = [replace(answer, marks=marks_of(answer.result, reference)) for answer in answers]
+        table, answered = long_table(records, published), answer_figures(answers, published_answers)
+        writer = _Pages(making, answered=len(answered) > 0)
+        writer.write_all(records, table, examination, looked=data is not None)
+        if len(answered):
+            writer.write_answers(answers, answered, records)
+        write_data(table, answered, making)
         (making / _MARKER).touch()
         if out.exists():
             shutil.rmtree(out)
         making.replace(out)
     finally:
         shutil.rmtree(making, ignore_errors=True)
-    return Built(len(models_of(records)), pages, examination.absent)
+    return Built(len(models_of(records)), writer.pages, examination.absent)
 
 
-def write_data(table: pd.DataFrame, out: Path) -> None:
-    """Write ``leaderboard.csv`` and ``leaderboard.json``: every figure, columns `FIELDS`."""
-    with atomic(out / "leaderboard.csv", "w", durable=False) as file:
-        table.to_csv(file, index=False, lineterminator="\n", float_format="%.6g")
+def write_data(table: pd.DataFrame, answered: pd.DataFrame, out: Path) -> None:
+    """Write ``leaderboard.csv`` and ``leaderboard.json``: every figure of retrieval, columns `FIELDS`.
+
+    Those of answering, columns `leaderboard.answers.ANSWER_FIELDS`, are in ``answers.csv`` and, as a list of their
+    own, in ``leaderboard.json``.
+    """
+    for name, figures in (("leaderboard.csv", table), ("answers.csv", answered)):
+        if len(figures):
+            with atomic(out / name, "w", durable=False) as file:
+                figures.to_csv(file, index=False, lineterminator="\n", float_format="%.6g")
     notes = {
         "percent": ["value", "low", "high"],
         "interval": "95 %, percentile bootstrap over queries",
         "groups": {block.key: block.title for block in BLOCKS.values()} | {"run": "results, plain or with marks"},
         "marks": {MARKS[mark]: note for mark, note in MARK_NOTES.items()},
-        "status": {**STATUS, "computed": "of a result file"},
+        "status": {**STATUS, **ANSWER_STATUS, "computed": "of a result file"},
     }
-    rows = [{name: _json_value(value) for name, value in row.items()} for row in table.to_dict("records")]
+    lists = {
+        name: [{key: _json_value(value) for key, value in row.items()} for row in figures.to_dict("records")]
+        for name, figures in (("figures", table), ("answers", answered))
+    }
     with atomic(out / "leaderboard.json", "w", durable=False) as file:
-        json.dump({"m2kr": __version__, **notes, "figures": rows}, file, ensure_ascii=False, indent=1, allow_nan=False)
+        json.dump({"m2kr": __version__, **notes, **lists}, file, ensure_ascii=False, indent=1, allow_nan=False)
         file.write("\n")
 
 
@@ -126,7 +159,7 @@ def _json_value(value: Any) -> Any:
 class _Pages:
     """Writes pages and counts them."""
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Path, *, answered: bool) -> None:
         self.out = out
         self.pages = 0
         self.environment = Environment(
@@ -149,6 +182,7 @@ class _Pages:
         self.environment.globals |= {
             "csp": CONTENT_SECURITY_POLICY,
             "version": __version__,
+            "answered": answered,
             "tasks": COMPARED,
             "task_kind": task_kind,
             "pictured": [task.key for task in COMPARED if task.reads_images],
@@ -163,7 +197,7 @@ class _Pages:
 
     def write_all(
         self, records: Sequence[Record], table: pd.DataFrame, examination: Examination, *, looked: bool
-    ) -> int:
+    ) -> None:
         shutil.copytree(_HERE / "static", self.out / "static")
         pairs = _pairs(records, examination)
         found = boards(records, table, pairs)
@@ -182,7 +216,11 @@ class _Pages:
         self.write("runs/index.html", "runs.html", models=models, marks=MARKS)
         for model in models:
             self._write_model(model, examination)
-        return self.pages
+
+    def write_answers(self, answers: Sequence[AnswerRecord], answered: pd.DataFrame, records: Sequence[Record]) -> None:
+        boards_ = answer_boards(answers, answered, records)
+        names = {"measure_names": MEASURE_NAMES, "measure_notes": MEASURE_NOTES}
+        self.write("answers.html", "answers.html", boards=boards_, **names)
 
     def _write_model(self, model: Model, examination: Examination) -> None:
         parts = []
@@ -243,33 +281,43 @@ def _radars(found: Sequence[Board]) -> dict[str, Any]:
         "100. Pseudo Recall@5 where answers are known, "
         "else Recall@K. Charts of different blocks are not comparable."
     )
-    return {"title": "Radar charts", "intro": intro, "figures": figures}
+    return {"title": "Radar charts", "intro": intro, "figures": figures, "wide": len(figures) == 1}
 
 
 def _sizes(found: Sequence[Board]) -> dict[str, Any]:
-    """Return what the page of metric against parameters shows: boards with models whose size is known."""
-    panels: dict[str, list[tuple[str, list[tuple[str, float, float]]]]] = {}
-    for place, (task, metric) in enumerate(MEASURES):
-        for board in found:
-            points = [
-                (row.model, float(row.parameters), cell.value)
-                for row in board.rows
-                if row.parameters and (cell := row.cells[place])
-            ]
-            if points:
-                panels.setdefault(f"{task} {short(metric)}", []).append((board.title, points))
-    labels = list(dict.fromkeys(label for series in panels.values() for label, _ in series))
-    joined = {board.title for board in found if not board.own}
-    drawings = [
-        plots.against_parameters(series, styles=labels, joined=joined, title=panel, name=f"size-{number}")
-        for number, (panel, series) in enumerate(panels.items())
-    ]
+    """Return what the page of metric against parameters shows: boards with models whose size is known.
+
+    Runs on the published data are drawn with the published figures; each group of runs that is set apart, alone.
+    """
+    together = [board for board in found if not board.own or board.key == "run"]
+    apart = [board for board in found if board.own and board.key != "run"]
+    figures = []
+    for number, group in enumerate(([together] if together else []) + [[board] for board in apart]):
+        panels: dict[str, list[tuple[str, list[tuple[str, float, float]]]]] = {}
+        for place, (task, metric) in enumerate(MEASURES):
+            for board in group:
+                points = [
+                    (row.model, float(row.parameters), cell.value)
+                    for row in board.rows
+                    if row.parameters and (cell := row.cells[place])
+                ]
+                if points:
+                    panels.setdefault(f"{task} {short(metric)}", []).append((board.title, points))
+        if not panels:
+            continue
+        labels = list(dict.fromkeys(label for series in panels.values() for label, _ in series))
+        joined = {board.title for board in group if not board.own}
+        drawings = [
+            plots.against_parameters(series, styles=labels, joined=joined, title=panel, name=f"size-{number}-{place}")
+            for place, (panel, series) in enumerate(panels.items())
+        ]
+        title, note = ("Figures on the published data", "") if group is together else (group[0].title, group[0].note)
+        figures.append(_figure(title, note, drawings, labels, f"sizes-{number}", joined))
     intro = (
         "Models whose number of parameters is known, on a logarithmic scale; each plot has its own range of percent, "
         "ten points at least. Sources disagree on PreFLMR ViT-G: 2.1 B in the model list, 1.96 B in the article."
     )
-    figures = [_figure("Percent against parameters", "", drawings, labels, "sizes", joined)] if drawings else []
-    return {"title": "Figures against parameters", "intro": intro, "figures": figures}
+    return {"title": "Figures against parameters", "intro": intro, "figures": figures, "wide": True}
 
 
 def _figure(

@@ -1,4 +1,8 @@
-"""What a result file has to be before its figures are shown: types, ranges, and what measures owe each other."""
+"""What a result file has to be before its figures are shown: types, ranges, and what measures owe each other.
+
+Files of retrieval and of answering. What a result of answering owes its predictions is looked at as well, as these
+are small and hold the scores of every question.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +14,25 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from m2kr.answer import AnswerResult, read_answer_result
+from m2kr.answers import ANSWER_TASKS, harmonic_accuracy
 from m2kr.errors import M2KRError
+from m2kr.files import sha256_of
+from m2kr.reader import read_lines
 from m2kr.results import Result, read_result
 from m2kr.tasks import TASKS
 
 MEASURE = re.compile(r"(?P<kind>P?Recall|recall_fraction|MRR|nDCG)@(?P<cutoff>[1-9]\d{0,5})")
+
+ANSWER_MEASURES = {
+    "OKVQA": (("VQA",),),
+    "Infoseek": (("accuracy_harmonic", "accuracy"), ("accuracy",)),
+    "EVQA": (("BEM", "EM"), ("EM",)),
+}
+"""Task -> the measures it can be compared by, first the main one: see `m2kr.answers`."""
+
+TOLERANCE = 1e-6
+"""Largest difference between a measure of a result file and the one computed again."""
 
 _LONGEST_NAME = 200
 
@@ -45,10 +63,14 @@ def _types(result: Mapping[str, Any]) -> str | None:
         **dict.fromkeys(("model_settings", "versions"), lambda value: isinstance(value, dict)),
         **dict.fromkeys(("metrics", "seconds", "memory"), _is_numbers),
         **dict.fromkeys(("headline", "ignored_inputs", "reused"), _is_names),
-        "seed": lambda value: value is None or _is_count(value),
         "quantisation": lambda value: value is None or _is_numbers(value),
+        "seed": lambda value: value is None or _is_count(value),
         "commit": lambda value: value is None or isinstance(value, str),
     }
+    return _wrong(result, checks)
+
+
+def _wrong(result: Mapping[str, Any], checks: Mapping[str, Callable[[Any], bool]]) -> str | None:
     try:
         json.dumps(result, ensure_ascii=False, allow_nan=False).encode()
     except ValueError as error:
@@ -96,6 +118,113 @@ def _figures(result: Result) -> str | None:
         if name.startswith("recall_fraction@") and value > hit_rate + 1e-9:
             return f"{name} is {value}, above the hit rate at the same cut-off, {hit_rate}"
     return None
+
+
+def read_valid_answer(path: Path) -> AnswerResult:
+    """Read a result file of answering whose figures are possible, and those of its predictions where these are there.
+
+    Raises:
+        M2KRError: it cannot be read, a value has a wrong type or is out of range, measures contradict each other, or
+            the predictions beside it are others or give other figures.
+    """
+    result = read_answer_result(path)
+    problem = _answer_types(result) or _answer_figures(result)
+    predictions = predictions_of(path)
+    if problem is None and predictions.is_file():
+        problem = _answer_scores(result, predictions)
+    if problem:
+        raise M2KRError(f"{path} is refused: {problem}.")
+    return result
+
+
+def predictions_of(path: Path) -> Path:
+    """Return where the predictions of a result file of answering stand."""
+    return path.with_name(f"{path.stem}.predictions.jsonl")
+
+
+def _answer_types(result: AnswerResult) -> str | None:
+    def is_count_or_none(value: Any) -> bool:
+        return value is None or _is_count(value)
+
+    checks: dict[str, Callable[[Any], bool]] = {
+        **dict.fromkeys(("reader", "split", "dataset", "device", "dtype", "hardware", "answers_key"), _is_name),
+        "predictions_sha256": _is_name,
+        **dict.fromkeys(("queries", "batch_size"), lambda value: _is_count(value, 1)),
+        **dict.fromkeys(("queries_without_passages", "k", "peak_memory"), _is_count),
+        **dict.fromkeys(("synthetic", "limited", "nano"), lambda value: isinstance(value, bool)),
+        **dict.fromkeys(("reader_settings", "versions"), lambda value: isinstance(value, dict)),
+        **dict.fromkeys(("retriever", "run_sha256"), lambda value: value is None or _is_name(value)),
+        **dict.fromkeys(("headline", "ignored_inputs"), _is_names),
+        "source": lambda value: value in ("run", "oracle", "none"),
+        "combine": lambda value: value in ("joint", "concat", None),
+        "metrics": lambda value: _is_numbers(value) and all(_is_name(name) for name in value),
+        "intervals": lambda value: isinstance(value, dict) and all(_is_interval(ends) for ends in value.values()),
+        "bem": lambda value: value is None or (isinstance(value, dict) and _is_name(value.get("checkpoint"))),
+        "seconds": lambda value: _is_numbers({"seconds": value}),
+        "seed": is_count_or_none,
+        "commit": lambda value: value is None or isinstance(value, str),
+    }
+    return _wrong(result, checks)
+
+
+def _answer_figures(result: AnswerResult) -> str | None:
+    metrics, queries, task = result["metrics"], result["queries"], result["task"]
+    if task not in ANSWER_TASKS:
+        return f"{task} has no answer metric"
+    if tuple(result["headline"]) not in ANSWER_MEASURES[task]:
+        return f"{task} is compared by {', '.join(ANSWER_MEASURES[task][0])}, not by {_short(result['headline'])}"
+    for name in result["headline"]:
+        if name not in metrics or name not in result["intervals"]:
+            return f"it lacks {name} or its interval"
+    if ("BEM" in metrics) != (result["bem"] is not None):
+        return "BEM stands with the settings of the model that judged it, and one of both is missing"
+    run, bare = result["source"] == "run", result["source"] == "none"
+    if run != (result["retriever"] is not None) or run != (result["run_sha256"] is not None):
+        return f"its passages are of the source {result['source']}, which its retriever and run contradict"
+    if bare != (result["k"] == 0) or bare != (result["combine"] is None):
+        return f"its passages are of the source {result['source']}, which k and the way of combining contradict"
+    if result["queries_without_passages"] > queries:
+        return "more questions have no passage than there are questions"
+    for name, value in metrics.items():
+        if value > 1:
+            return f"{name} is {value}, above 1"
+        if name in ("EM", "BEM", "accuracy") and abs(value * queries - round(value * queries)) > 1e-4:
+            return f"{name} is {value}, which is no count of {queries:,} questions divided by their number"
+    if metrics.get("BEM", 1.0) < metrics.get("EM", 0.0) - 1e-9:
+        return f"BEM is {metrics['BEM']}, below the exact match, which is {metrics['EM']}"
+    if "accuracy_harmonic" in metrics:
+        parts = [metrics.get(f"accuracy_unseen_{part}", math.nan) for part in ("question", "entity")]
+        if not abs(harmonic_accuracy(*parts) - metrics["accuracy_harmonic"]) <= TOLERANCE:
+            return f"accuracy_harmonic is {metrics['accuracy_harmonic']}, not the harmonic mean of its two parts"
+    return None
+
+
+def _answer_scores(result: AnswerResult, path: Path) -> str | None:
+    if sha256_of(path) != result["predictions_sha256"]:
+        return f"{path.name} beside it are not its predictions (the sha256 differs)"
+    lines = read_lines(path)
+    scores: list[Any] = [line.get("scores") for line in lines if isinstance(line, dict)]
+    if len(scores) != len(lines) or not all(_is_numbers(row) and row for row in scores):
+        return f"{path.name} lacks the scores of a question"
+    if len({str(line.get("question_id")) for line in lines}) != result["queries"] or len(lines) != result["queries"]:
+        return f"{path.name} has {len(lines):,} lines, for {result['queries']:,} questions"
+    for name in scores[0]:
+        if any(name not in row or row[name] > 1 for row in scores):
+            return f"{path.name} has a question without {_short(name)}, or one above 1"
+        computed = sum(row[name] for row in scores) / len(scores)
+        if name not in result["metrics"] or abs(computed - result["metrics"][name]) > TOLERANCE:
+            return f"{name} is {result['metrics'].get(name)} in the file, and {computed:.6f} in its predictions"
+    main = {"accuracy_harmonic": "accuracy"}.get(result["headline"][0], result["headline"][0])
+    return None if main in scores[0] else f"{path.name} lacks the scores {main}"
+
+
+def _is_interval(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and _is_numbers(dict(enumerate(value)))
+        and value[0] <= value[1] <= 1
+    )
 
 
 def _is_name(value: Any) -> bool:

@@ -291,7 +291,7 @@ def read_answer_result(path: Path) -> AnswerResult:
     except (OSError, ValueError) as error:
         raise M2KRError(f"{path} is no result file of answering ({error}).") from error
     lacking = [name for name in AnswerResult.__annotations__ if not isinstance(result, dict) or name not in result]
-    if lacking or result["format"] != ANSWER_FORMAT or result["task"] not in TASKS:
+    if lacking or result["format"] != ANSWER_FORMAT or str(result["task"]) not in TASKS:
         reason = f"it lacks {', '.join(lacking[:5])}" if lacking else "its format or task is not known here"
         raise M2KRError(f"{path} is no result file of answering: {reason}.")
     return cast(AnswerResult, result)

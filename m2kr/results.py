@@ -293,7 +293,7 @@ def read_result(path: Path) -> Result:
     lacking = [key for key in Result.__annotations__ if key not in result]
     if lacking:
         raise M2KRError(f"{path} is no result file: it lacks {', '.join(lacking[:5])}.")
-    if result["task"] not in TASKS:
+    if not isinstance(result["task"], str) or result["task"] not in TASKS:
         raise M2KRError(f"{path} is of the task {result['task']!r}, which this version does not know.")
     return cast(Result, result)
 

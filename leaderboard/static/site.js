@@ -51,8 +51,8 @@ function setUpBoards() {
 
 function setUpComparison() {
   const select = byId("compare");
-  const found = JSON.parse(byId("significance").textContent);
   if (!select) return;
+  const found = JSON.parse(byId("significance").textContent);
   const models = new Map();
   for (const row of document.querySelectorAll("tr[data-model]")) {
     models.set(row.dataset.model, row.querySelector(".who a").textContent);

@@ -1,8 +1,9 @@
-"""Result files for the leaderboard's tests: made up, and of a real retriever on the made-up world."""
+"""Result files for the leaderboard's tests: made up, and of real retrievers on the made-up world."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ from typing import Any
 import pytest
 
 from baselines.bm25 import BM25
+from m2kr.answer import AnswerResult, answer_task
 from m2kr.dataset import load_task
 from m2kr.evaluate import evaluate_task
+from m2kr.reader import Answer, Asked, no_passages, oracle_passages, run_passages
 from m2kr.results import Result
 from m2kr.tasks import TASKS
 
@@ -99,4 +102,100 @@ def evaluated(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for retriever in (BM25(), FirstWords()):
         for task in ("OKVQA", "MSMARCO"):
             evaluate_task(retriever, load_task(task, built), out / retriever.name, ignore_images=True, quiet=True)
+    return out
+
+
+def an_answer(**changes: Any) -> dict[str, Any]:
+    """A possible result of answering 1,000 questions with every key; ``changes`` replace some."""
+    task = changes.get("task", "OKVQA")
+    bare = changes.get("source") == "none"
+    metrics = {"OKVQA": {"VQA": 0.43}, "Infoseek": {"accuracy": 0.25}, "EVQA": {"EM": 0.125}}[task]
+    run = changes.get("source", "run") == "run"
+    result = {
+        "format": 1,
+        "reader": "my-reader",
+        "reader_settings": {"prompt": "Question: {question}"},
+        "source": "run",
+        "retriever": "bm25" if run else None,
+        "run_sha256": "0" * 64 if run else None,
+        "k": 0 if bare else 5,
+        "combine": None if bare else "joint",
+        "task": task,
+        "split": "test",
+        "metrics": metrics,
+        "intervals": {name: [value - 0.03, value + 0.03] for name, value in metrics.items()},
+        "headline": list(metrics),
+        "bem": None,
+        "queries": 1000,
+        "queries_without_passages": 1000 if bare else 0,
+        "dataset": "0123456789abcdef",
+        "synthetic": False,
+        "limited": False,
+        "nano": False,
+        "seed": None,
+        "ignored_inputs": [],
+        "device": "cpu",
+        "dtype": "float32",
+        "batch_size": 8,
+        "hardware": "x86_64, 2 cores",
+        "seconds": 12.5,
+        "peak_memory": 1 << 30,
+        "versions": {"m2kr": "0.1.0"},
+        "commit": None,
+        "predictions_sha256": "0" * 64,
+        "key": "fedcba9876543210",
+        **changes,
+    }
+    result.setdefault("answers_key", "-".join(str(result[name]) for name in ("reader", "task", "retriever", "source")))
+    assert not set(AnswerResult.__annotations__) - set(result)
+    return result
+
+
+@pytest.fixture
+def make_answer(tmp_path: Path) -> Maker:
+    """Write a result file of answering under ``results/<folder>/answers/my-reader/`` and return its path."""
+
+    def write(folder: str = "bm25", *, name: str | None = None, **changes: Any) -> Path:
+        result = an_answer(**changes)
+        path = tmp_path / "results" / folder / "answers" / "my-reader" / (name or f"{result['task']}.joint-5.json")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result), encoding="utf-8")
+        return path
+
+    return write
+
+
+class Seeker:
+    """A reader that knows the answers, and gives one that stands in its passages; else says that it does not know."""
+
+    name = "seeker"
+    reads = frozenset({"text"})
+
+    def __init__(self, known: dict[str, list[str]]) -> None:
+        self.known = known
+        self.settings: dict[str, Any] = {"prompt": "what?"}
+
+    def answer(self, asked: Sequence[Asked], batch_size: int = 8) -> list[Answer]:
+        found = []
+        for item in asked:
+            text = " ".join(item.passages).lower()
+            there = [word for word in self.known.get(item.question, ()) if word.lower() in text]
+            found.append(Answer(there[0], -0.1) if there else Answer("unknown", -0.5))
+        return found
+
+
+@pytest.fixture(scope="session")
+def answered(evaluated: Path, built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`evaluated`, and answers of one reader without passages, with those of both and the positive. As read-only."""
+    out = tmp_path_factory.mktemp("answered") / "results"
+    shutil.copytree(evaluated, out)
+    for task in ("OKVQA", "EVQA"):
+        data = load_task(task, built)
+        assert data.answers is not None
+        reader = Seeker(dict(zip(data.queries["question"], data.answers.values(), strict=True)))
+        given = {"no-retrieval": no_passages(data), "oracle": oracle_passages(data, 3, allow_missing=True)}
+        for name in ("bm25", "first-words") if task == "OKVQA" else ():
+            given[name] = run_passages(data, out / name / f"{task}.run.trec.gz", 3)
+        for folder, evidence in given.items():
+            answer_task(reader, data, evidence, out / folder, k=3, ignore_images=True, quiet=True)
     return out

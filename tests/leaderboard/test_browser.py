@@ -22,10 +22,10 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium o
 
 
 @pytest.fixture(scope="module")
-def site(evaluated, built, world, tmp_path_factory):
+def site(answered, built, world, tmp_path_factory):
     # A name with a blank and a folder deep: any sub-path will do.
     out = tmp_path_factory.mktemp("browser") / "a b" / "site"
-    build(evaluated, out, data=str(built), images=parse_roots([str(world)]), quiet=True)
+    build(answered, out, data=str(built), images=parse_roots([str(world)]), quiet=True)
     return out
 
 
@@ -158,9 +158,30 @@ def test_everything_can_be_read_without_scripts(visit):
     assert page.locator("#board-official td.best").first.is_visible()
 
 
+def test_answers_are_sorted_and_their_settings_open(visit):
+    page = visit("answers.html")
+    board = page.locator("#board-OKVQA-run-made-up-no-images")
+    header = board.locator("th", has_text="VQA score")
+    header.click()
+    playwright.expect(header).to_have_attribute("aria-sort", "descending")
+    figures = [float(text.split("\n")[0]) for text in board.locator("tbody td:last-child").all_inner_texts()]
+    assert len(figures) == 4
+    assert figures == sorted(figures, reverse=True)
+    board.get_by_role("button", name="Settings of seeker, passages: bm25").click()
+    assert "bm25/OKVQA.run.trec.gz" in page.locator(".card:popover-open").inner_text()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize(
-    "name", ["index.html", "radar.html", "parameters.html", "runs/bm25/index.html", "runs/bm25/queries-OKVQA.html"]
+    "name",
+    [
+        "index.html",
+        "radar.html",
+        "parameters.html",
+        "answers.html",
+        "runs/bm25/index.html",
+        "runs/bm25/queries-OKVQA.html",
+    ],
 )
 def test_pages_fit_a_phone_and_follow_the_colour_scheme(visit, name, scheme):
     page = visit(name, viewport={"width": 390, "height": 844}, color_scheme=scheme)

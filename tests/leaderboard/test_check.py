@@ -9,7 +9,7 @@ import shutil
 import pytest
 
 from leaderboard.__main__ import main
-from leaderboard.check import check
+from leaderboard.check import check, check_answers
 from m2kr.errors import run_command
 from m2kr.files import sha256_of
 
@@ -86,3 +86,42 @@ def test_a_result_without_its_run_cannot_be_checked(submission, built, capsys):
     submission.with_name("OKVQA.run.trec.gz").unlink()
     assert run_command(main, ["check", str(submission), "--data", str(built)]) == 2
     assert "is shown with its run" in capsys.readouterr().err
+
+
+@pytest.fixture
+def answers(answered, tmp_path):
+    """A copy of a result file of answering and its predictions."""
+    folder = tmp_path / "results" / "bm25" / "answers" / "seeker"
+    shutil.copytree(answered / "bm25" / "answers" / "seeker", folder)
+    return folder / "OKVQA.joint-3.json"
+
+
+def test_honest_answers_pass(answers, answered, built, capsys):
+    files = [str(answers), str(answered / "oracle/answers/seeker/EVQA.joint-3.json")]
+    assert main(["check", *files, "--data", str(built)]) == 0
+    assert capsys.readouterr().out.count("its measures are those of its predictions") == 2
+
+
+def test_scores_that_the_answers_do_not_earn_are_refused(answers, built):
+    path = answers.with_name("OKVQA.joint-3.predictions.jsonl")
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    path.write_text("".join(json.dumps({**line, "scores": {"VQA": 1.0}}) + "\n" for line in lines), encoding="utf-8")
+    change(answers, metrics={"VQA": 1.0}, intervals={"VQA": [1.0, 1.0]}, predictions_sha256=sha256_of(path))
+    (problem,) = check_answers(answers, str(built))
+    assert problem.startswith("VQA is 1.000000 [1.000000, 1.000000] in the file, and 0.")
+
+
+def test_an_interval_that_is_too_narrow_is_refused(answers, built):
+    value = json.loads(answers.read_text(encoding="utf-8"))["metrics"]["VQA"]
+    change(answers, intervals={"VQA": [value, value]})
+    (problem,) = check_answers(answers, str(built))
+    assert problem.startswith("VQA")
+
+
+def test_answers_of_other_data_or_without_predictions_cannot_be_checked(answers, built, capsys):
+    change(answers, dataset="feedfacefeedface")
+    assert run_command(main, ["check", str(answers), "--data", str(built)]) == 2
+    assert "Name the benchmark" in capsys.readouterr().err
+    answers.with_name("OKVQA.joint-3.predictions.jsonl").unlink()
+    assert run_command(main, ["check", str(answers), "--data", str(built)]) == 2
+    assert "is checked by its predictions" in capsys.readouterr().err

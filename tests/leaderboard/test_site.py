@@ -17,6 +17,7 @@ import pytest
 
 from baselines.bm25 import BM25
 from leaderboard.__main__ import main
+from leaderboard.answers import ANSWER_FIELDS, read_published_answers
 from leaderboard.examine import _chosen
 from leaderboard.significance import as_json, pairwise
 from leaderboard.site import CONTENT_SECURITY_POLICY, build
@@ -109,7 +110,7 @@ def check_links(site: Path, found: dict[str, Page]) -> None:
 
 def test_a_site_of_published_figures_alone(site):
     found = pages(site())
-    assert set(found) == {"index.html", "radar.html", "parameters.html", "runs/index.html"}
+    assert set(found) == {"index.html", "radar.html", "parameters.html", "answers.html", "runs/index.html"}
     check_safety(found)
     text = " ".join(found["index.html"].texts)
     assert "PreFLMR_" in text
@@ -145,6 +146,27 @@ def test_names_that_are_markup_stay_text(make, site):
         assert SCRIPT not in (folder / name).read_text(encoding="utf-8")
     figures = json.loads((folder / "leaderboard.json").read_text(encoding="utf-8"))["figures"]
     assert any(figure["model"] == nasty for figure in figures)
+
+
+def test_readers_and_settings_that_are_markup_stay_text(make_answer, site):
+    nasty = f'{SCRIPT}"><img src=x onerror=alert(1)>{{{{7*7}}}}'
+    judge = {"checkpoint": nasty, SCRIPT: nasty}
+    make_answer(reader=nasty, retriever=nasty, hardware=nasty, reader_settings={SCRIPT: nasty, "prompt": [nasty]})
+    figures = {"EM": 0.1, nasty: 0.2, "BEM": 0.3}
+    intervals = {name: [0.1, 0.3] for name in figures}
+    judged = {"bem": judge, "headline": ["BEM", "EM"], "metrics": figures, "intervals": intervals}
+    make_answer(task="EVQA", dataset=nasty, commit=nasty, **judged)
+    folder = site()
+    found = pages(folder)
+    check_safety(found)
+    check_links(folder, found)
+    page = (folder / "answers.html").read_text(encoding="utf-8")
+    assert page.count("&lt;script&gt;") > 8
+    assert SCRIPT not in page
+    assert "<img" not in page
+    assert nasty in "".join(found["answers.html"].texts)
+    answers = json.loads((folder / "leaderboard.json").read_text(encoding="utf-8"))["answers"]
+    assert any(answer["reader"] == nasty for answer in answers)
 
 
 def test_a_passage_that_is_markup_stays_text(built, tmp_path):
@@ -307,6 +329,52 @@ def test_equal_results_give_equal_sites(make, site, tmp_path):
     first = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     folder = site()
     assert first == {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_answers_are_a_page_and_data_of_their_own(answered, built, tmp_path):
+    site = tmp_path / "site"
+    build(answered, site, data=str(built), quiet=True)
+    found = pages(site)
+    check_safety(found)
+    check_links(site, found)
+    page = found["answers.html"]
+    text = " ".join(" ".join(page.texts).split())
+    assert "Runs: made-up data, without images" in text
+    assert "second-hand: quoted by another work; quoted there for PreFLMR (ACL 2024), Table 7" in text
+    assert [a["id"] for tag, a in page.tags if tag == "h2"] == ["OKVQA", "Infoseek", "EVQA"]
+    written = json.loads((site / "leaderboard.json").read_text(encoding="utf-8"))
+    table = pd.read_csv(site / "answers.csv")
+    assert list(table.columns) == list(ANSWER_FIELDS)
+    assert len(written["answers"]) == len(table) == 28
+    assert not {"VQA", "EM", "BEM", "accuracy"} & {figure["metric"] for figure in written["figures"]}
+    for path in answered.glob("*/answers/*/*.json"):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        value = 100 * result["metrics"][result["headline"][0]]
+        low, high = (100 * end for end in result["intervals"][result["headline"][0]])
+        combine = result["combine"] or "–"
+        assert f"{result['k'] or '–'} {combine} {result['queries']} {value:.1f} {low:.1f}–{high:.1f}" in text
+
+
+def test_an_answer_figure_that_is_forged_stops_the_site(answered, tmp_path, capsys):
+    shutil.copytree(answered, tmp_path / "results")
+    path = tmp_path / "results/no-retrieval/answers/seeker/OKVQA.json"
+    result = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**result, "metrics": {"VQA": 0.75}}), encoding="utf-8")
+    arguments = ["--results", str(tmp_path / "results"), "--out", str(tmp_path / "site"), "--quiet"]
+    assert run_command(main, arguments) == 2
+    assert "VQA is 0.75 in the file" in capsys.readouterr().err
+    assert not (tmp_path / "site").exists()
+
+
+def test_without_answers_there_is_no_page_and_no_link(site, monkeypatch):
+    nothing = read_published_answers().iloc[:0]
+    monkeypatch.setattr("leaderboard.site.read_published_answers", lambda: nothing)
+    folder = site()
+    assert not (folder / "answers.html").exists()
+    assert not (folder / "answers.csv").exists()
+    assert json.loads((folder / "leaderboard.json").read_text(encoding="utf-8"))["answers"] == []
+    check_links(folder, pages(folder))
+    assert "answers." not in (folder / "index.html").read_text(encoding="utf-8")
 
 
 def test_a_folder_of_something_else_is_left_alone(make, tmp_path):

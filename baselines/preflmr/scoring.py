@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name everybody knows
@@ -50,6 +50,67 @@ def maxsim(
     similarity = torch.einsum("qid,pjd->qpij", query_embeddings.float(), document_embeddings.float())
     hidden = ~document_mask.to(similarity.device, torch.bool)
     return similarity.masked_fill(hidden[None, :, None, :], float("-inf")).amax(dim=-1).sum(dim=-1)
+
+
+def batch_maxsim(
+    queries_embeddings: torch.Tensor,
+    documents_embeddings: torch.Tensor,
+    queries_mask: torch.Tensor,
+    documents_mask: torch.Tensor,
+) -> torch.Tensor:
+    """Return `maxsim` of a training batch, with a backward pass that follows the greatest products alone.
+
+    Of all dot products of a query's vector with a passage's, one has a gradient. Which one is remembered, so that
+    neither pass holds more than one passage's products, and the backward pass multiplies no zeros. The arguments are
+    named as those of sentence-transformers' ``colbert_scores``, which this stands in for.
+
+    Args:
+        queries_embeddings: ``(queries, m, dim)``.
+        documents_embeddings: ``(queries, group, n, dim)``, the passages that each query brings.
+        queries_mask: ``(queries, m)``, true or 1 for vectors that count.
+        documents_mask: ``(queries, group, n)``, the same. A passage with none scores -1e9.
+
+    Returns:
+        ``(queries, queries * group)`` float32.
+    """
+    documents = documents_embeddings.flatten(0, 1)
+    best = _Greatest.apply(queries_embeddings, documents, documents_mask.flatten(0, 1).bool())
+    scores = (best * queries_mask[:, None]).sum(dim=-1)
+    return scores.masked_fill(~documents_mask.flatten(0, 1).bool().any(dim=1), _NOTHING)
+
+
+_NOTHING = -1e9  # as colbert_scores has it: below all others, and a number, which a loss can be made of
+
+
+class _Greatest(torch.autograd.Function):
+    """The greatest product of each vector of queries with the vectors of a passage, ``(queries, documents, m)``."""
+
+    @staticmethod
+    def forward(ctx: Any, queries: torch.Tensor, documents: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        count, m, dim = queries.shape
+        vectors = queries.reshape(count * m, dim)
+        best = torch.zeros((len(documents), len(vectors)), dtype=torch.float32, device=queries.device)
+        place = torch.zeros((len(documents), len(vectors)), dtype=torch.int64, device=queries.device)
+        for row, (document, counts) in enumerate(zip(documents, mask, strict=True)):
+            kept = counts.nonzero().squeeze(1)
+            if len(kept):
+                values, found = (document[kept] @ vectors.T).max(dim=0)
+                best[row], place[row] = values.float(), kept[found]
+        ctx.save_for_backward(queries, documents, place)
+        return best.view(len(documents), count, m).transpose(0, 1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
+        queries, documents, place = ctx.saved_tensors
+        count, m, dim = queries.shape
+        vectors = queries.reshape(count * m, dim).float()
+        weights = gradients[0].transpose(0, 1).reshape(len(documents), count * m, 1)
+        to_queries = torch.zeros_like(vectors)
+        to_documents = torch.zeros(documents.shape, dtype=torch.float32, device=documents.device)
+        for row, found in enumerate(place):
+            to_queries += documents[row][found] * weights[row]
+            to_documents[row].index_add_(0, found, vectors * weights[row])
+        return to_queries.view(count, m, dim).to(queries.dtype), to_documents.to(documents.dtype), None
 
 
 def contrastive_losses(scores: torch.Tensor, *, negatives: int, first: int = 0) -> Losses:

@@ -29,6 +29,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from baselines.preflmr.data import Collator, Plan, TrainingTask, plan
+from baselines.preflmr.scoring import batch_maxsim
 from baselines.preflmr.stages import StageConfig
 from baselines.preflmr.validation import Validation
 from m2kr.dataset import TaskData
@@ -138,12 +139,18 @@ def loss_of(encoder: MultiVectorEncoder, config: StageConfig) -> torch.nn.Module
 
     It equals `baselines.preflmr.scoring.contrastive_losses` (in_batch) of the same vectors. Cached with a mini-batch
     (Gao et al., 2021): the same gradients in less memory, for a second forward pass.
+
+    On a CPU scores are `batch_maxsim`, elsewhere sentence-transformers' own: a GPU would add up the gradients of a
+    passage's vectors in an order of its own each time, and was not there to be measured.
     """
+    settings: dict[str, Any] = {
+        "scale": config.scale,
+        "similarity_fct": batch_maxsim if encoder.device.type == "cpu" else None,
+        "gather_across_devices": config.gather,
+    }
     if config.mini_batch:
-        return CachedMultiVectorMultipleNegativesRankingLoss(
-            encoder, scale=config.scale, mini_batch_size=config.mini_batch, gather_across_devices=config.gather
-        )
-    return MultiVectorMultipleNegativesRankingLoss(encoder, scale=config.scale, gather_across_devices=config.gather)
+        return CachedMultiVectorMultipleNegativesRankingLoss(encoder, mini_batch_size=config.mini_batch, **settings)
+    return MultiVectorMultipleNegativesRankingLoss(encoder, **settings)
 
 
 class _Trainer(MultiVectorEncoderTrainer):

@@ -9,11 +9,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sentence_transformers.multi_vector_encoder.scoring import colbert_scores
 from torch import nn
 
 from baselines.preflmr import PreFLMR, PreFLMRConfig
 from baselines.preflmr.checkpoint import load, official_state_dict
-from baselines.preflmr.scoring import contrastive_losses, maxsim
+from baselines.preflmr.scoring import batch_maxsim, contrastive_losses, maxsim
 from m2kr.errors import M2KRError
 from tests.baselines.preflmr import reference
 from tests.baselines.preflmr.make_fixtures import LEADS, LETTERS, WORDS, configuration
@@ -247,6 +248,27 @@ def test_images_of_passages_come_first(folder, tmp_path):
     assert both.mask[:, :3].all()
     query = model.query(*model.query_tokenizer(["owl", "owl"]), pixels)
     torch.testing.assert_close(both.embeddings[:, :3], query.embeddings[:, 32:35])
+
+
+@quick
+@given(st.integers(0, 10**6), st.integers(1, 4), st.integers(1, 3), st.integers(1, 9))
+def test_maxsim_of_a_batch_equals_the_libraries_and_so_do_its_gradients(seed: int, count: int, group: int, width: int):
+    drawn = torch.Generator().manual_seed(seed)
+    queries = torch.randn(count, 5, 8, generator=drawn).requires_grad_()
+    documents = torch.randn(count, group, width, 8, generator=drawn).requires_grad_()
+    counted = (torch.rand(count, 5, generator=drawn) < 0.7).long()
+    mask = (torch.rand(count, group, width, generator=drawn) < 0.6).long()  # some passages have nothing that counts
+    weights = torch.randn(count, count * group, generator=drawn)
+    found = []
+    for function in (batch_maxsim, colbert_scores):
+        queries.grad = documents.grad = None
+        scores = function(queries, documents, queries_mask=counted, documents_mask=mask)
+        (scores.clamp(min=-1e8) * weights).sum().backward()
+        found.append((scores.detach(), queries.grad, documents.grad))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-5)
+    half = batch_maxsim(queries.bfloat16(), documents.bfloat16(), counted, mask)
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, found[0][0], rtol=0.05, atol=0.1)
 
 
 def test_maxsim_is_the_sum_of_the_greatest_products():

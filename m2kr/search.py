@@ -59,9 +59,9 @@ def search(
             path has run on a GPU yet, neither with one nor with several.
         memory: bytes of scratch beyond the inputs and the result, of all devices together: a chunk of passages as read
             and in float32, the product of a tile, the scores of a chunk. Not bounded by it: 16 bytes a query vector,
-            16 rows of a product with the longest query, the longest single passage, the few MiB that the matrix
-            library takes for itself; with several devices a result for each, and on each GPU a copy of the queries.
-            From 512 KiB a device on, results do not depend on it.
+            16 rows of a product with the longest query, the longest single passage, a few MiB that the matrix library
+            takes for itself and that the C library keeps of what was freed; with several devices a result for each,
+            and on each GPU a copy of the queries. From 512 KiB a device on, results do not depend on it.
         quiet: show no progress bar.
 
     Returns:
@@ -249,10 +249,18 @@ def _chunks(shards: Iterable[Ragged], plan: Plan) -> Iterator[Ragged]:
                 items += len(waiting[-1])
                 start = stop
             if start < len(shard):  # what comes next did not fit
-                yield Ragged.concatenate(waiting)
-                waiting, vectors, items = [], 0, 0
+                yield _taken(waiting)
+                vectors = items = 0
+        del shard  # or it would be held, whatever it is, until the next one is there
     if waiting:
-        yield Ragged.concatenate(waiting)
+        yield _taken(waiting)
+
+
+def _taken(parts: list[Ragged]) -> Ragged:
+    """Return parts put together, and keep none of them: a chunk is not to be in memory twice."""
+    whole = Ragged.concatenate(parts)
+    parts.clear()
+    return whole
 
 
 # --- Sharing the work ---
@@ -272,16 +280,18 @@ class _Shared:
         self._lock = threading.Lock()
         self._stopped = False
 
-    def __iter__(self) -> Iterator[tuple[int, Ragged]]:
-        """Yield the row of the first passage of a chunk, and the chunk."""
-        while True:
-            with self._lock:
-                chunk = None if self._stopped else next(self._chunks, None)
-                if chunk is None:
-                    return
-                first = self.rows
-                self.rows += len(chunk)
-            yield first, chunk
+    def take(self) -> tuple[int, Ragged] | None:
+        """Return the row of the first passage of the next chunk, and the chunk, or None when there is no other.
+
+        Not an iterator, which would hold on to a chunk while it makes the next.
+        """
+        with self._lock:
+            chunk = None if self._stopped else next(self._chunks, None)
+            if chunk is None:
+                return None
+            first = self.rows
+            self.rows += len(chunk)
+        return first, chunk
 
     def done(self, passages: int) -> None:
         """Move the progress bar."""
@@ -307,13 +317,18 @@ def _best_on(
         with torch.no_grad(), current(device):
             there = Ragged(as_tensor(queries.vectors).to(device), queries.offsets)
             product = torch.empty(plan.product_numbers, device=device)
-            for first, chunk in chunks:
+            while (taken := chunks.take()) is not None:
+                first, chunk = taken
+                items = len(chunk)
                 block = Block.of(chunk, first, plan, there, device)
+                del taken, chunk  # the next one is made before this loop would let go of it
                 for number, stack in enumerate(stacks):
                     scores = scores_of(stack, there, block, product, plan)
                     keys = torch.cat([best[number], _keys(scores, first)], dim=1)
                     best[number] = keys.topk(min(k, keys.shape[1]), dim=1).values
-                chunks.done(len(chunk))
+                    del scores, keys
+                del block
+                chunks.done(items)
     except BaseException:
         chunks.stop()
         raise

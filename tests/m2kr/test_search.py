@@ -6,6 +6,7 @@ import inspect
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -237,6 +238,33 @@ def test_streaming_from_a_store_equals_memory(tmp_path: Path, dtype: Any, memory
     sources: list[Callable[[], Any]] = [lambda: store, store.shards, lambda: list(store.shards()), lambda: iter(stored)]
     for source in sources:
         assert_same(search(queries, source(), 50, memory=memory), wanted)
+
+
+def test_what_chunks_are_made_of_is_let_go_before_they_are_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: list[weakref.ref[Any]] = []
+    held: list[tuple[int, int]] = []  # shards and blocks that are there whenever a block is about to be made
+
+    def shards() -> Iterator[Ragged]:
+        rng = np.random.default_rng(0)
+        for _ in range(40):
+            vectors = rng.standard_normal((50, 16)).astype(np.float32)
+            alive.append(weakref.ref(vectors))
+            yield Ragged.from_lengths(vectors, [5] * 10)
+            del vectors
+
+    def watched(*arguments: Any) -> Any:
+        held.append((sum(one() is not None for one in alive), sum(one() is not None for one in blocks)))
+        block = of(*arguments)
+        blocks.append(weakref.ref(block))
+        return block
+
+    blocks: list[weakref.ref[Any]] = []
+    of = maxsim.Block.of
+    monkeypatch.setattr(maxsim.Block, "of", watched)
+    search([np.ones((2, 16), np.float32)], shards(), 3, memory=100_000)
+    assert 5 < len(held) < 20  # several shards make a chunk
+    # The shard that did not fit into the chunk is there, and at the end the one that the chunk is.
+    assert max(held) <= (1, 0)
 
 
 def test_streaming_single_vectors(tmp_path: Path) -> None:

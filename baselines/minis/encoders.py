@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from transformers import BertConfig, BertModel, CLIPConfig, CLIPModel, CLIPToken
 
 from baselines.encoding import ClipPixels
 from baselines.hub import load_model, load_tokenizer, quiet_loading
+from m2kr.errors import M2KRError
 from m2kr.files import atomic, write_json
 
 IMAGE_SIZE = 64
@@ -34,10 +36,45 @@ _BERT_SPECIAL = ("[PAD]", "[unused0]", "[unused1]", "[UNK]", "[CLS]", "[SEP]", "
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 
 
-def write_bert(texts: Iterable[str], folder: Path, seed: int) -> None:
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of an encoder's layers.
+
+    Attributes:
+        layers: how many.
+        width: numbers of a token's vector.
+        inner: numbers of the layer between, of the feed-forward part.
+        heads: of the attention; they share ``width`` out among them.
+
+    Raises:
+        M2KRError: the heads cannot share ``width`` out evenly, or a size is below 1.
+    """
+
+    layers: int
+    width: int = WIDTH
+    inner: int = INNER
+    heads: int = HEADS
+
+    def __post_init__(self) -> None:
+        if min(self.layers, self.width, self.inner, self.heads) < 1:
+            raise M2KRError(f"an encoder has the sizes {self}; each has to be 1 or more.")
+        if self.width % self.heads:
+            raise M2KRError(f"an encoder's width is {self.width}, no multiple of its {self.heads} heads: change one.")
+
+
+TEXT_SHAPE, IMAGE_SHAPE = Shape(TEXT_LAYERS), Shape(IMAGE_LAYERS)
+
+
+def write_bert(texts: Iterable[str], folder: Path, seed: int, shape: Shape = TEXT_SHAPE) -> None:
     """Write a BERT with random weights, and a wordpiece vocabulary trained on ``texts``.
 
     It has no dropout: the models are small and see each text a few times only.
+
+    Args:
+        texts: what the vocabulary is learned from.
+        folder: where to write it.
+        seed: of the weights.
+        shape: of its layers.
     """
     wordpiece = BertWordPieceTokenizer(lowercase=True)
     texts = list(texts)
@@ -56,10 +93,10 @@ def write_bert(texts: Iterable[str], folder: Path, seed: int) -> None:
     model = BertModel(
         BertConfig(
             vocab_size=len(vocabulary),
-            hidden_size=WIDTH,
-            intermediate_size=INNER,
-            num_hidden_layers=TEXT_LAYERS,
-            num_attention_heads=HEADS,
+            hidden_size=shape.width,
+            intermediate_size=shape.inner,
+            num_hidden_layers=shape.layers,
+            num_attention_heads=shape.heads,
             max_position_embeddings=DOC_MAXLEN,
             hidden_dropout_prob=0.0,
             attention_probs_dropout_prob=0.0,
@@ -69,8 +106,18 @@ def write_bert(texts: Iterable[str], folder: Path, seed: int) -> None:
         model.save_pretrained(folder)
 
 
-def write_clip(texts: Iterable[str], folder: Path, seed: int) -> None:
-    """Write a CLIP with random weights, and a byte-pair vocabulary as CLIP's, trained on ``texts``."""
+def write_clip(
+    texts: Iterable[str], folder: Path, seed: int, image: Shape = IMAGE_SHAPE, text: Shape = TEXT_SHAPE
+) -> None:
+    """Write a CLIP with random weights, and a byte-pair vocabulary as CLIP's, trained on ``texts``.
+
+    Args:
+        texts: what the vocabulary is learned from.
+        folder: where to write it.
+        seed: of the weights.
+        image: of the layers of the image tower.
+        text: of the layers of the text tower. The two towers meet in vectors of `WIDTH` numbers, whatever their own.
+    """
     bpe = Tokenizer(models.BPE(unk_token=_END, continuing_subword_prefix="", end_of_word_suffix="</w>"))
     # How CLIPTokenizer cuts texts into words.
     bpe.normalizer = normalizers.Sequence(
@@ -100,7 +147,6 @@ def write_clip(texts: Iterable[str], folder: Path, seed: int) -> None:
     with atomic(folder / "merges.txt", "w") as file:
         file.write("#version: 0.2\n")
         file.writelines(f"{' '.join(pair)}\n" for pair in learned["merges"])
-    shared = {"hidden_size": WIDTH, "intermediate_size": INNER, "num_attention_heads": HEADS}
     ids: dict[str, Any] = {
         "bos_token_id": vocabulary[_START],
         "eos_token_id": vocabulary[_END],
@@ -108,13 +154,12 @@ def write_clip(texts: Iterable[str], folder: Path, seed: int) -> None:
     }
     config = CLIPConfig(
         text_config={
-            **shared,
+            **_sizes(text),
             **ids,
             "vocab_size": len(vocabulary),
-            "num_hidden_layers": TEXT_LAYERS,
             "max_position_embeddings": _CLIP_MAXLEN,
         },
-        vision_config={**shared, "num_hidden_layers": IMAGE_LAYERS, "image_size": IMAGE_SIZE, "patch_size": 8},
+        vision_config={**_sizes(image), "image_size": IMAGE_SIZE, "patch_size": 8},
         projection_dim=WIDTH,
         **ids,
     )
@@ -132,6 +177,16 @@ def write_clip(texts: Iterable[str], folder: Path, seed: int) -> None:
             "resample": 3,
         },
     )
+
+
+def _sizes(shape: Shape) -> dict[str, int]:
+    """Return the sizes of a tower as CLIP's configurations name them."""
+    return {
+        "hidden_size": shape.width,
+        "intermediate_size": shape.inner,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+    }
 
 
 _FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "preprocessor_config.json")

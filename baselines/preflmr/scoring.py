@@ -74,9 +74,10 @@ def batch_maxsim(
         ``(queries, queries * group)`` float32.
     """
     documents = documents_embeddings.flatten(0, 1)
-    best = _Greatest.apply(queries_embeddings, documents, documents_mask.flatten(0, 1).bool())
+    mask = documents_mask.flatten(0, 1).bool()
+    best: torch.Tensor = _Greatest.apply(queries_embeddings, documents, mask)  # type: ignore[no-untyped-call]
     scores = (best * queries_mask[:, None]).sum(dim=-1)
-    return scores.masked_fill(~documents_mask.flatten(0, 1).bool().any(dim=1), _NOTHING)
+    return scores.masked_fill(~mask.any(dim=1), _NOTHING)
 
 
 _NOTHING = -1e9  # as colbert_scores has it: below all others, and a number, which a loss can be made of

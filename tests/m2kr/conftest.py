@@ -1,15 +1,23 @@
 """What several of the tests of `m2kr` read."""
 
+from __future__ import annotations
+
 import json
 import shutil
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from baselines.bm25 import BM25
+from m2kr import retriever
+from m2kr.dataset import TaskData, load_task
 from m2kr.write import read_manifest
+from tests.m2kr.evaluating import Multi, Seeing, Single
 
 
 @pytest.fixture
-def data(built, tmp_path):
+def data(built: Path, tmp_path: Path) -> Path:
     """A benchmark that a test may change, of two tasks: MS MARCO's and OK-VQA's."""
     out = tmp_path / "data"
     for key in ("MSMARCO", "OKVQA"):
@@ -19,3 +27,34 @@ def data(built, tmp_path):
     manifest["tasks"] = {key: manifest["tasks"][key] for key in ("MSMARCO", "OKVQA")}
     (out / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     return out
+
+
+@pytest.fixture
+def okvqa(built: Path) -> TaskData:
+    return load_task("OKVQA", built)
+
+
+@pytest.fixture
+def msmarco(built: Path) -> TaskData:
+    return load_task("MSMARCO", built)
+
+
+@pytest.fixture
+def registered(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Register the fakes as "single", "multi" and "seeing", and bm25; return those that are made."""
+    made: list[Any] = []
+
+    class Point:
+        def __init__(self, name: str, cls: Any) -> None:
+            self.name, self.value, self.cls = name, f"tests:{name}", cls
+
+        def load(self) -> Any:
+            def make(**given: Any) -> Any:
+                made.append(self.cls(**given))
+                return made[-1]
+
+            return make
+
+    points = [Point("single", Single), Point("multi", Multi), Point("seeing", Seeing), Point("bm25", BM25)]
+    monkeypatch.setattr(retriever, "entry_points", lambda group: points)
+    return made

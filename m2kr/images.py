@@ -61,11 +61,13 @@ class ImageFile:
         name: where, for messages.
         size: bytes; -1 where only reading tells.
         read: returns its content.
+        path: the file itself, unless it is within an archive.
     """
 
     name: str
     size: int
     read: Callable[[], bytes]
+    path: Path | None = None
 
     def __str__(self) -> str:
         return self.name
@@ -209,7 +211,7 @@ def _in_folder(folder: Path, path: str) -> ImageFile | None:
     # A linked folder is the user's own layout; a linked file may have come out of an archive.
     if not candidate.resolve().is_relative_to(candidate.parent.resolve()):
         raise ImageError(f"the image {path!r} is a link that leaves its folder in {folder}.", "outside")
-    return ImageFile(str(candidate), size, candidate.read_bytes)
+    return ImageFile(str(candidate), size, candidate.read_bytes, candidate)
 
 
 def _in_archive(file: Path, prefix: str, path: str) -> ImageFile | None:

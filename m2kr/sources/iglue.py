@@ -24,10 +24,10 @@ from m2kr.sources.wit import (
     SPLIT_FILES,
     content,
     english_rows,
-    image_folder,
     img_path,
     nulls_choice,
     picture_states,
+    pictures_of,
 )
 from m2kr.tasks import RELEASES, TASKS
 
@@ -57,7 +57,7 @@ def build(raw: RawFiles, options: Options, seed: int) -> Tables:
     the MD5 of ``image_url``. ``passage_id`` is ``IGLUE_<i>``, i counting the records of the file from 0 whether matched
     or not (further rows of a record, with the option ``repeats``, get ``_1``, ``_2``, ...), and ``original_data_id`` is
     the record's ``wit_ix``; these two forms are ours. ``image_downloaded`` says whether the picture can be used, and
-    is null where WIT's folder of images is not there. All queries stay.
+    is null where WIT's pictures are not there. All queries stay.
 
     Raises:
         MissingFilesError: the test file, all of WIT, or the WIT row of a record is missing and that is not allowed.
@@ -146,10 +146,10 @@ def _report_missing(raw: RawFiles, path: Path, records: pl.DataFrame, rows: pl.D
 def _downloaded(raw: RawFiles, rows: pl.DataFrame, tables: Tables) -> pl.DataFrame:
     """Return image_id and image_downloaded, and count the pictures that cannot be used."""
     images = rows["image_id"].unique().sort()
-    folder = image_folder(raw)
-    if folder is None:
+    pictures = pictures_of(raw)
+    if pictures is None:
         return pl.DataFrame({"image_id": images}).with_columns(image_downloaded=pl.lit(None, pl.Boolean))
-    states = pl.Series(picture_states(folder, images.to_list(), raw.workers, quiet=raw.quiet), dtype=pl.String)
+    states = pl.Series(picture_states(pictures, images.to_list(), raw.workers, quiet=raw.quiet), dtype=pl.String)
     for state in ("missing", "too_small", "unreadable"):
         tables.counts[f"images_{state}"] = int((states == state).sum())
     return pl.DataFrame({"image_id": images, "image_downloaded": states == "present"})

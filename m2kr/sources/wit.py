@@ -8,6 +8,7 @@ positive of its query. The rules are those of the published benchmark's code, ex
 from __future__ import annotations
 
 import hashlib
+import io
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -24,7 +25,7 @@ from polars.io.plugins import register_io_source
 from m2kr import __version__
 from m2kr.errors import M2KRError
 from m2kr.files import digest
-from m2kr.images import MAX_PIXELS
+from m2kr.images import MAX_PIXELS, SUFFIXES, ImageError, ImageRoots
 from m2kr.progress import progress
 from m2kr.schema import polars_schema
 from m2kr.sources import choice
@@ -96,8 +97,9 @@ class Options:
 
     image_filter: str = choice(
         "auto",
-        "Rows that stay: present, those whose picture is in the folder images of the release, opens, and has both "
-        "sides over 32 pixels; all; or auto, which is present where that folder exists and all where it does not.",
+        "Rows that stay: present, those whose picture is in the folder images of the release, or in an archive of "
+        "that name or in it, opens, and has both sides over 32 pixels; all; or auto, which is present where there is "
+        "such a folder or archive and all where there is none.",
         "Upstream's published code is present. Which pictures could still be downloaded decides its counts.",
         ("auto", "present", "all"),
     )
@@ -123,13 +125,13 @@ def build(raw: RawFiles, options: Options, seed: int) -> Tables:
         BadRowsError: a row cannot be used and such rows are not to be skipped.
     """
     tables = Tables()
-    folder = image_folder(raw)
-    if options.image_filter == "present" and folder is None:
+    pictures = pictures_of(raw)
+    if options.image_filter == "present" and pictures is None:
         raise M2KRError(
-            f"WIT.image_filter is 'present', and {raw.folder('wit') / 'images'} is no folder. Put the images there, or "
-            "set WIT.image_filter=all."
+            f"WIT.image_filter is 'present', and {raw.folder('wit') / 'images'} is no folder, nor is there an archive "
+            f"of that name ({', '.join(SUFFIXES)}). Put the images there, or set WIT.image_filter=all."
         )
-    looked = folder if options.image_filter != "all" else None
+    looked = pictures if options.image_filter != "all" else None
     halves: list[_Rows] = []
     # All files are looked for before any is read, which takes minutes each.
     paths = {split: _paths(raw, split, tables) for split in ("train", "valid")}
@@ -168,10 +170,12 @@ def build(raw: RawFiles, options: Options, seed: int) -> Tables:
 # --- Rows: what WIT and IGLUE share -----------------------------------------------------------------------------------
 
 
-def image_folder(raw: RawFiles) -> Path | None:
-    """Return the folder of WIT's pictures, None where there is none."""
+def pictures_of(raw: RawFiles) -> ImageRoots | None:
+    """Return where WIT's pictures are: the folder ``images``, archives in it or of that name; None without any."""
     folder = raw.folder("wit") / "images"
-    return folder if folder.is_dir() else None
+    archives = [file for suffix in SUFFIXES if (file := folder.with_name(f"images{suffix}")).is_file()]
+    places = [*([folder] if folder.is_dir() else []), *archives]
+    return ImageRoots([], {TASK.key: places}).for_task(TASK) if places else None
 
 
 def english_rows(raw: RawFiles, path: Path, nulls: str, *, only_images: frozenset[str] | None = None) -> pl.LazyFrame:
@@ -259,19 +263,26 @@ def content() -> pl.Expr:
     )
 
 
-def picture_states(folder: Path, images: Sequence[str], workers: int, *, quiet: bool) -> list[str]:
+def picture_states(pictures: ImageRoots, images: Sequence[str], workers: int, *, quiet: bool) -> list[str]:
     """Return for each image id whether its picture can be used: "present", "missing", "too_small" or "unreadable".
 
-    Only headers are read: to decode millions of pictures would take days.
+    Only headers are read, where a picture is a file of its own: to decode millions of pictures would take days.
+
+    Raises:
+        M2KRError: an archive cannot be read.
     """
     from PIL import Image
 
     def state(image_id: str) -> str:
         try:
-            with Image.open(folder / f"{image_id}.jpg") as image:
-                width, height = image.size
-        except FileNotFoundError:
+            file = pictures.find(f"{image_id}.jpg")
+        except ImageError:  # a link that leads out of the folder
+            return "unreadable"
+        if file is None:
             return "missing"
+        try:
+            with Image.open(file.path or io.BytesIO(file.read())) as image:
+                width, height = image.size
         except Exception:  # of broken files, decoders raise ValueError, SyntaxError, RuntimeError and more
             return "unreadable"
         if width * height > MAX_PIXELS:
@@ -321,7 +332,7 @@ def _rows(
     split: str,
     paths: list[Path],
     options: Options,
-    folder: Path | None,
+    pictures: ImageRoots | None,
     before: int,
     tables: Tables,
 ) -> _Rows | None:
@@ -341,8 +352,8 @@ def _rows(
     frame = pl.concat(files)
     kept = english
     numbers = None
-    if folder is not None:
-        stays = _with_picture(raw, split, frame, folder, known, tables)
+    if pictures is not None:
+        stays = _with_picture(raw, split, frame, pictures, known, tables)
         kept = int(stays.sum())
         # A row's number counts the rows that stay before it; the others get none, and go.
         numbers = pl.Series(np.where(stays, np.cumsum(stays) - 1, -1).astype(np.int64))
@@ -367,15 +378,16 @@ def _rows(
 
 
 def _with_picture(
-    raw: RawFiles, split: str, frame: pl.LazyFrame, folder: Path, known: list[object], tables: Tables
+    raw: RawFiles, split: str, frame: pl.LazyFrame, pictures: ImageRoots, known: list[object], tables: Tables
 ) -> np.ndarray[Any, Any]:
     """Return for each row whether its picture can be used, and count those that cannot. ``known`` is added to."""
-    # A picture that comes or goes changes the folder's time, and so the key.
-    known += [str(folder.resolve()), folder.stat().st_mtime_ns]
+    # A picture that comes or goes changes the time of its folder or archive, and so the key.
+    for place in pictures.folders:
+        known += [str(place.resolve()), place.stat().st_mtime_ns]
     target = raw.work / f"{split}-images-{digest(*known)}.parquet"
     if not target.exists():
         images = frame.select("image_id").unique().collect(engine="streaming").sort("image_id")["image_id"]
-        found = picture_states(folder, images.to_list(), raw.workers, quiet=raw.quiet)
+        found = picture_states(pictures, images.to_list(), raw.workers, quiet=raw.quiet)
         temporary = target.with_name(f".{target.name}.tmp")
         pl.DataFrame({"image_id": images, "state": found}).write_parquet(temporary)
         temporary.replace(target)

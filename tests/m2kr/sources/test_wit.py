@@ -4,6 +4,7 @@ import csv
 import gzip
 import hashlib
 import io
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -190,6 +191,30 @@ def test_pictures_that_cannot_be_used_are_counted(release, counts, picture):
     assert made["images_in_train_and_val"] == 1
     picture(4)  # the folder has changed since: it is looked at again
     assert counts("WIT")["valid_rows"] == 3
+
+
+@pytest.mark.parametrize("suffix", [".zip", ".tar", ".tar.gz"])
+@pytest.mark.parametrize("inside", [False, True])
+def test_pictures_are_looked_for_in_archives(release, tables, counts, picture, root, suffix, inside):
+    picture(1)
+    picture(2, (10, 50))
+    picture(4, content=b"no picture")
+    folder = root / "wit" / "images"
+    shutil.make_archive(str(root / "packed"), {".zip": "zip", ".tar": "tar", ".tar.gz": "gztar"}[suffix], folder)
+    shutil.rmtree(folder)
+    if inside:
+        folder.mkdir()
+    (root / f"packed{suffix}").rename(folder / f"part-1{suffix}" if inside else folder.with_name(f"images{suffix}"))
+    made = counts("WIT")
+    assert (made["train_rows"], made["train_images_too_small"]) == (2, 1)
+    assert (made["valid_rows"], made["valid_images_missing"], made["valid_images_unreadable"]) == (1, 0, 1)
+    assert tables("WIT")[1]["train"]["image_downloaded"].all()
+
+
+def test_a_damaged_archive_is_named(release, tables, root):
+    (root / "wit" / "images.tar.gz").write_bytes(b"not one")
+    with pytest.raises(M2KRError, match=r"images\.tar\.gz"):
+        tables("WIT")
 
 
 def test_the_filter_wants_its_folder(release, tables, picture):

@@ -168,7 +168,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     encoder = None
     if isinstance(retriever, Retriever):
         kept = arguments.out / safe_name(retriever.name) / ".embeddings"
-        encoder = Encoder(retriever, kept, arguments.batch_size, device, arguments.dtype, quiet=arguments.quiet)
+        encoder = Encoder(
+            retriever,
+            kept,
+            arguments.batch_size,
+            device,
+            arguments.dtype,
+            quiet=arguments.quiet,
+            store_dtype=arguments.store_dtype,
+        )
+    elif arguments.store_dtype is not None:
+        raise M2KRError(f"{retriever.name} makes no embeddings to store as {arguments.store_dtype}. Leave that out.")
     asked = query if isinstance(query, str) else query["text"]
     say(f"asked: {asked}{'' if isinstance(query, str) else ' [with the picture]'}", quiet=arguments.quiet)
     found = ask(retriever, data, query, arguments.k, encoder)

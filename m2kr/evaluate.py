@@ -324,6 +324,11 @@ def add_model_arguments(parser: argparse.ArgumentParser, what: argparse._Actions
     )
     parser.add_argument("--device", default="cpu", help="as torch names it; default cpu")
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
+    parser.add_argument(
+        "--store-dtype",
+        choices=("float32", "float16", "bfloat16", "int8"),
+        help="of stored passages; default: --dtype. What int8, the smallest, costs is measured when evaluating",
+    )
     parser.add_argument("--batch-size", type=int, default=32, help="inputs encoded at once; default 32")
 
 
@@ -359,11 +364,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=Path("results"), help="default: results")
     parser.add_argument("--workers", type=int, help="processes that decode pictures; default: one per core, at most 4")
     parser.add_argument("--keep-embeddings", action="store_true", help="keep them for later evaluations, in OUT")
-    parser.add_argument(
-        "--store-dtype",
-        choices=("float32", "float16", "bfloat16", "int8"),
-        help="of stored passages; default: --dtype. What int8, the smallest, costs is measured on a sample",
-    )
     parser.add_argument("--search-memory", type=float, default=1.0, metavar="GIB", help="scratch for search; default 1")
     parser.add_argument("--rerun", action="store_true", help="do finished tasks again")
     parser.add_argument("--quiet", action="store_true", help="no progress, no notices; only the table")

@@ -113,16 +113,22 @@ def test_the_text_of_a_passage_finds_the_passage(
     assert " ".join(text.split())[:30] in " ".join(out.split())
 
 
-def test_passages_are_encoded_once_and_shared_with_evaluations(built: Path, tmp_path: Path, made: list[Any]) -> None:
+@pytest.mark.parametrize("stored", ["float32", "int8"])
+def test_passages_are_encoded_once_and_shared_with_evaluations(
+    built: Path, tmp_path: Path, made: list[Any], stored: Any
+) -> None:
     for question in ("the first question", "another one"):
-        assert main(arguments(built, tmp_path, "letters", "MSMARCO", "--question", question, "--quiet")) == 0
+        asked = arguments(built, tmp_path, "letters", "MSMARCO", "--question", question, "--store-dtype", stored)
+        assert main([*asked, "--quiet"]) == 0
     data = load_task("MSMARCO", built)
     assert [len(one.read) for one in made] == [data.passages.height, 0]
     assert [one.asked for one in made] == [["the first question"], ["another one"]]
     assert [path.name[:9] for path in (tmp_path / "letters").iterdir()] == [".embeddin"]
     evaluated = Letters()
-    assert evaluate_task(evaluated, data, tmp_path / "letters", quiet=True)["reused"] == ["encode_passages"]
-    assert not evaluated.read
+    result = evaluate_task(evaluated, data, tmp_path / "letters", store_dtype=stored, quiet=True)
+    assert result["reused"] == ["encode_passages"]
+    # What 8 bits cost is measured on a sample, which is encoded again.
+    assert bool(evaluated.read) == (stored == "int8")
 
 
 def test_what_is_printed_is_what_an_evaluation_ranks(built: Path, tmp_path: Path) -> None:
@@ -212,6 +218,7 @@ def test_passages_are_shortened_wrapped_and_harmless() -> None:
         (["--option", "moo=d"], "no option 'moo'. Did you mean mood?"),
         (["--question", ""], "there is nothing to ask"),
         (["--split", "dev"], "has no split 'dev'"),
+        (["--model", "bm25", "--store-dtype", "int8"], "makes no embeddings to store as int8"),
     ],
 )
 @pytest.mark.usefixtures("made")

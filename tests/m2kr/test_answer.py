@@ -50,11 +50,6 @@ class Blind(Seeker):
         self.reads = frozenset({"text"})
 
 
-@pytest.fixture
-def okvqa(built: Path) -> TaskData:
-    return load_task("OKVQA", built)
-
-
 def seeker(data: TaskData) -> Seeker:
     assert data.answers is not None
     return Seeker(dict(zip(data.queries["question"], data.answers.values(), strict=True)))

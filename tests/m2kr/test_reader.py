@@ -147,11 +147,6 @@ def test_one_reader_that_is_found_twice_is_one(monkeypatch: pytest.MonkeyPatch) 
 # --- passages -------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def okvqa(built: Path) -> TaskData:
-    return load_task("OKVQA", built)
-
-
 @pytest.fixture(scope="module")
 def evaluated(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of BM25 with its result. Not to be changed."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from baselines.clip import CLIP
     from baselines.encoding import Pixels
     from baselines.preflmr.retriever import PreFLMRRetriever
+    from baselines.readers import ImageTextToText
 
 NAMES = ("clip-mini", "dpr-mini", "preflmr-mini")
 
@@ -104,3 +105,26 @@ def clip_mini(
     from baselines.clip import CLIP
 
     return CLIP(checkpoint=checkpoint or str(folder("clip-mini")), device=device, dtype=dtype, fusion=fusion)
+
+
+def reader_mini(
+    *,
+    checkpoint: str | None = None,
+    device: str = "cpu",
+    dtype: str = "float32",
+    max_length: str = "800",
+    max_new_tokens: str = "16",
+) -> ImageTextToText:
+    """Return reader-mini: a LLaVA of 1.5 M parameters that answers from passages; see `ImageTextToText`.
+
+    Five passages of the made-up world have up to 800 tokens of its small vocabulary.
+    """
+    from baselines.readers import ImageTextToText
+
+    return ImageTextToText(
+        checkpoint=checkpoint or str(folder("reader-mini")),
+        device=device,
+        dtype=dtype,
+        max_length=max_length,
+        max_new_tokens=max_new_tokens,
+    )

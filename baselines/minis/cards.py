@@ -108,3 +108,87 @@ def write_cards(work: Path, scores: Mapping[str, Mapping[str, Any]]) -> None:
         )
         with atomic(work / "minis" / name / "README.md", "w") as file:
             file.write(text)
+
+
+_READER_CARD = """---
+license: apache-2.0
+language: en
+tags: [m2kr, visual-question-answering, synthetic]
+---
+
+# {name}
+
+{about}
+
+## Use
+
+```bash
+python -m m2kr.answer --reader {name} --data m2kr-data --run-dir results/bm25 --images raw
+```
+
+The data are those of `python -m m2kr.synthetic` and `python -m m2kr.build`, whatever the seed. Answers are in lower
+case. Pictures are read at {size} x {size} pixels.
+
+## Training
+
+{recipe}
+
+| settings | updates | seconds | seconds of the core | loss of the last {window} updates |
+| --- | ---: | ---: | ---: | ---: |
+| baselines/minis/configs/reader.toml | {steps} | {seconds:.0f} | {cpu:.0f} | {loss:.2f} |
+
+One thread on {hardware}, shared with other work.
+
+## Scores
+
+On the test splits of another world (seed {other}, scale {other_scale:g}), in per cent, with 95 % intervals;
+{k} passages, joint:
+
+{scores}
+
+What they show: docs/answering.md.
+"""
+
+
+def write_reader_card(work: Path, scores: str) -> None:
+    """Write ``README.md`` beside reader-mini in ``WORK/minis``.
+
+    Args:
+        work: folder of `baselines.minis.reader`.
+        scores: the table of `baselines.minis.reader_judge.report`.
+    """
+    from baselines.minis import reader, reader_judge
+    from baselines.minis.encoders import IMAGE_SIZE
+
+    done = json.loads((work / "reader" / "training.json").read_text(encoding="utf-8"))
+    config = done["config"]
+    text = _READER_CARD.format(
+        name=reader.NAME,
+        about=fill(
+            f"A small reader: a LLaVA (the vision tower of clip-mini, a Llama of {config['layers']} layers) that "
+            "answers a question about a picture, from passages where there are any. It has "
+            f"{done['parameters']:,} parameters, in float16, and was trained on made-up data alone. It knows nothing "
+            "of the real world: it is there to show, on a laptop, what becomes of an answer with what was retrieved.",
+            _LINE,
+        ),
+        size=IMAGE_SIZE,
+        recipe=fill(
+            "`make train-mini` repeats it: `python -m baselines.minis.reader`, on the train splits of "
+            f"{', '.join(config['tasks'])} of the made-up world of seed {train.SEED} at scale {train.SCALE:g}. The "
+            "vision tower is frozen. The first two layers of the Llama begin as a copying circuit "
+            "(baselines/minis/reader_model.py).",
+            _LINE,
+        ),
+        window=config["log_every"],
+        steps=config["steps"],
+        seconds=done["seconds"],
+        cpu=done["cpu_seconds"],
+        loss=done["log"][-1]["loss"],
+        hardware=hardware("cpu"),
+        other=reader_judge.SEED,
+        other_scale=reader_judge.SCALE,
+        k=reader_judge.K,
+        scores=scores,
+    )
+    with atomic(work / "minis" / reader.NAME / "README.md", "w") as file:
+        file.write(text)

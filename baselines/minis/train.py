@@ -91,10 +91,10 @@ def train_minis(
     data, images = make_data(work, seed, scale, quiet=quiet)
     bert, clip_start, clip = work / "bert", work / "clip-start", work / "clip"
     if not (bert / "model.safetensors").is_file():
-        write_bert(_texts(data), bert, seed)
+        write_bert(texts(data), bert, seed)
     if not (clip_start / "preprocessor_config.json").is_file():
-        write_clip(_texts(data), clip_start, seed)
-    _train_clip(ClipModule(clip_start), read_config(settings_file("clip"), changes), data, images, clip, quiet=quiet)
+        write_clip(texts(data), clip_start, seed)
+    train_clip(ClipModule(clip_start), read_config(settings_file("clip"), changes), data, images, clip, quiet=quiet)
     run = partial(_train_stages, work=work, seed=seed, changes=changes, quiet=quiet)
     if jobs > 1:
         # Not forked: torch's threads would be missing in the copies.
@@ -144,7 +144,7 @@ def _train_stages(model: str, *, work: Path, seed: int, changes: dict[str, Any] 
     return made
 
 
-def _texts(data: Path) -> Iterator[str]:
+def texts(data: Path) -> Iterator[str]:
     """Yield what vocabularies are learned from: all train passages and questions, and all instructions."""
     from m2kr.dataset import load_task
     from m2kr.tasks import TASKS
@@ -156,7 +156,17 @@ def _texts(data: Path) -> Iterator[str]:
             yield from (text for text in split.query_texts(instructions=True) if text)
 
 
-def _train_clip(module: Any, config: StageConfig, data: Path, images: ImageRoots, out: Path, *, quiet: bool) -> None:
+def train_clip(module: Any, config: StageConfig, data: Path, images: ImageRoots, out: Path, *, quiet: bool) -> None:
+    """Train a CLIP contrastively, its pictures as queries and its texts as passages.
+
+    Args:
+        module: a `baselines.minis.encoders.ClipModule`.
+        config: settings, with ``stage = 0``.
+        data: folder of the benchmark.
+        images: where its pictures are.
+        out: folder of the run, see `baselines.preflmr.training.train`.
+        quiet: no progress.
+    """
     from sentence_transformers import MultiVectorEncoder
 
     from baselines.preflmr.data import load_training

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from m2kr.dataset import TaskData
 
-SEED, SCALE = 0, 2.0
-"""The world to judge on: 110 to 340 queries a task. At half the scale, as in ``make demo``, intervals were +-2.5."""
+SEED, SCALE = 0, 1.0
+"""The world to judge on: that of ``make demo``."""
 
 RESAMPLES = 10_000
 _OURS = "preflmr-mini"

@@ -364,14 +364,16 @@ def notes_on(results: Sequence[Result]) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the results of a folder as one table."""
-    parser = argparse.ArgumentParser(prog="python -m m2kr.results", description="Print result files as one table.")
+    """Print the results of a folder as one table, those of answering as another."""
+    from m2kr.answer import answer_table, read_answer_results
+
+    parser = argparse.ArgumentParser(prog="python -m m2kr.results", description="Print result files as tables.")
     parser.add_argument("folder", type=Path, nargs="?", default=Path("results"), help="default: results")
     arguments = parser.parse_args(argv)
-    results = read_results(arguments.folder)
-    if not results:
+    results, answers = read_results(arguments.folder), read_answer_results(arguments.folder)
+    if not results and not answers:
         raise M2KRError(f"{arguments.folder} holds no result files. Make some with python -m m2kr.evaluate.")
-    print(table(results))
+    print("\n\n".join([*([table(results)] if results else []), *([answer_table(answers)] if answers else [])]))
     return 0
 
 

@@ -21,7 +21,8 @@ from m2kr.evaluate import evaluate_task
 from m2kr.files import sha256_of
 from m2kr.metrics import bootstrap_means
 from m2kr.reader import Answer, Asked, no_passages, oracle_passages, run_passages
-from m2kr.results import read_results
+from m2kr.results import main as show_results
+from m2kr.results import read_results, table
 
 
 class Seeker:
@@ -275,6 +276,19 @@ def test_the_command_answers_without_a_run(built: Path, tmp_path: Path, flag: st
     found = read_answer_results(tmp_path)
     assert [result["task"] for result in found] == ["OKVQA", "Infoseek", "EVQA"]
     assert {path.name for path in tmp_path.iterdir()} == {folder}
+
+
+def test_the_results_of_a_folder_are_two_tables(
+    built: Path, results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = load_task("OKVQA", built)
+    answered(seeker(data), data, no_passages(data), tmp_path / "alone" / "no-retrieval")
+    assert show_results([str(tmp_path / "alone")]) == 0
+    answers = answer_table(read_answer_results(tmp_path / "alone"))
+    assert capsys.readouterr().out == answers + "\n"
+    answered(seeker(data), data, no_passages(data), results / "no-retrieval")
+    assert show_results([str(results)]) == 0
+    assert capsys.readouterr().out == f"{table(read_results(results))}\n\n{answers}\n"
 
 
 @pytest.mark.usefixtures("registered")

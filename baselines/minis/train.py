@@ -12,13 +12,12 @@ import json
 import os
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from baselines.processes import pool
 from m2kr.errors import M2KRError, run_command
 from m2kr.progress import say
 
@@ -97,9 +96,8 @@ def train_minis(
     train_clip(ClipModule(clip_start), read_config(settings_file("clip"), changes), data, images, clip, quiet=quiet)
     run = partial(_train_stages, work=work, seed=seed, changes=changes, quiet=quiet)
     if jobs > 1:
-        # Not forked: torch's threads would be missing in the copies.
-        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-            found = list(pool.map(run, models))
+        with pool(jobs) as processes:
+            found = list(processes.map(run, models))
     else:
         found = [run(model) for model in models]
     return {"clip-mini": clip} | {name: folder for made in found for name, folder in made.items()}

@@ -13,10 +13,8 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -32,6 +30,7 @@ from baselines.preflmr.scaling_plan import (
     settings_file,
 )
 from baselines.preflmr.scaling_report import RunScores, draw, report
+from baselines.processes import pool
 from m2kr.errors import M2KRError, run_command
 from m2kr.progress import say
 
@@ -171,9 +170,8 @@ def _in_parallel(work: Callable[[_T], None], items: Sequence[_T], jobs: int) -> 
         for item in items:
             work(item)
         return
-    # Not forked: torch's threads would be missing in the copies.
-    with ProcessPoolExecutor(min(jobs, len(items)), mp_context=get_context("spawn")) as pool:
-        for _ in pool.map(work, items):
+    with pool(min(jobs, len(items))) as processes:
+        for _ in processes.map(work, items):
             pass  # an error of one ends the others that wait
 
 

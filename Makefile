@@ -27,12 +27,16 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 setup: $(VENV)/.installed  ## Create the virtual environment in .venv
 
 .PHONY: demo
-demo: setup  ## Make a made-up world, build it, evaluate four retrievers on it, print the table, make the site
+demo: setup  ## Make a made-up world, build it, evaluate four retrievers, answer with what they find, make the site
 	$(BIN)/python -m m2kr.synthetic --out $(DEMO)/raw --scale $(SCALE)
 	$(BIN)/python -m m2kr.build --raw $(DEMO)/raw --out $(DEMO)/m2kr --images $(DEMO)/raw
 	$(BIN)/python -m m2kr.evaluate --model bm25 --data $(DEMO)/m2kr --ignore-images --out $(DEMO)/results --quiet
 	for model in clip-mini dpr-mini preflmr-mini; do \
 		$(BIN)/python -m m2kr.evaluate --model $$model --data $(DEMO)/m2kr --images $(DEMO)/raw --out $(DEMO)/results --quiet; \
+	done
+	for passages in --no-retrieval $(addprefix --run-dir=$(DEMO)/results/,bm25 dpr-mini preflmr-mini) --oracle; do \
+		$(BIN)/python -m m2kr.answer --reader reader-mini $$passages --data $(DEMO)/m2kr --images $(DEMO)/raw \
+			--batch-size 32 --out $(DEMO)/results --quiet > /dev/null; \
 	done
 	$(BIN)/python -m leaderboard --results $(DEMO)/results --out $(DEMO)/site --data $(DEMO)/m2kr --images $(DEMO)/raw \
 		--quiet
@@ -74,9 +78,11 @@ fuzz: setup  ## Build damaged raw releases, a minute for each task
 	$(BIN)/python tests/fuzz/fuzz_sources.py --seconds 60
 
 .PHONY: train-mini
-train-mini: setup  ## Train the small models anew and judge them (about half an hour on 2 cores)
+train-mini: setup  ## Train the small models anew and judge them (less than an hour on 2 cores)
 	$(BIN)/python -m baselines.minis.train --work $(MINIS)
 	$(BIN)/python -m baselines.minis.judge --work $(MINIS)
+	$(BIN)/python -m baselines.minis.reader --work $(MINIS) --clip $(MINIS)/minis/clip-mini
+	$(BIN)/python -m baselines.minis.reader_judge --work $(MINIS)
 
 .PHONY: clean
 clean:  ## Remove the demo's files and the tools' caches (not the environment)

@@ -133,7 +133,7 @@ case. Pictures are read at {size} x {size} pixels.
 
 {recipe}
 
-| settings | updates | seconds | seconds of the core | loss of the last {window} updates |
+| settings | updates | seconds | CPU seconds | loss of the last {window} updates |
 | --- | ---: | ---: | ---: | ---: |
 | baselines/minis/configs/reader.toml | {steps} | {seconds:.0f} | {cpu:.0f} | {loss:.2f} |
 

@@ -60,7 +60,7 @@ def train_reader(
     from baselines.minis.reader_data import Batches
     from baselines.minis.reader_model import write_start
     from baselines.minis.reader_trainer import ReaderTrainer, arguments_of
-    from baselines.preflmr.training import DONE, _claim, _last_checkpoint, _NoNonsense
+    from baselines.preflmr.training import DONE, NoNonsense, claim, last_checkpoint
     from m2kr.dataset import load_task
     from m2kr.files import write_json
     from m2kr.results import versions
@@ -76,11 +76,11 @@ def train_reader(
         "clip": weights_hash(clip),
     }
     out, start = work / "reader", work / "reader-start"
-    done = _claim(out, settings)
+    done = claim(out, settings)
     if done is not None:
         say(f"{out}: already trained, nothing to do", quiet=quiet)
         return done
-    if not (last := _last_checkpoint(out)):
+    if not (last := last_checkpoint(out)):
         write_start(_texts(splits), clip, start, config)
     else:
         say(f"{out}: going on after {last.name}", quiet=quiet)
@@ -93,7 +93,7 @@ def train_reader(
         args=arguments_of(config, out, quiet=quiet),
         train_dataset=Batches(splits, processor, config),
         passage_loss=config.passage_loss,
-        callbacks=[_NoNonsense()],
+        callbacks=[NoNonsense()],
     )
     if quiet or not sys.stderr.isatty():
         trainer.remove_callback(PrinterCallback)

@@ -82,7 +82,7 @@ def train(
         M2KRError: the folder holds another run, or the loss is no longer a number.
     """
     settings = {"config": config.to_json(), **identity}
-    done = _claim(out, settings)
+    done = claim(out, settings)
     if done is not None:
         say(f"{out}: already trained, nothing to do", quiet=quiet)
         return done
@@ -97,7 +97,7 @@ def train(
         config.batch_size,
         config.seed,
     )
-    callbacks: list[TrainerCallback] = [_NoNonsense()]
+    callbacks: list[TrainerCallback] = [NoNonsense()]
     trainer = _Trainer(
         model=encoder,
         args=arguments,
@@ -110,7 +110,7 @@ def train(
     if quiet or not sys.stderr.isatty():
         trainer.remove_callback(PrinterCallback)
         trainer.remove_callback(ProgressCallback)
-    last = _last_checkpoint(out)
+    last = last_checkpoint(out)
     if last is not None:
         say(f"{out}: going on after {last.name}", quiet=quiet)
     start = time.perf_counter()
@@ -169,7 +169,7 @@ class _Trainer(MultiVectorEncoderTrainer):
         """Make no model card: it would look for examples in the data, which are row numbers here."""
 
 
-class _NoNonsense(TrainerCallback):
+class NoNonsense(TrainerCallback):
     """Ends a run whose loss is no longer a number, which never comes back."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
@@ -242,8 +242,16 @@ def _best_step(trainer: Any) -> int:
     return int(best.rsplit("-", 1)[-1]) if best else int(trainer.state.global_step)
 
 
-def _claim(out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """Return what a finished run wrote; else make the folder this run's, unless it is another's."""
+def claim(out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """Return what a finished run wrote; else make the folder this run's, unless it is another's.
+
+    Args:
+        out: folder of the run.
+        settings: all that its result depends on.
+
+    Raises:
+        M2KRError: the folder holds another run, or something else.
+    """
     known = out / RUN
     if not first_process():
         return json.loads((out / DONE).read_text(encoding="utf-8")) if (out / DONE).is_file() else None
@@ -267,7 +275,7 @@ def _claim(out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     return None
 
 
-def _last_checkpoint(out: Path) -> Path | None:
+def last_checkpoint(out: Path) -> Path | None:
     """Return the newest checkpoint that is whole, and delete later ones, which a kill cut off."""
     found = sorted(
         (folder for folder in (out / CHECKPOINTS).glob("checkpoint-*") if folder.name.rsplit("-", 1)[-1].isdigit()),

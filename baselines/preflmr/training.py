@@ -173,6 +173,7 @@ class NoNonsense(TrainerCallback):
     """Ends a run whose loss is no longer a number, which never comes back."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        """Raise an M2KRError if the loss is infinite or NaN."""
         loss = (logs or {}).get("loss")
         if loss is not None and not math.isfinite(loss):
             raise M2KRError(

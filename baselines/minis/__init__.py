@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 NAMES = ("clip-mini", "dpr-mini", "preflmr-mini")
 
+SINGLE_SCALE = 20.0
+"""What cosines are multiplied by in the loss of the dual encoder, as sentence-transformers does by default."""
+
 
 def folder(name: str) -> Path:
     """Return the folder of a small model's checkpoint."""
@@ -33,8 +36,9 @@ def folder(name: str) -> Path:
 class OneVectorRetriever:
     """The encoders of a PreFLMR as a dual encoder: the vector of a query or passage is the mean of its vectors.
 
-    What it compares is of length 1, by dot product. Everything else is as in `PreFLMRRetriever`, so that the two differ
-    in late interaction alone.
+    It is compared by cosine, times what the cosines were multiplied by in training: the order is that of the cosines,
+    and the softmax of the scores, which answering reads as probabilities, is that of the loss. Everything else is as in
+    `PreFLMRRetriever`, so that the two differ in late interaction alone.
 
     Args:
         checkpoint: folder in official form, trained for one vector; dpr-mini by default.
@@ -61,7 +65,7 @@ class OneVectorRetriever:
         )
         self.name, self.reads = self._retriever.name, self._retriever.reads
         self.reads_instructions = True
-        self.settings: dict[str, Any] = {**self._retriever.settings, "pooling": "mean"}
+        self.settings: dict[str, Any] = {**self._retriever.settings, "pooling": "mean", "scale": SINGLE_SCALE}
 
     @property
     def prepare_image(self) -> Callable[[Image], Pixels]:
@@ -69,8 +73,8 @@ class OneVectorRetriever:
         return self._retriever.prepare_image
 
     def encode_query(self, inputs: Sequence[Input], batch_size: int = 32) -> npt.NDArray[np.float32]:
-        """Return the vectors of queries, float32 ``(inputs, dim)``, of length 1."""
-        return self._means(self._retriever.encode_query(inputs, batch_size))
+        """Return the vectors of queries, float32 ``(inputs, dim)``, of length `SINGLE_SCALE`."""
+        return SINGLE_SCALE * self._means(self._retriever.encode_query(inputs, batch_size))
 
     def encode_document(self, inputs: Sequence[Input], batch_size: int = 32) -> npt.NDArray[np.float32]:
         """Return the vectors of passages, float32 ``(inputs, dim)``, of length 1."""

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from baselines.minis import SINGLE_SCALE
 from baselines.processes import pool
 from m2kr.errors import M2KRError, run_command
 from m2kr.progress import say
@@ -34,9 +35,6 @@ QUERY_MAXLEN = 40
 
 SHAPES = {"preflmr": {"dim": 64, "prefix": 8}, "dpr": {"dim": 128, "prefix": 4}}
 """Late interaction has a hundred vectors of 64 numbers for a query, the dual encoder one of 128."""
-
-SINGLE_SCALE = 20.0
-"""What cosines are multiplied by in the loss of the dual encoder, as sentence-transformers does by default."""
 
 
 def settings_file(name: str) -> Path:

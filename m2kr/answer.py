@@ -298,10 +298,21 @@ def read_answer_result(path: Path) -> AnswerResult:
 
 
 def read_answer_results(folder: Path) -> list[AnswerResult]:
-    """Return the results of answering under a folder of results, ordered by task, split and reader."""
-    order = list(TASKS)
+    """Return the results of answering under a folder of results, ordered by task, split, reader and passages.
+
+    Those without passages come first, those from the positive ones last.
+    """
+    order, sources = list(TASKS), ("none", "run", "oracle")
     results = [read_answer_result(path) for path in sorted(folder.glob("*/answers/*/*.json"))]
-    return sorted(results, key=lambda found: (order.index(found["task"]), found["split"], found["reader"]))
+    return sorted(
+        results,
+        key=lambda found: (
+            order.index(found["task"]),
+            found["split"],
+            found["reader"],
+            sources.index(found["source"]),
+        ),
+    )
 
 
 def answer_table(results: Sequence[AnswerResult]) -> str:

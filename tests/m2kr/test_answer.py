@@ -289,6 +289,8 @@ def test_the_results_of_a_folder_are_two_tables(
     answered(seeker(data), data, no_passages(data), results / "no-retrieval")
     assert show_results([str(results)]) == 0
     assert capsys.readouterr().out == f"{table(read_results(results))}\n\n{answers}\n"
+    answered(seeker(data), data, oracle_passages(data, 2), results / "a-first", k=2)
+    assert [found["source"] for found in read_answer_results(results)] == ["none", "oracle"]
 
 
 @pytest.mark.usefixtures("registered")

@@ -13,7 +13,7 @@ from baselines.bm25 import BM25
 from m2kr import retriever
 from m2kr.dataset import TaskData, load_task
 from m2kr.write import read_manifest
-from tests.m2kr.evaluating import Multi, Seeing, Single
+from tests.m2kr.evaluating import Multi, Seeing, Single, entry_points_of
 
 
 @pytest.fixture
@@ -44,17 +44,6 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Register the fakes as "single", "multi" and "seeing", and bm25; return those that are made."""
     made: list[Any] = []
 
-    class Point:
-        def __init__(self, name: str, cls: Any) -> None:
-            self.name, self.value, self.cls = name, f"tests:{name}", cls
-
-        def load(self) -> Any:
-            def make(**given: Any) -> Any:
-                made.append(self.cls(**given))
-                return made[-1]
-
-            return make
-
-    points = [Point("single", Single), Point("multi", Multi), Point("seeing", Seeing), Point("bm25", BM25)]
+    points = entry_points_of({"single": Single, "multi": Multi, "seeing": Seeing, "bm25": BM25}, made)
     monkeypatch.setattr(retriever, "entry_points", lambda group: points)
     return made

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -124,3 +124,20 @@ def comparable(path: Path) -> dict[str, Any]:
     """A written result without what differs from one evaluation to the next; a commit may be made between the two."""
     measured = ("seconds", "memory", "peak_memory", "reused", "commit")
     return {key: value for key, value in json.loads(path.read_text()).items() if key not in measured}
+
+
+def entry_points_of(fakes: Mapping[str, Any], made: list[Any]) -> list[Any]:
+    """Entry points that make the fakes by name, and put each one that is made into ``made``."""
+
+    class Point:
+        def __init__(self, name: str, cls: Any) -> None:
+            self.name, self.value, self.cls = name, f"tests:{name}", cls
+
+        def load(self) -> Any:
+            def make(**given: Any) -> Any:
+                made.append(self.cls(**given))
+                return made[-1]
+
+            return make
+
+    return [Point(name, cls) for name, cls in fakes.items()]

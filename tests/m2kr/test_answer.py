@@ -23,6 +23,7 @@ from m2kr.metrics import bootstrap_means
 from m2kr.reader import Answer, Asked, no_passages, oracle_passages, run_passages
 from m2kr.results import main as show_results
 from m2kr.results import read_results, table
+from tests.m2kr.evaluating import entry_points_of
 
 
 class Seeker:
@@ -236,18 +237,8 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Register the fakes as "seeker" and "blind"; return those that are made."""
     made: list[Any] = []
 
-    class Point:
-        def __init__(self, name: str, cls: Any) -> None:
-            self.name, self.value, self.cls = name, f"tests:{name}", cls
-
-        def load(self) -> Any:
-            def make(**given: Any) -> Any:
-                made.append(self.cls(**given))
-                return made[-1]
-
-            return make
-
-    monkeypatch.setattr(reader, "entry_points", lambda group: [Point("seeker", Seeker), Point("blind", Blind)])
+    points = entry_points_of({"seeker": Seeker, "blind": Blind}, made)
+    monkeypatch.setattr(reader, "entry_points", lambda group: points)
     return made
 
 

@@ -7,10 +7,12 @@ a block that is irregular in any way is read record by record with the csv modul
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,8 @@ def read_quoted(
     *,
     delimiter: str = "\t",
     any_order: bool = False,
+    refine: Callable[[Batch], Batch] = lambda batch: batch,
+    workers: int = 1,
 ) -> Iterator[Batch]:
     """Yield the records of a file with a header, whose fields may be quoted and hold line breaks.
 
@@ -48,24 +52,90 @@ def read_quoted(
         advance: told of the bytes read.
         delimiter: what separates fields.
         any_order: the header may have ``columns`` in another order, and others beside them, which are left out.
+        refine: done to each batch, in the threads that parse.
+        workers: threads that parse. The result does not depend on it.
     """
     reader = _QuotedReader(path, tuple(columns), delimiter, any_order=any_order)
-    for batch in _read(reader, path, advance):
-        yield Batch(batch.frame.select("row", *columns), batch.bad) if any_order else batch
+
+    def refined(batch: Batch) -> Batch:
+        return refine(Batch(batch.frame.select("row", *columns), batch.bad))
+
+    return _read(reader, ahead(read_pieces(path, advance)), refined, workers)
 
 
-def _read(reader: _QuotedReader, path: Path, advance: Advance) -> Iterator[Batch]:
+def _read(
+    reader: _QuotedReader, blocks: Iterable[bytes | BadRow], refine: Callable[[Batch], Batch], workers: int
+) -> Iterator[Batch]:
+    """Cut blocks and parse them in threads, each on the understanding that those before it are regular.
+
+    Where one is not, its records may end elsewhere, and so where the next begin is not known: it and those cut after it
+    are read again, one after the other.
+    """
     carry = b""
-    for block in ahead(read_pieces(path, advance)):
-        if isinstance(block, BadRow):
-            yield Batch(reader.empty, [block])
-            return
-        batch, carry = reader.take(carry + block, at_end=False)
+    cuts: deque[tuple[_Cut, Future[Batch | None]]] = deque()
+
+    def parse(cut: _Cut) -> Batch | None:
+        batch = reader.parse_fast(cut)
+        return None if batch is None else refine(batch)
+
+    def take(block: bytes, *, at_end: bool = False) -> Iterator[Batch]:
+        nonlocal carry
+        batch, carry = reader.take(carry + block, at_end=at_end)
         if batch.frame.height or batch.bad:
+            yield refine(batch)
+
+    def settle() -> Iterator[Batch]:
+        nonlocal carry
+        first, future = cuts.popleft()
+        batch = future.result()
+        if batch is not None:
             yield batch
-    batch, _ = reader.take(carry, at_end=True)
-    if batch.frame.height or batch.bad:
-        yield batch
+            return
+        again = [first, *(cut for cut, _ in cuts)]
+        for _, later in cuts:
+            later.cancel()
+        cuts.clear()
+        reader.line, carry = first.line, first.data[: first.carried]
+        for cut in again:
+            yield from take(cut.data[cut.carried :])
+
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for block in blocks:
+                while len(cuts) > workers:
+                    yield from settle()
+                cut = None if isinstance(block, BadRow) else reader.cut(carry, block)
+                if cut is not None:
+                    cuts.append((cut, pool.submit(parse, cut)))
+                    carry = cut.data[int(cut.starts[-1]) :]
+                    continue
+                while cuts:
+                    yield from settle()
+                if isinstance(block, BadRow):
+                    yield Batch(refine(Batch(reader.empty)).frame, [block])
+                    return
+                yield from take(block)
+            while cuts:
+                yield from settle()
+            yield from take(b"", at_end=True)
+        finally:
+            for _, future in cuts:
+                future.cancel()
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """Complete records at the front of ``data``, if they are regular: they can be parsed beside others.
+
+    ``data`` begins with the ``carried`` bytes that were left of the block before. ``starts`` are where records start
+    and the last one ends, ``lines`` how many line breaks stand before each; the first is on the physical line ``line``.
+    """
+
+    data: bytes
+    carried: int
+    starts: np.ndarray[Any, Any]
+    lines: np.ndarray[Any, Any]
+    line: int
 
 
 class _QuotedReader:
@@ -87,11 +157,11 @@ class _QuotedReader:
         rows: list[Batch] = []
         while data:
             starts, lines = self._boundaries(data, at_end=at_end)
-            length = int(starts[-1])
-            fast = self._parse_fast(data, starts, lines) if len(starts) > 1 else None
+            fast = self.parse_fast(_Cut(data, 0, starts, lines, self.line)) if len(starts) > 1 else None
             if fast is not None:
                 rows.append(fast)
-                data = data[length:]
+                self.line += int(lines[-1])
+                data = data[int(starts[-1]) :]
                 if not at_end and len(data) <= MAX_RECORD_BYTES:
                     break  # what is left is the beginning of a record
             elif len(starts) == 1 and not at_end and len(data) <= MAX_RECORD_BYTES:
@@ -103,6 +173,18 @@ class _QuotedReader:
         frames = [batch.frame for batch in rows if batch.frame.height]
         bad = [row for batch in rows for row in batch.bad]
         return Batch(pl.concat(frames) if frames else self.empty, bad), data
+
+    def cut(self, carry: bytes, block: bytes) -> _Cut | None:
+        """Cut complete records off ``carry + block`` without parsing them; None where that takes a closer look."""
+        if not self.header_seen:
+            return None
+        data = carry + block
+        starts, lines = self._boundaries(data, at_end=False)
+        if len(starts) == 1 or len(data) - int(starts[-1]) > MAX_RECORD_BYTES:
+            return None
+        cut = _Cut(data, len(carry), starts, lines, self.line)
+        self.line += int(lines[-1])
+        return cut
 
     def _after_header(self, data: bytes) -> bytes:
         header, _, rest = data.partition(b"\n")
@@ -140,42 +222,29 @@ class _QuotedReader:
             lines = np.append(lines, breaks[-1] if len(breaks) else 0)
         return starts, lines
 
-    def _parse_fast(self, data: bytes, starts: np.ndarray[Any, Any], lines: np.ndarray[Any, Any]) -> Batch | None:
-        """Parse all records at once, or return None where anything about them is not regular."""
-        if (np.diff(starts) < len(self.columns)).any():
+    def parse_fast(self, cut: _Cut) -> Batch | None:
+        """Parse all records at once, or return None where anything about them is not regular. Changes nothing here."""
+        if (np.diff(cut.starts) < len(self.columns)).any():
             return None  # too short for so many fields: pyarrow takes an empty line for a record of empty fields
-        block = memoryview(data)[: int(starts[-1])]
-        try:
-            # Asked of pyarrow, it would print a traceback for each bad record it hands over.
-            codecs.utf_8_decode(block, "strict", True)
-        except UnicodeDecodeError:
-            return None
-        faults: list[object] = []
-
-        def refuse(row: object) -> str:
-            faults.append(row)
-            return "skip"
-
+        block = memoryview(cut.data)[: int(cut.starts[-1])]
         try:
             table = pa_csv.read_csv(
                 pa.BufferReader(pa.py_buffer(block)),
-                read_options=pa_csv.ReadOptions(column_names=self.columns, block_size=len(block) + 1),
+                read_options=pa_csv.ReadOptions(
+                    column_names=self.columns, block_size=len(block) + 1, use_threads=False
+                ),
                 parse_options=pa_csv.ParseOptions(
-                    delimiter=self.delimiter,
-                    newlines_in_values=True,
-                    ignore_empty_lines=False,
-                    invalid_row_handler=refuse,
+                    delimiter=self.delimiter, newlines_in_values=True, ignore_empty_lines=False
                 ),
                 convert_options=pa_csv.ConvertOptions(
                     column_types=dict.fromkeys(self.columns, pa.large_string()), strings_can_be_null=False
                 ),
             )
-        except pa.ArrowInvalid:
+        except pa.ArrowInvalid:  # a record of more or fewer fields, or bytes that are not UTF-8
             return None
-        if faults or table.num_rows != len(starts) - 1:
+        if table.num_rows != len(cut.starts) - 1:
             return None
-        numbers = pl.Series(lines[:-1] + self.line).cast(pl.String)
-        self.line += int(lines[-1])
+        numbers = pl.Series(cut.lines[:-1] + cut.line).cast(pl.String)
         frame = pl.from_arrow(table)
         assert isinstance(frame, pl.DataFrame)
         frame = frame.select(("line " + numbers).alias("row"), *self.columns)

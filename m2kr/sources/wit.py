@@ -189,19 +189,24 @@ def english_rows(raw: RawFiles, path: Path, nulls: str, *, only_images: frozense
     """
     refine = partial(_refine, nulls=_PANDAS_NULLS if nulls == "pandas" else (), only_images=only_images)
     settings = [nulls, sorted(only_images) if only_images is not None else None]
-    return raw.stage(path, path.name.split(".tsv")[0], _read_english, refine, settings=settings)
+    read = partial(_read_english, workers=raw.workers)
+    return raw.stage(path, path.name.split(".tsv")[0], read, refine, settings=settings)
 
 
-def _read_english(path: Path, advance: Advance) -> Iterator[Batch]:
+def _read_english(path: Path, advance: Advance, workers: int) -> Iterator[Batch]:
     """Yield the English rows, and those without a language, in batches of thousands.
 
     The other languages are dropped before anything looks at their fields. They are six rows of seven, so what stays of
     a block is a few hundred rows, and a staged table of so short row groups would be slow to read.
     """
+
+    def english(batch: Batch) -> Batch:
+        return Batch(batch.frame.filter(pl.col("language").is_in(["en", ""])), batch.bad)
+
     waiting: list[pl.DataFrame] = []
     height = 0
-    for batch in read_quoted(path, COLUMNS, advance):
-        waiting.append(batch.frame.filter(pl.col("language").is_in(["en", ""])))
+    for batch in read_quoted(path, COLUMNS, advance, refine=english, workers=workers):
+        waiting.append(batch.frame)
         height += waiting[-1].height
         if height >= _BATCH_ROWS or batch.bad:
             yield Batch(pl.concat(waiting), batch.bad)

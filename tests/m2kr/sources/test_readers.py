@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from m2kr.errors import BadRowsError
 from m2kr.sources import readers
-from m2kr.sources.quoted import read_quoted
+from m2kr.sources.quoted import _QuotedReader, read_quoted
 from m2kr.sources.readers import (
     BadRow,
     is_text,
@@ -136,6 +136,30 @@ def test_a_broken_record_does_not_swallow_its_neighbours(tmp_path, block_bytes, 
     assert bad[0].row == "line 8"
     assert len(bad) == 1
     assert re.search(reason, bad[0].reason)
+
+
+@QUICK
+@given(
+    pieces=st.lists(
+        st.sampled_from([b"a", b"\t", b"\n", b'"', b"1\ttext\n", b'2\t"two\nlines"\n', b"\xff"]), max_size=40
+    ),
+    size=st.integers(3, 40),
+)
+def test_the_number_of_threads_changes_nothing_even_where_records_are_broken(tmp_path, pieces, size):
+    path = tmp_path / "file.tsv"
+    path.write_bytes(b"id\ttext\n" + b"".join(pieces))
+    found = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(readers, "BLOCK_BYTES", size)
+        for workers in (1, 2, 4):
+            found.append(gathered(read_quoted(path, ["id", "text"], workers=workers), ["row", "id", "text"]))
+        reader = _QuotedReader(path, ("id", "text"), "\t")
+        batches, carry = [], b""
+        for block in readers.read_pieces(path, lambda _: None):
+            batch, carry = reader.take(carry + block, at_end=False)
+            batches.append(batch)
+        batches.append(reader.take(carry, at_end=True)[0])
+    assert found == [gathered(batches, ["row", "id", "text"])] * 3
 
 
 def test_a_record_cut_off_at_the_end_of_the_file_is_reported(tmp_path, block_bytes):

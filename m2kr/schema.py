@@ -285,13 +285,16 @@ def check_split(
     passages_at = f"{task.passages_config}/{split}_passages"
     has_question = ~_blank("question") if task.key != "CC" else pl.lit(False)
     has_image = ~_blank("img_path") if task.reads_images else pl.lit(False)
-    _refuse([*_id_problems(passages, "passage_id", passages_at), *_id_problems(data, "question_id", queries_at)])
-    # Contents are compared by their hash: a join that carries the texts of millions of passages would not fit. To look
-    # at the texts takes most of the time here, so it is done once, and what breaks a rule, normally nothing, is kept.
+    # To look at the texts takes most of the time here, so each is read once. Contents are compared by their hash, and
+    # of the passages ids, hashes and faults are kept: to carry millions of texts into a join would not fit.
+    pool = passages.select(
+        "passage_id", known=pl.col("passage_content").hash(), blank=_blank("passage_content")
+    ).collect(engine="streaming")
+    _refuse([*_id_problems(pool.lazy(), "passage_id", passages_at), *_id_problems(data, "question_id", queries_at)])
     pairs = data.select("question_id", id="pos_item_ids", content="pos_item_contents").explode(
         "id", "content", empty_as_null=False, keep_nulls=False
     )
-    known = passages.select(id="passage_id", known=pl.col("passage_content").hash())
+    known = pool.lazy().select("known", id="passage_id")
     joined = pairs.with_columns(pl.col("content").hash()).join(known, on="id", how="left")
     wrong = joined.filter(pl.col("known").is_null() | (pl.col("known") != pl.col("content")))
     try:
@@ -301,7 +304,7 @@ def check_split(
         _refuse([_Problem(queries_at, uneven, "question_id", "its positives' ids and contents differ in number")])
         raise
     problems = [
-        _Problem(passages_at, passages.filter(_blank("passage_content")), "passage_id", "the passage has no text"),
+        _Problem(passages_at, pool.lazy().filter("blank"), "passage_id", "the passage has no text"),
         _Problem(
             queries_at,
             data.filter(~has_question & ~has_image),
@@ -320,18 +323,12 @@ def check_split(
         outside = data.filter(leaves_root(pl.col("img_path")))
         problems.append(_Problem(queries_at, outside, "question_id", "the image path leaves its root"))
     _refuse(problems)
-    counts = pl.collect_all(
-        [
-            data.select(
-                queries=pl.len(),
-                positives=pl.col("pos_item_ids").list.len().sum(),
-                without_positive=(pl.col("pos_item_ids").list.len() == 0).sum(),
-            ),
-            passages.select(passages=pl.len()),
-        ],
-        engine="streaming",
-    )
-    result = {**counts[0].row(0, named=True), **counts[1].row(0, named=True)}
+    counts = data.select(
+        queries=pl.len(),
+        positives=pl.col("pos_item_ids").list.len().sum(),
+        without_positive=(pl.col("pos_item_ids").list.len() == 0).sum(),
+    ).collect(engine="streaming")
+    result = {**counts.row(0, named=True), "passages": pool.height}
     result["images"] = _check_images(data, queries_at, images) if task.reads_images else 0
     return {name: int(value or 0) for name, value in result.items()}
 

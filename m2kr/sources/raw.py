@@ -335,7 +335,7 @@ def ordered_map(function: Callable[[_T], _R], items: Iterable[_T], workers: int)
 
 def scratch(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     """Open a table that is read back once or twice and then deleted: speed counts, size does not."""
-    return pq.ParquetWriter(path, schema, compression="lz4", use_dictionary=False, write_statistics=False)
+    return pq.ParquetWriter(path, schema, compression="none", use_dictionary=False, write_statistics=False)
 
 
 def _write(path: Path, frames: Iterator[pl.DataFrame], source: Path) -> None:

@@ -15,8 +15,8 @@ import argparse
 import json
 import os
 import shutil
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,9 @@ from m2kr.progress import say
 from m2kr.tasks import RELEASES, TASKS, Task, did_you_mean, parse_tasks
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+    from threading import Event
+
     from m2kr.images import ImageRoots
     from m2kr.sources.raw import Quarantine, Tables
 
@@ -75,7 +78,7 @@ def build_task(
     """
     from m2kr.sources import make_options, source_of
     from m2kr.sources.raw import Quarantine, RawFiles
-    from m2kr.write import Built, entry, publish
+    from m2kr.write import Built, entry, publish, write_tables
 
     module = source_of(task.key)
     state = out / STATE / task.key
@@ -96,8 +99,9 @@ def build_task(
             shutil.rmtree(state, ignore_errors=True)
             _tidy(out, state, existed=existed)
             return None
-        hashes = _hash_sources(raw.used, state / "hashes.json")
-        configs, folders = _write_tables(task, tables, state / "tables", images=images, workers=workers, quiet=quiet)
+        with _hashing(raw.used, state / "hashes.json") as hashing:
+            configs, folders = write_tables(task, tables, state / "tables", images=images, workers=workers, quiet=quiet)
+            hashes = hashing.result()
     except M2KRError:
         _tidy(out, state, existed=existed)
         raise
@@ -121,71 +125,6 @@ def build_task(
     shutil.rmtree(state)
     _tidy(out, state, existed=True)
     return record
-
-
-def _write_tables(
-    task: Task, tables: Tables, work: Path, *, images: ImageRoots | None, workers: int, quiet: bool
-) -> tuple[dict[str, dict[str, Any]], dict[str, Path]]:
-    """Write and check every split, reusing those that an earlier, killed run finished from the same staged files.
-
-    With several workers the passages are written in a thread of their own, beside the queries: both are mostly
-    compression, which keeps one core busy each.
-    """
-    from concurrent.futures import Future, ThreadPoolExecutor
-    from threading import Event
-
-    import polars as pl
-
-    from m2kr.files import digest, write_json
-    from m2kr.schema import check_split
-    from m2kr.write import copy_split, write_split
-
-    key = digest(__version__, sorted(p.name for p in (work.parent / "staged").glob("*.parquet")), repr(tables.counts))
-    folders = {config: work / config for config in (task.data_config, task.passages_config)}
-    written: dict[int, list[dict[str, Any]]] = {}
-    stop = Event()
-
-    def write(config: str, name: str, rows: pl.LazyFrame) -> dict[str, Any]:
-        note = work / f"{config}-{name}.json"
-        facts: dict[str, Any] = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
-        # A kill while the task was being moved into place leaves a note without its shards.
-        whole = all((folders[config] / shard["path"]).exists() for shard in facts.get("shards", []))
-        if facts.get("key") != key or not whole:
-            # Splits often share one table (valid and test are searched in the same passages): write it once.
-            if id(rows) in written:
-                shards = copy_split(folders[config], written[id(rows)], name)
-            else:
-                shards = write_split(folders[config], config, name, rows, stop=stop, quiet=quiet)
-            facts = {"key": key, "shards": shards}
-            write_json(note, facts)
-        written[id(rows)] = facts["shards"]
-        return facts
-
-    splits = [split for split in task.splits if split in tables.data]
-    configs: dict[str, dict[str, Any]] = {config: {} for config in folders}
-    with ThreadPoolExecutor(1) as beside:
-        try:
-            passages: dict[str, Future[dict[str, Any]]] = {}
-            for split in splits:
-                arguments = (task.passages_config, f"{split}_passages", tables.passages[split])
-                passages[split] = beside.submit(write, *arguments)
-                if workers == 1:
-                    passages[split].result()
-            for split in splits:
-                configs[task.data_config][split] = write(task.data_config, split, tables.data[split])
-                configs[task.passages_config][f"{split}_passages"] = passages[split].result()
-                checked = configs[task.data_config][split]
-                if "checked" not in checked:
-                    data, pool = (
-                        pl.scan_parquet([folders[config] / shard["path"] for shard in configs[config][name]["shards"]])
-                        for config, name in ((task.data_config, split), (task.passages_config, f"{split}_passages"))
-                    )
-                    checked["checked"] = check_split(task, split, data, pool, images)
-                    write_json(work / f"{task.data_config}-{split}.json", checked)
-        except BaseException:
-            stop.set()  # what is being written beside would else hold up the message
-            raise
-    return configs, folders
 
 
 def _made_up(folders: Any) -> tuple[dict[str, Any] | None, dict[str, dict[str, Any]]]:
@@ -223,7 +162,24 @@ def _absent(folders: dict[str, Path]) -> list[str]:
     return absent
 
 
-def _hash_sources(used: dict[str, Path], cache_path: Path | None = None) -> dict[str, dict[str, Any]]:
+@contextmanager
+def _hashing(used: dict[str, Path], cache_path: Path) -> Iterator[Future[dict[str, dict[str, Any]]]]:
+    """Hash raw files while the block runs: most of that is reading, and releases are tens of gigabytes."""
+    from concurrent.futures import ThreadPoolExecutor
+    from threading import Event
+
+    stop = Event()
+    with ThreadPoolExecutor(1) as beside:
+        try:
+            yield beside.submit(_hash_sources, used, cache_path, stop)
+        except BaseException:
+            stop.set()  # the message should not wait for it
+            raise
+
+
+def _hash_sources(
+    used: dict[str, Path], cache_path: Path | None = None, stop: Event | None = None
+) -> dict[str, dict[str, Any]]:
     """Return sha256 and bytes of each raw file; one whose hash a killed run left in the cache is not read again."""
     from m2kr.files import sha256_of, write_json
 
@@ -235,7 +191,7 @@ def _hash_sources(used: dict[str, Path], cache_path: Path | None = None) -> dict
         state = path.stat()
         key = f"{path.resolve()}|{state.st_size}|{state.st_mtime_ns}"
         if key not in cache:
-            cache[key] = sha256_of(path)
+            cache[key] = sha256_of(path, stop)
             if cache_path is not None:
                 write_json(cache_path, cache)
         hashes[label] = {"sha256": cache[key], "bytes": state.st_size}

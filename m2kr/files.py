@@ -99,10 +99,20 @@ def write_json(path: Path, value: Any) -> None:
         file.write("\n")
 
 
-def sha256_of(path: Path) -> str:
-    """Return the lowercase hexadecimal SHA-256 of a file's bytes, read in blocks."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def sha256_of(path: Path, stop: threading.Event | None = None) -> str:
+    """Return the lowercase hexadecimal SHA-256 of a file's bytes, read in blocks.
+
+    Raises:
+        M2KRError: ``stop`` was set, by another thread, before the end.
+    """
+    found = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        block = memoryview(bytearray(1 << 20))
+        while size := file.readinto(block):
+            if stop is not None and stop.is_set():
+                raise M2KRError(f"hashing {path} was stopped. Run it again to finish it.")
+            found.update(block[:size])
+    return found.hexdigest()
 
 
 def digest(*parts: Any) -> str:

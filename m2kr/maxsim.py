@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 _STACK_VECTORS = {"cpu": 1280, "other": 1 << 17}
 _STACK_QUERIES = {"cpu": 256, "other": 1024}
 _PRODUCT_NUMBERS = {"cpu": 1024 * 1280, "other": 1 << 27}
+# Vectors of passages that are put together at once. Of dim 128, those of a CPU's block are 16 MiB.
+_BLOCK_VECTORS = {"cpu": 1 << 15, "other": 1 << 40}
 # Matrix libraries add up in another order when one side is a single vector (seen with MKL), so that a duplicate of a
 # passage could differ from it in the last bit and lose its place. From 16 rows on, every shape gave the same bits.
 _LEAST_ROWS = 16
@@ -151,6 +153,7 @@ class Plan:
         dim: numbers in a vector.
         chunk_vectors: vectors of a chunk of passages.
         chunk_items: passages of a chunk.
+        block_rows: vectors after which a block ends.
         tile_rows: vectors of a tile of passages.
         least_rows: rows of the smallest product.
         product_numbers: numbers of the largest product.
@@ -162,6 +165,7 @@ class Plan:
     dim: int
     chunk_vectors: int
     chunk_items: int
+    block_rows: int
     tile_rows: int
     least_rows: int
     product_numbers: int
@@ -186,6 +190,7 @@ class Plan:
             chunk_vectors=max(1, memory // 2 // (12 * dim + 8)),
             # A passage has a score and a key for each query of a stack, in a few copies while the best are picked.
             chunk_items=max(1, memory // 4 // (40 * most)),
+            block_rows=_at(_BLOCK_VECTORS, kind),
             tile_rows=tile_rows,
             # GPU libraries choose among many kernels by the shape, so there every product gets the same shape.
             least_rows=_LEAST_ROWS if kind == "cpu" else tile_rows,
@@ -202,25 +207,27 @@ def _at(sizes: dict[str, int], kind: str) -> int:
 
 @dataclass(frozen=True)
 class Block:
-    """A chunk of passages, sorted by length and padded, in tiles of passages of one length.
+    """Some passages of a chunk, sorted by length and padded, in tiles of passages of one length.
 
     Attributes:
         vectors: shape (at least `Plan.least_rows`, dim), on the device; float32, or for the kernel as they were.
-        order: which passages of the chunk have vectors, longest first.
-        tiles: of each, its first vector, its passages and the vectors of each of them.
-        items: passages of the chunk.
+        rows: of the passages, in the order of the block, int64, on the device.
+        tiles: of each, its first vector, its passages and the vectors of each of them. Without any, the passages are
+            those that have no vectors.
         fused: whether the kernel takes them.
     """
 
     vectors: Tensor
-    order: npt.NDArray[np.int64]
+    rows: Tensor
     tiles: list[tuple[int, int, int]]
-    items: int
     fused: bool
 
     @classmethod
-    def of(cls, chunk: Ragged, first: int, plan: Plan, queries: Ragged, device: str) -> Block:
-        """Return a chunk, whose first passage has the row ``first``, as a block on the device.
+    def of(cls, chunk: Ragged, first: int, plan: Plan, queries: Ragged, device: str) -> Iterator[Block]:
+        """Yield a chunk, whose first passage has the row ``first``, as blocks on the device.
+
+        The whole chunk is sorted, so that little is padded, and what a block holds is put together when it is its turn:
+        it comes from the cache then, and takes the memory of the block before.
 
         Raises:
             M2KRError: NaN or infinity.
@@ -229,33 +236,40 @@ class Block:
 
         every = as_tensor(chunk.vectors)
         fused = bool(plan.piece) and every.dtype == as_tensor(queries.vectors).dtype
-        rows, most = (plan.fused_rows, plan.fused_items) if fused else (plan.tile_rows, plan.tile_rows)
+        every = every.to(device)  # as they are: a GPU sorts and widens them faster than they come
+        size, most = (plan.fused_rows, plan.fused_items) if fused else (plan.tile_rows, plan.tile_rows)
         lengths = chunk.lengths
         order = np.argsort(-lengths, kind="stable")
-        order = order[: int(np.count_nonzero(lengths))]
-        source: list[npt.NDArray[np.int64]] = []
-        tiles = []
-        start = row = 0
-        while start < len(order):
-            longest = int(lengths[order[start]])
-            members = order[start : start + max(1, min(rows // longest, most))]
-            # Past its end a passage repeats its last vector.
-            inside = np.minimum(np.arange(longest), lengths[members][:, None] - 1)
-            source.append((chunk.offsets[members][:, None] + inside).reshape(-1))
-            tiles.append((row, len(members), longest))
-            start += len(members)
-            row += len(members) * longest
-        where = np.concatenate(source) if source else np.zeros(0, np.int64)
-        every = every.to(device)  # as they are: a GPU sorts and widens them faster than they come
-        if not np.array_equal(where, np.arange(len(every))):
-            every = every.index_select(0, torch.from_numpy(where).to(device))
-        vectors = every if fused else every.to(torch.float32)
-        if (bad := first_not_finite(Ragged(vectors, np.arange(len(vectors) + 1)))) is not None:
-            passage = first + int(np.searchsorted(chunk.offsets, where[bad], side="right")) - 1
-            raise M2KRError(f"the embeddings of passage {passage} hold NaN or infinity")
-        if not fused and len(vectors) < plan.least_rows:
-            vectors = torch.cat([vectors, vectors.new_zeros(plan.least_rows - len(vectors), vectors.shape[1])])
-        return cls(vectors, order, tiles, len(chunk), fused)
+        filled = int(np.count_nonzero(lengths))
+        start = 0
+        while start < filled:
+            source: list[npt.NDArray[np.int64]] = []
+            tiles: list[tuple[int, int, int]] = []
+            begin, row = start, 0
+            while start < filled and row < plan.block_rows:
+                longest = int(lengths[order[start]])
+                members = order[start : min(filled, start + max(1, min(size // longest, most)))]
+                # Past its end a passage repeats its last vector.
+                inside = np.minimum(np.arange(longest), lengths[members][:, None] - 1)
+                source.append((chunk.offsets[members][:, None] + inside).reshape(-1))
+                tiles.append((row, len(members), longest))
+                start += len(members)
+                row += len(members) * longest
+            where = np.concatenate(source)
+            if np.array_equal(where, np.arange(where[0], where[0] + row)):
+                vectors = every[where[0] : where[0] + row]
+            else:
+                vectors = every.index_select(0, torch.from_numpy(where).to(device))
+            vectors = vectors if fused else vectors.to(torch.float32)
+            if (bad := first_not_finite(Ragged(vectors, np.arange(row + 1)))) is not None:
+                passage = first + int(np.searchsorted(chunk.offsets, where[bad], side="right")) - 1
+                raise M2KRError(f"the embeddings of passage {passage} hold NaN or infinity")
+            if not fused and row < plan.least_rows:
+                vectors = torch.cat([vectors, vectors.new_zeros(plan.least_rows - row, vectors.shape[1])])
+            yield cls(vectors, torch.from_numpy(first + order[begin:start]).to(device), tiles, fused)
+            del vectors  # or the next block would be made beside it
+        if filled < len(order):
+            yield cls(every[:0], torch.from_numpy(first + order[filled:]).to(device), [], fused)
 
 
 @contextmanager
@@ -279,7 +293,7 @@ def current(device: str) -> AbstractContextManager[object]:
 
 
 def scores_of(stack: Stack, queries: Ragged, block: Block, product: Tensor, plan: Plan) -> Tensor:
-    """Return the scores of the queries of a stack with the passages of a block, shape (queries, items), float32.
+    """Return the scores of the queries of a stack with the passages of a block, shape (queries, passages), float32.
 
     Args:
         stack: which queries.
@@ -294,20 +308,21 @@ def scores_of(stack: Stack, queries: Ragged, block: Block, product: Tensor, plan
     import torch
 
     device = block.vectors.device
-    scores = torch.full((block.items, len(stack.queries)), -torch.inf, device=device)
     if stack.longest == 0:
-        return scores.zero_().T
-    if block.fused:
-        found = _by_kernel(stack, queries, block, plan)
+        return torch.zeros((len(stack.queries), len(block.rows)), device=device)
+    if not block.tiles:
+        found = torch.full((len(block.rows), len(stack.queries)), -torch.inf, device=device)
     else:
-        if not len(product):  # meant for the kernel, but these passages are of another type than the queries
-            product = torch.empty(plan.tile_rows * stack.width, device=device)
-        found = _by_torch(stack, stack.vectors(queries, str(device)), block, product, plan)
-    if not torch.isfinite(found).all():
-        raise M2KRError("the embeddings are too large: a score does not fit into float32")
-    scores[torch.from_numpy(block.order).to(device)] = found
-    scores[:, torch.from_numpy(stack.lengths == 0).to(device)] = 0  # a sum over no vectors
-    return scores.T
+        if block.fused:
+            found = _by_kernel(stack, queries, block, plan)
+        else:
+            if not len(product):  # meant for the kernel, but these passages are of another type than the queries
+                product = torch.empty(plan.tile_rows * stack.width, device=device)
+            found = _by_torch(stack, stack.vectors(queries, str(device)), block, product, plan)
+        if not torch.isfinite(found).all():
+            raise M2KRError("the embeddings are too large: a score does not fit into float32")
+    found[:, torch.from_numpy(stack.lengths == 0).to(device)] = 0  # a sum over no vectors
+    return found.T
 
 
 def _by_torch(stack: Stack, queries: Tensor, block: Block, product: Tensor, plan: Plan) -> Tensor:
@@ -325,7 +340,7 @@ def _by_torch(stack: Stack, queries: Tensor, block: Block, product: Tensor, plan
         torch.mm(block.vectors[start : start + rows], queries.T, out=out)
         return out[first - start : stop - start, : count * longest]
 
-    found = torch.empty((len(block.order), count), device=block.vectors.device)
+    found = torch.empty((len(block.rows), count), device=block.vectors.device)
     done = 0
     for row, members, length in block.tiles:
         if length > plan.tile_rows:  # one long passage
@@ -383,7 +398,7 @@ def _by_kernel(stack: Stack, queries: Ragged, block: Block, plan: Plan) -> Tenso
     stacked = stack.pieces(queries, device, plan.piece)
     count, pieces = stacked.shape[:2]
     flat = stacked.flatten(0, 1)
-    found = torch.empty((len(block.order), count), device=device)
+    found = torch.empty((len(block.rows), count), device=device)
     done = 0
     for row, members, length in block.tiles:
         tile = block.vectors[row : row + members * length].view(members, length, plan.dim)

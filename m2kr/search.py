@@ -320,14 +320,16 @@ def _best_on(
             while (taken := chunks.take()) is not None:
                 first, chunk = taken
                 items = len(chunk)
-                block = Block.of(chunk, first, plan, there, device)
+                blocks = Block.of(chunk, first, plan, there, device)
                 del taken, chunk  # the next one is made before this loop would let go of it
-                for number, stack in enumerate(stacks):
-                    scores = scores_of(stack, there, block, product, plan)
-                    keys = torch.cat([best[number], _keys(scores, first)], dim=1)
-                    best[number] = keys.topk(min(k, keys.shape[1]), dim=1).values
-                    del scores, keys
-                del block
+                for block in blocks:
+                    for number, stack in enumerate(stacks):
+                        scores = scores_of(stack, there, block, product, plan)
+                        keys = torch.cat([best[number], _keys(scores, block.rows)], dim=1)
+                        best[number] = keys.topk(min(k, keys.shape[1]), dim=1).values
+                        del scores, keys
+                    del block
+                del blocks
                 chunks.done(items)
     except BaseException:
         chunks.stop()
@@ -338,8 +340,8 @@ def _best_on(
 # --- Scores and rows as one number ---
 
 
-def _keys(scores: Tensor, first: int) -> Tensor:
-    """Pack scores, shape (queries, items), and the rows from ``first`` on into int64 that order as results do.
+def _keys(scores: Tensor, rows: Tensor) -> Tensor:
+    """Pack scores, shape (queries, items), and the items' rows, int64, into int64 that order as results do.
 
     The upper half is the score as an integer of the same order, the lower half 2**32 - 1 minus the row.
     """
@@ -349,7 +351,6 @@ def _keys(scores: Tensor, first: int) -> Tensor:
     # Adding zero makes -0.0 the same as 0.0.
     bits = (scores + 0.0).contiguous().view(torch.int32)
     bits ^= (bits >> 31) & 0x7FFFFFFF
-    rows = torch.arange(first, first + scores.shape[1], device=scores.device)
     return bits.to(torch.int64).bitwise_left_shift_(32).add_(0xFFFFFFFF - rows)
 
 

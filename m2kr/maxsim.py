@@ -190,7 +190,8 @@ class Plan:
             chunk_vectors=max(1, memory // 2 // (12 * dim + 8)),
             # A passage has a score and a key for each query of a stack, in a few copies while the best are picked.
             chunk_items=max(1, memory // 4 // (40 * most)),
-            block_rows=_at(_BLOCK_VECTORS, kind),
+            # In float32 a block takes at most an eighth.
+            block_rows=min(_at(_BLOCK_VECTORS, kind), max(tile_rows, memory // 8 // (4 * max(dim, 1)))),
             tile_rows=tile_rows,
             # GPU libraries choose among many kernels by the shape, so there every product gets the same shape.
             least_rows=_LEAST_ROWS if kind == "cpu" else tile_rows,

@@ -1,5 +1,6 @@
 """Files appear whole or not at all; reading ahead changes nothing but the time."""
 
+import hashlib
 import threading
 import time
 
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m2kr.errors import M2KRError
-from m2kr.files import ahead, atomic, digest, safe_name
+from m2kr.files import ahead, atomic, digest, safe_name, sha256_of
 
 
 def test_a_file_appears_when_its_block_ends(tmp_path):
@@ -85,3 +86,13 @@ def test_a_digest_tells_values_apart():
 )
 def test_names_become_one_harmless_path_component(name, safe):
     assert safe_name(name) == safe
+
+
+def test_a_file_is_hashed_in_blocks_and_the_hashing_can_be_stopped(tmp_path):
+    content = bytes(range(256)) * 5_000  # more than one block
+    (tmp_path / "file").write_bytes(content)
+    stop = threading.Event()
+    assert sha256_of(tmp_path / "file", stop) == hashlib.sha256(content).hexdigest()
+    stop.set()
+    with pytest.raises(M2KRError, match=r"hashing .*file was stopped"):
+        sha256_of(tmp_path / "file", stop)

@@ -1,6 +1,7 @@
 """Shards, card and manifest: the same bytes for the same rows, and load_dataset reads them."""
 
 import json
+import threading
 
 import polars as pl
 import pyarrow.parquet as pq
@@ -8,9 +9,10 @@ import pytest
 from datasets import load_dataset
 
 from m2kr import write
-from m2kr.schema import SCHEMAS, DatasetError
+from m2kr.schema import SCHEMAS, DatasetError, polars_schema
+from m2kr.sources.raw import Tables
 from m2kr.tasks import TASKS
-from m2kr.write import copy_split, read_manifest, write_split
+from m2kr.write import copy_split, read_manifest, write_split, write_tables
 
 CONFIG = "OVEN_passages"
 
@@ -100,3 +102,49 @@ def test_the_manifest_holds_what_is_on_disk(built):
                     listed.add(shard["path"])
     assert listed == {str(path.relative_to(built)) for path in built.rglob("*.parquet")}
     assert str(built) not in json.dumps(manifest)
+
+
+def oven_tables():
+    """Two splits with a pool each, and a third that shares the second's."""
+    pools = [rows(12), rows(9)]
+    query = {"question_id": "q", "question": "what?", "img_path": "q.jpg", "pos_item_ids": ["p3"]}
+    data = pl.DataFrame([{**query, "pos_item_contents": ["text 3"]}], schema=polars_schema("OVEN_data")).lazy()
+    splits = TASKS["OVEN"].splits
+    return Tables(data=dict.fromkeys(splits, data), passages=dict(zip(splits, [*pools, pools[1]], strict=True)))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_tables_are_written_each_once_whoever_comes_first(tmp_path, monkeypatch, workers):
+    splits = TASKS["OVEN"].splits
+    real, writers = write_split, {}
+    second_is_written = threading.Event()
+
+    def watched(folder, config, name, *given, **named):
+        assert name not in writers.get(config, {})
+        if workers == 2 and name == f"{splits[0]}_passages":
+            assert second_is_written.wait(20)  # so long does the first take that the other thread gets the second
+        shards = real(folder, config, name, *given, **named)
+        writers.setdefault(config, {})[name] = threading.current_thread()
+        if name == f"{splits[1]}_passages":
+            second_is_written.set()
+        return shards
+
+    monkeypatch.setattr(write, "write_split", watched)
+    configs, folders = write_tables(TASKS["OVEN"], oven_tables(), tmp_path / "tables", workers=workers, quiet=True)
+    assert list(writers["OVEN_passages"]) == [f"{split}_passages" for split in splits[:2]][:: 1 if workers == 1 else -1]
+    if workers == 2:
+        assert writers["OVEN_passages"][f"{splits[1]}_passages"] is threading.current_thread()
+    assert list(configs["OVEN_data"]) == list(splits)
+    assert list(configs["OVEN_passages"]) == [f"{split}_passages" for split in splits]
+    for split, height in zip(splits, (12, 9, 9), strict=True):
+        assert configs["OVEN_data"][split]["checked"]["passages"] == height
+        (shard,) = configs["OVEN_passages"][f"{split}_passages"]["shards"]
+        assert pl.read_parquet(folders["OVEN_passages"] / shard["path"]).height == height
+
+
+def test_written_tables_are_checked(tmp_path):
+    tables = oven_tables()
+    split = TASKS["OVEN"].splits[0]
+    tables.data[split] = tables.data[split].with_columns(pos_item_ids=pl.lit(["p99"]))
+    with pytest.raises(DatasetError, match="a positive is no passage of"):
+        write_tables(TASKS["OVEN"], tables, tmp_path / "tables", workers=2, quiet=True)

@@ -186,7 +186,7 @@ class Plan:
         pieces = max((len(stack.queries) * -(-stack.longest // piece) for stack in stacks), default=1) if piece else 1
         return cls(
             dim=dim,
-            # A vector is held as read twice (put together, sorted) and in float32.
+            # Three copies at most: as read, put together, and, of those of a block, sorted and in float32.
             chunk_vectors=max(1, memory // 2 // (12 * dim + 8)),
             # A passage has a score and a key for each query of a stack, in a few copies while the best are picked.
             chunk_items=max(1, memory // 4 // (40 * most)),
@@ -224,8 +224,8 @@ class Block:
     fused: bool
 
     @classmethod
-    def of(cls, chunk: Ragged, first: int, plan: Plan, queries: Ragged, device: str) -> Iterator[Block]:
-        """Yield a chunk, whose first passage has the row ``first``, as blocks on the device.
+    def cut(cls, chunk: Ragged, first: int, plan: Plan, queries: Ragged, device: str) -> Iterator[Block]:
+        """Cut a chunk, whose first passage has the row ``first``, into blocks on the device, and yield them.
 
         The whole chunk is sorted, so that little is padded, and what a block holds is put together when it is its turn:
         it comes from the cache then, and takes the memory of the block before.

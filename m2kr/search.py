@@ -320,7 +320,7 @@ def _best_on(
             while (taken := chunks.take()) is not None:
                 first, chunk = taken
                 items = len(chunk)
-                blocks = Block.of(chunk, first, plan, there, device)
+                blocks = Block.cut(chunk, first, plan, there, device)
                 del taken, chunk  # the next one is made before this loop would let go of it
                 for block in blocks:
                     for number, stack in enumerate(stacks):

@@ -20,8 +20,8 @@ from tests.m2kr.evaluating import Constant, Multi, Single, evaluated, run_of
 def test_devices_share_the_passages_and_change_no_byte(
     okvqa: TaskData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any
 ) -> None:
-    whole, chunks = Block.of, []
-    monkeypatch.setattr(Block, "of", lambda *given: chunks.append(given[-1]) or whole(*given))  # type: ignore[func-returns-value]
+    whole, chunks = Block.cut, []
+    monkeypatch.setattr(Block, "cut", lambda *given: chunks.append(given[-1]) or whole(*given))  # type: ignore[func-returns-value]
     one = evaluated(make(), okvqa, tmp_path / "one", search_memory=1 << 19)
     alone = len(chunks)
     two = evaluated(make(), okvqa, tmp_path / "two", search_memory=1 << 19, device="cpu,cpu")

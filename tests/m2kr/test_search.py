@@ -259,8 +259,8 @@ def test_what_chunks_are_made_of_is_let_go_before_they_are_searched(monkeypatch:
         return block
 
     blocks: list[weakref.ref[Any]] = []
-    of = maxsim.Block.of
-    monkeypatch.setattr(maxsim.Block, "of", watched)
+    of = maxsim.Block.cut
+    monkeypatch.setattr(maxsim.Block, "cut", watched)
     search([np.ones((2, 16), np.float32)], shards(), 3, memory=100_000)
     assert 5 < len(held) < 20  # several shards make a chunk
     # The shard that did not fit into the chunk is there, and at the end the one that the chunk is.
@@ -347,7 +347,7 @@ def test_every_device_gets_some_and_the_first_failure_ends_the_work() -> None:
     rng = np.random.default_rng(12)
     queries, passages = random_items(rng, [4, 4], 16), random_items(rng, [3] * 40, 16)
     both = threading.Barrier(2, timeout=10)
-    real = maxsim.Block.of
+    real = maxsim.Block.cut
 
     def waiting(*arguments: Any) -> Any:
         thread = threading.get_ident()
@@ -357,7 +357,7 @@ def test_every_device_gets_some_and_the_first_failure_ends_the_work() -> None:
         return real(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("m2kr.search.Block.of", waiting)
+        patch.setattr("m2kr.search.Block.cut", waiting)
         assert_same(search(queries, passages, 7, memory=1, device=["cpu", "cpu"]), expected(queries, passages, 7))
     assert len(given) == 2
     assert sum(given.values()) == 40

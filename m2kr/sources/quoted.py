@@ -28,6 +28,9 @@ from m2kr.sources.readers import Advance, BadRow, Batch, read_pieces
 MAX_RECORD_BYTES = 8 << 20
 """A quoted record longer than this has lost its closing quote: no release has a field of a megabyte."""
 
+_PIECE_BYTES = 1 << 18
+"""What is looked through at once for the ends of records."""
+
 
 def read_quoted(
     path: Path,
@@ -208,8 +211,11 @@ class _QuotedReader:
     def _boundaries(data: bytes, *, at_end: bool) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """Return where records start (and the last one ends), and how many line breaks stand before each."""
         view = np.frombuffer(data, np.uint8)
-        # Texts hold few of either, so they are looked for together and told apart afterwards.
-        marks = np.flatnonzero((view == 10) | (view == 34))
+        # Texts hold few of either, so they are looked for together and told apart afterwards. In pieces, because what
+        # is compared then stays in the cache, and needs no new pages of memory.
+        pieces = range(0, len(view), _PIECE_BYTES)
+        found = [_line_feeds_and_quotes(view[start : start + _PIECE_BYTES]) + start for start in pieces]
+        marks = np.concatenate([np.empty(0, np.int64), *found])
         is_break = view[marks] == 10
         breaks = np.cumsum(is_break)
         # A line break outside quotes has an even number of quotes before it.
@@ -303,6 +309,10 @@ class _QuotedReader:
             fields = "field" if count == 1 else "fields"
             return f"{count} {fields} where {len(self.columns)} are expected ({', '.join(self.columns)})", ()
         return "", tuple(rows[0])
+
+
+def _line_feeds_and_quotes(view: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return np.flatnonzero((view == 10) | (view == 34))
 
 
 _OPEN_QUOTE = "a quoted field is opened and never closed"

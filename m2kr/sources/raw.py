@@ -265,12 +265,11 @@ def where(
         row_id: column whose value names a row.
         raw_text: column with the raw record: the quarantine quotes it, and the good rows do without it.
     """
-    reason = pl.coalesce(
-        [
-            pl.when(bad.fill_null(value=False)).then(pl.lit(text) if isinstance(text, str) else text)
-            for bad, text in rules
-        ]
-    )
+    rules = [(bad.fill_null(value=False), reason) for bad, reason in rules]
+    # Hardly a batch has a bad row, and to spell out a reason for each row takes longer than to look.
+    if not frame.select(pl.any_horizontal(bad for bad, _ in rules)).to_series().any():
+        return Batch(frame.drop(raw_text) if raw_text else frame)
+    reason = pl.coalesce([pl.when(bad).then(pl.lit(text) if isinstance(text, str) else text) for bad, text in rules])
     judged = frame.with_columns(reason.alias("_reason"))
     found = [
         BadRow(

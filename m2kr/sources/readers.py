@@ -26,7 +26,7 @@ from isal import igzip, isal_zlib
 
 from m2kr.files import ahead
 
-BLOCK_BYTES = 4 << 20
+BLOCK_BYTES = 8 << 20
 """How much is read at once. A batch of lines is about as large, and a handful are in flight."""
 
 _DAMAGED: tuple[type[BaseException], ...] = (

@@ -219,9 +219,8 @@ def _refine(batch: Batch, *, nulls: Sequence[str], only_images: frozenset[str] |
     frame = batch.frame
     if only_images is not None:
         frame = frame.filter(pl.col("image_url").is_in(pl.Series(sorted(only_images)).implode()))
-    frame = frame.with_columns(
-        pl.when(~pl.col(name).is_in(["", *nulls])).then(pl.col(name)).alias(name) for name in COLUMNS
-    )
+    for null in ("", *nulls):  # most often the first alone, and texts are long: this hashes none, as is_in would
+        frame = frame.with_columns(pl.when(pl.col(name) != null).then(pl.col(name)).alias(name) for name in COLUMNS)
     typed = {
         **{name: pl.col(name).str.to_integer(strict=False, dtype=pl.Int64) for name in _NUMBERS},
         **{name: pl.col(name).replace_strict({"true": True, "false": False}, default=None) for name in _FLAGS},

@@ -161,6 +161,9 @@ def test_the_first_rule_that_holds_gives_the_reason():
     )
     assert judged.frame.rows() == [("1", 1)]
     assert judged.bad == [BadRow("2", "negative", "b", "number -1"), BadRow("3", "no number", "c")]
+    whole = where(frame[:1], [(pl.col("number") < 0, "negative")], raw_text="raw")
+    assert whole.frame.rows() == [("1", 1)]
+    assert not whole.bad
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])

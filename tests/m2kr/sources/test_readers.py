@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from m2kr.errors import BadRowsError
-from m2kr.sources import readers
+from m2kr.sources import quoted, readers
 from m2kr.sources.quoted import _QuotedReader, read_quoted
 from m2kr.sources.readers import (
     BadRow,
@@ -102,9 +102,10 @@ def test_quoted_fields_come_back_as_the_csv_module_wrote_them(tmp_path, records,
     writer.writerows(records)
     path = tmp_path / "file.tsv"
     path.write_bytes(text.getvalue().encode())
-    for size in (11, 1 << 20):
+    for size, piece in ((11, 1 << 18), (1 << 20, 7), (1 << 20, 1 << 18)):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(readers, "BLOCK_BYTES", size)
+            patch.setattr(quoted, "_PIECE_BYTES", piece)
             rows, bad = gathered(read_quoted(path, ["id", "text", "title"]), ["id", "text", "title"])
         assert not bad
         assert rows == list(records)

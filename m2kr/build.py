@@ -78,7 +78,8 @@ def build_task(
     """
     from m2kr.sources import make_options, source_of
     from m2kr.sources.raw import Quarantine, RawFiles
-    from m2kr.write import Built, entry, publish, write_tables
+    from m2kr.tables import write_tables
+    from m2kr.write import Built, entry, publish
 
     module = source_of(task.key)
     state = out / STATE / task.key

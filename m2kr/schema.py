@@ -261,6 +261,9 @@ def check_split(
     data: pl.LazyFrame,
     passages: pl.LazyFrame,
     images: ImageRoots | None = None,
+    *,
+    positives: pl.DataFrame | None = None,
+    pool: pl.DataFrame | None = None,
 ) -> dict[str, int]:
     """Check one split of a built task against the rules of the format.
 
@@ -274,6 +277,8 @@ def check_split(
         data: rows of ``<TASK>_data`` of that split.
         passages: rows of ``<TASK>_passages`` of that split.
         images: where pictures are, if they are to be looked for.
+        positives: `hash_positives` of ``data``, where that is known already.
+        pool: `hash_passages` of ``passages``, where that is known already.
 
     Returns:
         Counts: ``queries``, ``passages``, ``positives`` (pairs), ``without_positive`` (queries), ``images`` (distinct).
@@ -285,24 +290,19 @@ def check_split(
     passages_at = f"{task.passages_config}/{split}_passages"
     has_question = ~_blank("question") if task.key != "CC" else pl.lit(False)
     has_image = ~_blank("img_path") if task.reads_images else pl.lit(False)
-    # To look at the texts takes most of the time here, so each is read once. Contents are compared by their hash, and
-    # of the passages ids, hashes and faults are kept: to carry millions of texts into a join would not fit.
-    pool = passages.select(
-        "passage_id", known=pl.col("passage_content").hash(), blank=_blank("passage_content")
-    ).collect(engine="streaming")
+    if pool is None:
+        pool = hash_passages(passages)
     _refuse([*_id_problems(pool.lazy(), "passage_id", passages_at), *_id_problems(data, "question_id", queries_at)])
-    pairs = data.select("question_id", id="pos_item_ids", content="pos_item_contents").explode(
-        "id", "content", empty_as_null=False, keep_nulls=False
-    )
-    known = pool.lazy().select("known", id="passage_id")
-    joined = pairs.with_columns(pl.col("content").hash()).join(known, on="id", how="left")
-    wrong = joined.filter(pl.col("known").is_null() | (pl.col("known") != pl.col("content")))
     try:
-        broken = wrong.select("question_id", "known").collect(engine="streaming").lazy()
+        if positives is None:
+            positives = hash_positives(data)
     except pl.exceptions.PolarsError:
         uneven = data.filter(pl.col("pos_item_ids").list.len() != pl.col("pos_item_contents").list.len())
         _refuse([_Problem(queries_at, uneven, "question_id", "its positives' ids and contents differ in number")])
         raise
+    known = pool.lazy().select("known", id="passage_id")
+    unlike = positives.lazy().join(known, left_on=["id", "content"], right_on=["id", "known"], how="anti")
+    broken = unlike.join(known, on="id", how="left").collect(engine="streaming").lazy()
     problems = [
         _Problem(passages_at, pool.lazy().filter("blank"), "passage_id", "the passage has no text"),
         _Problem(
@@ -333,6 +333,28 @@ def check_split(
     return {name: int(value or 0) for name, value in result.items()}
 
 
+def hash_passages(passages: pl.LazyFrame) -> pl.DataFrame:
+    """Return what `check_split` has to know of passages: ``passage_id``, ``known`` (a hash) and ``blank`` (no text).
+
+    To look at the texts takes most of the time of a check, so each is read once; and to carry millions of texts into a
+    join would not fit. Hashes are equal for equal texts in one process, and mean nothing beyond it.
+    """
+    known = passages.select("passage_id", known=pl.col("passage_content").hash(), blank=_blank("passage_content"))
+    return known.collect(engine="streaming")
+
+
+def hash_positives(data: pl.LazyFrame) -> pl.DataFrame:
+    """Return what `check_split` has to know of queries' positives: ``question_id``, ``id`` and ``content`` (a hash).
+
+    Raises:
+        PolarsError: a query has not as many ids as contents.
+    """
+    pairs = data.select("question_id", id="pos_item_ids", content="pos_item_contents").explode(
+        "id", "content", empty_as_null=False, keep_nulls=False
+    )
+    return pairs.with_columns(pl.col("content").hash()).collect(engine="streaming")
+
+
 def _blank(column: str) -> pl.Expr:
     return pl.col(column).is_null() | (pl.col(column).str.strip_chars() == "")
 
@@ -346,9 +368,10 @@ def _id_problems(frame: pl.LazyFrame, column: str, where: str) -> list[_Problem]
 
 
 def _check_images(data: pl.LazyFrame, where: str, images: ImageRoots | None) -> int:
-    paths = data.select("question_id", "img_path").drop_nulls("img_path").unique("img_path", keep="first")
     if images is None:
-        return int(paths.select(pl.len()).collect(engine="streaming").item())
+        distinct = data.select(pl.col("img_path").drop_nulls().n_unique())
+        return int(distinct.collect(engine="streaming").item())
+    paths = data.select("question_id", "img_path").drop_nulls("img_path").unique("img_path", keep="first")
     rows = paths.sort("img_path").collect(engine="streaming")
     missing = [(row_id, path) for row_id, path in rows.iter_rows() if not images.has(path)]
     if missing:

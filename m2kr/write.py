@@ -1,261 +1,28 @@
-"""Writing a built benchmark: sharded Parquet, a dataset card, a manifest with checksums. Nothing else writes one.
+"""Writing a built benchmark: finished tables are moved into place, with a card, metadata and a manifest of checksums.
 
-A task appears under its final name only when all of it is there and has passed the checks. Bytes depend on the tables
-and on the versions of m2kr and pyarrow alone: rows are cut into row groups and shards by their number, and nothing of
-the time, the machine or the number of threads goes into a file.
+A task appears under its final name only when all of it is there and has passed the checks. Nothing of the time, the
+machine or the number of threads goes into a file.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event
-from typing import TYPE_CHECKING, Any
-
-import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import Any
 
 from m2kr import __version__
 from m2kr.croissant import croissant
 from m2kr.errors import M2KRError
-from m2kr.files import atomic, digest, sha256_of, write_json
-from m2kr.progress import progress
-from m2kr.schema import SCHEMAS, check_columns, check_split
+from m2kr.files import atomic, digest, write_json
+from m2kr.schema import SCHEMAS
 from m2kr.tasks import RELEASES, TASKS, Task
-
-if TYPE_CHECKING:
-    from m2kr.images import ImageRoots
-    from m2kr.sources.raw import Tables
-
-SHARD_ROWS = 500_000
-"""Rows of a shard. At 0.2 to 3.4 kB a row, a shard compresses to a few hundred megabytes at most."""
-
-ROW_GROUP_ROWS = 20_000
-"""Rows of a row group: what a reader holds at least."""
 
 MANIFEST = "manifest.json"
 CARD = "README.md"
 CROISSANT = "croissant.json"
-
-
-def write_tables(
-    task: Task,
-    tables: Tables,
-    work: Path,
-    *,
-    images: ImageRoots | None = None,
-    workers: int = 1,
-    quiet: bool = False,
-) -> tuple[dict[str, dict[str, Any]], dict[str, Path]]:
-    """Write and check every split of a task, reusing those that a killed run finished from the same staged files.
-
-    With several workers passages are written in a thread of their own, beside the queries: both are mostly compression,
-    which keeps one core busy each. Whichever is done first takes what the other has not begun.
-
-    Args:
-        task: the task.
-        tables: what its source made.
-        work: folder for what is written; the staged files are beside it.
-        images: if given, every query's image has to be there.
-        workers: 1 writes one table after the other.
-        quiet: show no progress.
-
-    Returns:
-        config -> split -> ``shards`` (see `write_split`) and, with the queries, the counts of the check; and the
-        folder of each config.
-
-    Raises:
-        DatasetError: a table breaks a rule of the format.
-        M2KRError: the disk is full, or the folder cannot be written.
-    """
-    key = digest(__version__, sorted(p.name for p in (work.parent / "staged").glob("*.parquet")), repr(tables.counts))
-    folders = {config: work / config for config in (task.data_config, task.passages_config)}
-    configs: dict[str, dict[str, Any]] = {config: {} for config in folders}
-    splits = [split for split in task.splits if split in tables.data]
-    stop = Event()
-
-    def write(config: str, name: str, rows: pl.LazyFrame, shards: list[dict[str, Any]] | None = None) -> None:
-        """Write one split, or give it the shards of another one which is the same table."""
-        note = work / f"{config}-{name}.json"
-        facts: dict[str, Any] = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
-        # A kill while the task was being moved into place leaves a note without its shards.
-        whole = all((folders[config] / shard["path"]).exists() for shard in facts.get("shards", []))
-        if facts.get("key") != key or not whole:
-            if shards is None:
-                shards = write_split(folders[config], config, name, rows, stop=stop, quiet=quiet)
-            else:
-                shards = copy_split(folders[config], shards, name)
-            facts = {"key": key, "shards": shards}
-            write_json(note, facts)
-        configs[config][name] = facts
-
-    def write_passages(split: str, shards: list[dict[str, Any]] | None = None) -> None:
-        write(task.passages_config, f"{split}_passages", tables.passages[split], shards)
-
-    # Splits often share one table (valid and test are searched in the same passages): it is written once.
-    first = {id(tables.passages[split]): split for split in reversed(splits)}
-    with ThreadPoolExecutor(1) as beside:
-        try:
-            passages: dict[str, Future[None]] = {}
-            for split in sorted(first.values(), key=splits.index):
-                passages[split] = beside.submit(write_passages, split)
-                if workers == 1:
-                    passages[split].result()
-            for split in splits:
-                write(task.data_config, split, tables.data[split])
-            begun: list[Future[None]] = []
-            for split, future in reversed(passages.items()):
-                if future.cancel():
-                    write_passages(split)
-                else:
-                    begun.append(future)
-            for future in begun:
-                future.result()
-        except BaseException:
-            stop.set()  # what is being written beside would else hold up the message
-            raise
-    for split in splits:
-        origin = first[id(tables.passages[split])]
-        if origin != split:
-            write_passages(split, configs[task.passages_config][f"{origin}_passages"]["shards"])
-        checked = configs[task.data_config][split]
-        if "checked" not in checked:
-            data, pool = (
-                pl.scan_parquet([folders[config] / shard["path"] for shard in configs[config][name]["shards"]])
-                for config, name in ((task.data_config, split), (task.passages_config, f"{split}_passages"))
-            )
-            checked["checked"] = check_split(task, split, data, pool, images)
-            write_json(work / f"{task.data_config}-{split}.json", checked)
-    in_order = {
-        task.data_config: {split: configs[task.data_config][split] for split in splits},
-        task.passages_config: {
-            f"{split}_passages": configs[task.passages_config][f"{split}_passages"] for split in splits
-        },
-    }
-    return in_order, folders
-
-
-def write_split(
-    folder: Path,
-    config: str,
-    split: str,
-    rows: pl.LazyFrame,
-    *,
-    expected: int | None = None,
-    stop: Event | None = None,
-    quiet: bool = False,
-) -> list[dict[str, Any]]:
-    """Write one split of a config as ``folder/<split>-NNNNN-of-NNNNN.parquet``.
-
-    Args:
-        folder: created if need be. Shards of the split that are there already are replaced.
-        config: names the schema.
-        split: name of the split ("test", "test_passages").
-        rows: the rows, streamed.
-        expected: number of rows, for the progress bar.
-        stop: when set by another thread, writing ends with an error.
-        quiet: show no progress.
-
-    Returns:
-        For each shard, in order: ``path`` (relative to ``folder``), ``sha256``, ``rows``, ``bytes``.
-
-    Raises:
-        DatasetError: the columns are not those of the config.
-        M2KRError: the disk is full, or the folder cannot be written.
-    """
-    schema = SCHEMAS[config]
-    # Passages differ from each other, and a dictionary of all of them costs time and helps nothing; queries share
-    # their answers and positives.
-    repeats = config.endswith("_data")
-    folder.mkdir(parents=True, exist_ok=True)
-    for stale in folder.glob(f"{split}-*.parquet*"):
-        stale.unlink()
-    parts: list[Path] = []
-    counts: list[int] = []
-    writer: pq.ParquetWriter | None = None
-    try:
-        with progress(expected, f"write {config}/{split}", quiet=quiet) as bar:
-            for table in _row_groups(rows, config, schema):
-                if stop is not None and stop.is_set():
-                    raise M2KRError(f"writing {config}/{split} was stopped. Run it again to finish it.")
-                if writer is None or counts[-1] + table.num_rows > SHARD_ROWS:
-                    if writer is not None:
-                        writer.close()
-                    parts.append(folder / f"{split}-{len(parts):05d}.parquet.part")
-                    counts.append(0)
-                    writer = pq.ParquetWriter(parts[-1], schema, compression="zstd", use_dictionary=repeats)
-                writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
-                counts[-1] += table.num_rows
-                bar.update(table.num_rows)
-    except OSError as error:
-        raise M2KRError(f"{folder} could not be written: {error}. Free some space, then run it again.") from error
-    finally:
-        if writer is not None:
-            writer.close()
-    shards = []
-    for index, (part, count) in enumerate(zip(parts, counts, strict=True)):
-        path = folder / f"{split}-{index:05d}-of-{len(parts):05d}.parquet"
-        part.replace(path)
-        shards.append({"path": path.name, "sha256": sha256_of(path), "rows": count, "bytes": path.stat().st_size})
-    return shards
-
-
-def copy_split(folder: Path, shards: list[dict[str, Any]], split: str) -> list[dict[str, Any]]:
-    """Give ``split`` the rows of another split of the same config, ``shards`` of `write_split`, without encoding again.
-
-    Raises:
-        M2KRError: the disk is full, or the folder cannot be written.
-    """
-    copies = []
-    for shard in shards:
-        tail = shard["path"].rsplit("-of-", 1)
-        target = folder / f"{split}-{tail[0].rsplit('-', 1)[1]}-of-{tail[1]}"
-        part = target.with_name(f"{target.name}.part")
-        try:
-            shutil.copyfile(folder / shard["path"], part)
-        except OSError as error:
-            raise M2KRError(f"{target} could not be written: {error}. Free some space, then run it again.") from error
-        part.replace(target)
-        copies.append({**shard, "path": target.name})
-    return copies
-
-
-def _row_groups(rows: pl.LazyFrame, config: str, schema: pa.Schema) -> Iterator[pa.Table]:
-    """Yield tables of `ROW_GROUP_ROWS` rows, the last one shorter; one empty table where there are none."""
-    waiting: list[pl.DataFrame] = []
-    height = 0
-
-    def cut() -> Iterator[pa.Table]:
-        nonlocal waiting, height
-        whole = pl.concat(waiting)
-        for start in range(0, height - height % ROW_GROUP_ROWS, ROW_GROUP_ROWS):
-            yield _to_arrow(whole.slice(start, ROW_GROUP_ROWS), config, schema)
-        waiting = [whole.slice(height - height % ROW_GROUP_ROWS)]
-        height %= ROW_GROUP_ROWS
-
-    for frame in rows.collect_batches(chunk_size=ROW_GROUP_ROWS, maintain_order=True, engine="streaming"):
-        waiting.append(frame)
-        height += frame.height
-        if height >= ROW_GROUP_ROWS:
-            yield from cut()
-    if height:
-        yield _to_arrow(pl.concat(waiting), config, schema)
-    elif not waiting:
-        yield schema.empty_table()
-
-
-def _to_arrow(frame: pl.DataFrame, config: str, schema: pa.Schema) -> pa.Table:
-    table = frame.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
-    try:
-        return table.cast(schema)
-    except (ValueError, pa.ArrowInvalid):
-        check_columns(config, table.schema, config)  # says which column
-        raise
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,12 @@ import polars as pl
 import pytest
 
 from m2kr.croissant import croissant
+from m2kr.files import sha256_of
 from m2kr.images import ImageRoots
 from m2kr.pack import pack_task
 from m2kr.schema import SCHEMAS
 from m2kr.tasks import TASKS
-from m2kr.write import read_manifest, sha256_of
+from m2kr.write import read_manifest
 
 
 @pytest.fixture(scope="module")

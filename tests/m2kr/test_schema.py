@@ -9,7 +9,16 @@ import pytest
 from PIL import Image
 
 from m2kr.images import ImageRoots
-from m2kr.schema import SCHEMAS, DatasetError, check_columns, check_split, leaves_root, polars_schema
+from m2kr.schema import (
+    SCHEMAS,
+    DatasetError,
+    check_columns,
+    check_split,
+    hash_passages,
+    hash_positives,
+    leaves_root,
+    polars_schema,
+)
 from m2kr.tasks import TASKS
 
 SPEC = Path(__file__).resolve().parents[3] / "shared" / "spec" / "m2kr_schema.json"
@@ -119,8 +128,13 @@ def test_a_good_split_is_counted():
     ],
 )
 def test_a_broken_rule_names_the_row(changes, message):
+    data, passages = tables(**changes)
     with pytest.raises(DatasetError, match=message):
-        check_split(TASK, "test", *tables(**changes))
+        check_split(TASK, "test", data, passages)
+    if "differ" not in message:  # those cannot be hashed beforehand
+        known = {"positives": hash_positives(data), "pool": hash_passages(passages)}
+        with pytest.raises(DatasetError, match=message):
+            check_split(TASK, "test", data, passages, **known)
 
 
 def test_a_query_may_have_no_positive_and_is_counted():

@@ -10,7 +10,6 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
@@ -51,6 +50,8 @@ def write_tables(
     With several workers passages are written in a thread of their own, beside the queries: both are mostly compression,
     which keeps one core busy each. Whichever is done first takes what the other has not begun.
 
+    The check compares texts as they were handed to the writer; ``python -m m2kr.check`` reads what is on the disk.
+
     Args:
         task: the task.
         tables: what its source made.
@@ -70,7 +71,7 @@ def write_tables(
     key = digest(__version__, sorted(p.name for p in (work.parent / "staged").glob("*.parquet")), repr(tables.counts))
     folders = {config: work / config for config in (task.data_config, task.passages_config)}
     configs: dict[str, dict[str, Any]] = {config: {} for config in folders}
-    hashed: dict[str, list[pl.DataFrame]] = {}
+    hashed: dict[str, pl.DataFrame | None] = {}
     splits = [split for split in task.splits if split in tables.data]
     stop = Event()
 
@@ -82,16 +83,9 @@ def write_tables(
         whole = all((folders[config] / shard["path"]).exists() for shard in facts.get("shards", []))
         if facts.get("key") != key or not whole:
             if shards is None:
-                hash_texts = hash_positives if config == task.data_config else hash_passages
-                parts: list[pl.DataFrame] = []
-
-                def look(shard: Path) -> None:
-                    with suppress(pl.exceptions.PolarsError):  # the check finds the same, and says what it means
-                        parts.append(hash_texts(pl.scan_parquet(shard)))
-
-                shards = write_split(folders[config], config, name, rows, look=look, stop=stop, quiet=quiet)
-                if len(parts) == len(shards):
-                    hashed[name] = parts
+                texts = _Texts(hash_positives if config == task.data_config else hash_passages)
+                shards = write_split(folders[config], config, name, rows, look=texts.look, stop=stop, quiet=quiet)
+                hashed[name] = texts.hashes()
             else:
                 shards = copy_split(folders[config], shards, name)
             facts = {"key": key, "shards": shards}
@@ -133,10 +127,8 @@ def write_tables(
                 pl.scan_parquet([folders[config] / shard["path"] for shard in configs[config][name]["shards"]])
                 for config, name in ((task.data_config, split), (task.passages_config, f"{split}_passages"))
             )
-            # Of splits that an earlier run has written nothing is known: the check reads them.
-            positives, known = (
-                pl.concat(hashed[name]) if name in hashed else None for name in (split, f"{origin}_passages")
-            )
+            # Texts that an earlier run has written are read again.
+            positives, known = hashed.get(split), hashed.get(f"{origin}_passages")
             checked["checked"] = check_split(task, split, data, pool, images, positives=positives, pool=known)
             write_json(work / f"{task.data_config}-{split}.json", checked)
     in_order = {
@@ -154,7 +146,7 @@ def write_split(
     split: str,
     rows: pl.LazyFrame,
     *,
-    look: Callable[[Path], object] = lambda _: None,
+    look: Callable[[pa.Table], object] = lambda _: None,
     stop: Event | None = None,
     quiet: bool = False,
 ) -> list[dict[str, Any]]:
@@ -165,8 +157,7 @@ def write_split(
         config: names the schema.
         split: name of the split ("test", "test_passages").
         rows: the rows, streamed.
-        look: called with each shard when it is whole, in a thread of its own, while the next one is written. The shard
-            has another name then.
+        look: called with each row group, in order, before it is written.
         stop: when set by another thread, writing ends with an error.
         quiet: show no progress.
 
@@ -189,20 +180,16 @@ def write_split(
     hashes: list[Future[str]] = []
     writer: pq.ParquetWriter | None = None
 
-    def seen(part: Path) -> str:
-        look(part)
-        return sha256_of(part, stop)
-
     with ThreadPoolExecutor(1) as beside:
         try:
             with progress(None, f"write {config}/{split}", quiet=quiet) as bar:
-                for table in ahead(_row_groups(rows, config, schema)):
+                for table in ahead(_row_groups(rows, config, schema, look)):
                     if stop is not None and stop.is_set():
                         raise M2KRError(f"writing {config}/{split} was stopped. Run it again to finish it.")
                     if writer is not None and counts[-1] + table.num_rows > SHARD_ROWS:
                         writer.close()
                         writer = None
-                        hashes.append(beside.submit(seen, parts[-1]))
+                        hashes.append(beside.submit(sha256_of, parts[-1], stop))
                     if writer is None:
                         parts.append(folder / f"{split}-{len(parts):05d}.parquet.part")
                         counts.append(0)
@@ -215,7 +202,7 @@ def write_split(
         finally:
             if writer is not None:
                 writer.close()
-        hashes.append(beside.submit(seen, parts[-1]))
+        hashes.append(beside.submit(sha256_of, parts[-1], stop))
         shards = []
         for index, (part, count, found) in enumerate(zip(parts, counts, hashes, strict=True)):
             path = folder / f"{split}-{index:05d}-of-{len(parts):05d}.parquet"
@@ -245,16 +232,51 @@ def copy_split(folder: Path, shards: list[dict[str, Any]], split: str) -> list[d
     return copies
 
 
-def _row_groups(rows: pl.LazyFrame, config: str, schema: pa.Schema) -> Iterator[pa.Table]:
+class _Texts:
+    """Hashes of the texts that are written, for the check: to read them all again would take a tenth of a build."""
+
+    def __init__(self, hash_texts: Callable[[pl.LazyFrame], pl.DataFrame]) -> None:
+        self.hash_texts = hash_texts
+        self.tables: list[pa.Table] = []
+        self.sound = True
+
+    def look(self, table: pa.Table) -> None:
+        """Hash the texts of a row group."""
+        frame = pl.from_arrow(table)
+        assert isinstance(frame, pl.DataFrame)
+        try:
+            found = self.hash_texts(frame.lazy())
+        except pl.exceptions.PolarsError:
+            self.sound = False  # the check finds the same, and says what it means
+        else:
+            self.tables.append(found.to_arrow(compat_level=pl.CompatLevel.oldest()))  # a copy, which holds no texts
+
+    def hashes(self) -> pl.DataFrame | None:
+        """Return those of all row groups; None where they tell nothing."""
+        if not self.sound or not self.tables:
+            return None
+        frame = pl.from_arrow(pa.concat_tables(self.tables))
+        assert isinstance(frame, pl.DataFrame)
+        return frame
+
+
+def _row_groups(
+    rows: pl.LazyFrame, config: str, schema: pa.Schema, look: Callable[[pa.Table], object]
+) -> Iterator[pa.Table]:
     """Yield tables of `ROW_GROUP_ROWS` rows, the last one shorter; one empty table where there are none."""
     waiting: list[pl.DataFrame] = []
     height = 0
+
+    def made(frame: pl.DataFrame) -> pa.Table:
+        table = _to_arrow(frame, config, schema)
+        look(table)
+        return table
 
     def cut() -> Iterator[pa.Table]:
         nonlocal waiting, height
         whole = pl.concat(waiting)
         for start in range(0, height - height % ROW_GROUP_ROWS, ROW_GROUP_ROWS):
-            yield _to_arrow(whole.slice(start, ROW_GROUP_ROWS), config, schema)
+            yield made(whole.slice(start, ROW_GROUP_ROWS))
         waiting = [whole.slice(height - height % ROW_GROUP_ROWS)]
         height %= ROW_GROUP_ROWS
 
@@ -264,7 +286,7 @@ def _row_groups(rows: pl.LazyFrame, config: str, schema: pa.Schema) -> Iterator[
         if height >= ROW_GROUP_ROWS:
             yield from cut()
     if height:
-        yield _to_arrow(pl.concat(waiting), config, schema)
+        yield made(pl.concat(waiting))
     elif not waiting:
         yield schema.empty_table()
 

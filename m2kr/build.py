@@ -15,26 +15,27 @@ import argparse
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m2kr import __version__
 from m2kr.errors import M2KRError, run_command
+from m2kr.files import Hashing
 from m2kr.progress import say
 from m2kr.tasks import RELEASES, TASKS, Task, did_you_mean, parse_tasks
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
-    from threading import Event
-
     from m2kr.images import ImageRoots
     from m2kr.sources.raw import Quarantine, Tables
 
 STATE = ".build"
 """Folder in the output folder that holds unfinished work; it is gone when that work is finished."""
+
+HASHES = "hashes.json"
+"""File in a task's part of it: raw files whose hash is known."""
 
 _EXAMPLES = """examples:
   python -m m2kr.build --list
@@ -84,28 +85,42 @@ def build_task(
     module = source_of(task.key)
     state = out / STATE / task.key
     quarantine = Quarantine("skip" if on_bad_rows == "skip" else "error", allow_missing=allow_missing)
-    raw = RawFiles(raw_root, state / "staged", sources=sources, quarantine=quarantine, workers=workers, quiet=quiet)
-    synthetic, defaults = _made_up(raw.folder(folder) for folder in task.releases)
+    folders = {folder: (sources or {}).get(folder, raw_root / folder) for folder in task.releases}
+    synthetic, defaults = _made_up(folders.values())
     settings = make_options(task.key, {**defaults.get(task.key, {}), **(options or {})})
-    absent = _absent({folder: raw.folder(folder) for folder in task.releases})  # before: a file may come meanwhile
+    absent = _absent(folders)  # before: a file may come meanwhile
     existed = out.exists()
     try:
-        tables: Tables = module.build(raw, settings, seed)
-        if raw.missing:
-            say(f"  missing: {', '.join(raw.missing)}", quiet=quiet)
-        for line in tables.lacking:
-            say(f"  {line}", quiet=quiet and bool(tables.data))
-        if not tables.data:
-            _report(task, quarantine, out, quiet=quiet)
-            shutil.rmtree(state, ignore_errors=True)
-            _tidy(out, state, existed=existed)
-            return None
-        with _hashing(raw.used, state / "hashes.json") as hashing:
-            configs, folders = write_tables(task, tables, state / "tables", images=images, workers=workers, quiet=quiet)
-            hashes = hashing.result()
+        with Hashing(state / HASHES) as hashing:
+            raw = RawFiles(
+                raw_root,
+                state / "staged",
+                sources=sources,
+                quarantine=quarantine,
+                on_read=hashing.begin,
+                workers=workers,
+                quiet=quiet,
+            )
+            tables: Tables = module.build(raw, settings, seed)
+            if raw.missing:
+                say(f"  missing: {', '.join(raw.missing)}", quiet=quiet)
+            for line in tables.lacking:
+                say(f"  {line}", quiet=quiet and bool(tables.data))
+            for path in raw.used.values():  # those that were not read just now
+                hashing.begin(path)
+            if tables.data:
+                configs, written = write_tables(
+                    task, tables, state / "tables", images=images, workers=workers, quiet=quiet
+                )
+                hashes = _hashed(raw.used, hashing)
     except M2KRError:
         _tidy(out, state, existed=existed)
         raise
+    if not tables.data:
+        _report(task, quarantine, out, quiet=quiet)
+        shutil.rmtree(state, ignore_errors=True)
+        _tidy(out, state, existed=existed)
+        return None
     choices = {**asdict(settings), "seed": seed, "on_bad_rows": on_bad_rows, "allow_missing": allow_missing}
     counts: dict[str, Any] = {
         **tables.counts,
@@ -122,7 +137,7 @@ def build_task(
     record = entry(listed, sources=hashes, options=choices, counts=counts, synthetic=synthetic)
     record["absent"] = absent
     _report(task, quarantine, out, quiet=quiet)
-    publish(out, Built(task, record, folders))
+    publish(out, Built(task, record, written))
     shutil.rmtree(state)
     _tidy(out, state, existed=True)
     return record
@@ -163,40 +178,9 @@ def _absent(folders: dict[str, Path]) -> list[str]:
     return absent
 
 
-@contextmanager
-def _hashing(used: dict[str, Path], cache_path: Path) -> Iterator[Future[dict[str, dict[str, Any]]]]:
-    """Hash raw files while the block runs: most of that is reading, and releases are tens of gigabytes."""
-    from concurrent.futures import ThreadPoolExecutor
-    from threading import Event
-
-    stop = Event()
-    with ThreadPoolExecutor(1) as beside:
-        try:
-            yield beside.submit(_hash_sources, used, cache_path, stop)
-        except BaseException:
-            stop.set()  # the message should not wait for it
-            raise
-
-
-def _hash_sources(
-    used: dict[str, Path], cache_path: Path | None = None, stop: Event | None = None
-) -> dict[str, dict[str, Any]]:
-    """Return sha256 and bytes of each raw file; one whose hash a killed run left in the cache is not read again."""
-    from m2kr.files import sha256_of, write_json
-
-    cache: dict[str, str] = {}
-    if cache_path is not None and cache_path.exists():
-        cache = json.loads(cache_path.read_text(encoding="utf-8"))
-    hashes = {}
-    for label, path in used.items():
-        state = path.stat()
-        key = f"{path.resolve()}|{state.st_size}|{state.st_mtime_ns}"
-        if key not in cache:
-            cache[key] = sha256_of(path, stop)
-            if cache_path is not None:
-                write_json(cache_path, cache)
-        hashes[label] = {"sha256": cache[key], "bytes": state.st_size}
-    return hashes
+def _hashed(used: dict[str, Path], hashing: Hashing) -> dict[str, dict[str, Any]]:
+    """Return sha256 and bytes of each raw file."""
+    return {label: {"sha256": hashing.of(path), "bytes": path.stat().st_size} for label, path in used.items()}
 
 
 def _report(task: Task, quarantine: Quarantine, out: Path, *, quiet: bool) -> None:
@@ -226,6 +210,8 @@ def _report(task: Task, quarantine: Quarantine, out: Path, *, quiet: bool) -> No
 def _tidy(out: Path, state: Path, *, existed: bool) -> None:
     """Keep finished intermediate files only, and no empty folders."""
     shutil.rmtree(state / "tables", ignore_errors=True)
+    if not (state / "staged").is_dir() or not any((state / "staged").iterdir()):
+        (state / HASHES).unlink(missing_ok=True)
     for folder in (state / "staged", state, out / STATE):
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
@@ -265,7 +251,8 @@ def _up_to_date(task: Task, out: Path, raw_root: Path, arguments: argparse.Names
         return False
     if any(path.stat().st_size != entry["sources"][label]["bytes"] for label, path in paths.items()):
         return False
-    return bool(_hash_sources(paths) == entry["sources"])
+    with Hashing() as hashing:
+        return bool(_hashed(paths, hashing) == entry["sources"])
 
 
 def _check_images(task: Task, out: Path, images: ImageRoots) -> None:

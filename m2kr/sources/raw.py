@@ -115,6 +115,7 @@ class RawFiles:
         work: folder for staged tables; they are reused when their file and settings are the same.
         sources: release folder name -> path, where it is not ``root / name``.
         quarantine: what becomes of bad rows.
+        on_read: told of each file when its reading begins.
         workers: threads that parse at the same time. The result does not depend on it.
         quiet: show no progress.
     """
@@ -126,6 +127,7 @@ class RawFiles:
         *,
         sources: dict[str, Path] | None = None,
         quarantine: Quarantine | None = None,
+        on_read: Callable[[Path], object] = lambda _: None,
         workers: int = 1,
         quiet: bool = False,
     ) -> None:
@@ -133,6 +135,7 @@ class RawFiles:
         self.work = work
         self.sources = sources or {}
         self.quarantine = quarantine or Quarantine()
+        self.on_read = on_read
         self.workers = max(1, workers)
         self.quiet = quiet
         self.used: dict[str, Path] = {}
@@ -195,6 +198,7 @@ class RawFiles:
         faults = target.with_suffix(".bad.json")
         if not (target.exists() and faults.exists()):
             self.work.mkdir(parents=True, exist_ok=True)
+            self.on_read(path)
             bad: list[BadRow] = []
             tolerant = self.quarantine.on_bad_rows == "skip"
             with progress(state.st_size, f"read {path.name}", unit="B", quiet=self.quiet) as bar:

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from m2kr import files
 from m2kr.errors import M2KRError
-from m2kr.files import ahead, atomic, digest, safe_name, sha256_of
+from m2kr.files import Hashing, ahead, atomic, digest, safe_name, sha256_of
 
 
 def test_a_file_appears_when_its_block_ends(tmp_path):
@@ -96,3 +97,43 @@ def test_a_file_is_hashed_in_blocks_and_the_hashing_can_be_stopped(tmp_path):
     stop.set()
     with pytest.raises(M2KRError, match=r"hashing .*file was stopped"):
         sha256_of(tmp_path / "file", stop)
+
+
+def test_hashes_are_kept_until_the_file_changes(tmp_path, monkeypatch):
+    read = []
+
+    def watched(path, stop):
+        read.append(path.name)
+        return sha256_of(path, stop)
+
+    monkeypatch.setattr(files, "sha256_of", watched)
+    one, two, cache = tmp_path / "one", tmp_path / "two", tmp_path / "cache" / "hashes.json"
+    for path in (one, two):
+        path.write_text(path.name, encoding="utf-8")
+    expected = {path: hashlib.sha256(path.name.encode()).hexdigest() for path in (one, two)}
+    with Hashing(cache) as hashing:
+        hashing.begin(one)
+        assert {path: hashing.of(path) for path in (one, two, one)} == expected
+    assert read == ["one", "two"]
+    two.write_text("changed", encoding="utf-8")
+    with Hashing(cache) as hashing:
+        assert hashing.of(one) == expected[one]
+        assert hashing.of(two) == hashlib.sha256(b"changed").hexdigest()
+    assert read == ["one", "two", "two"]
+
+
+def test_hashing_ends_with_its_block(tmp_path, monkeypatch):
+    begun = threading.Event()
+
+    def endless(path, stop):
+        begun.set()
+        assert stop.wait(20)
+        raise M2KRError("stopped")
+
+    monkeypatch.setattr(files, "sha256_of", endless)
+    (tmp_path / "file").touch()
+    with Hashing(tmp_path / "hashes.json") as hashing:
+        future = hashing.begin(tmp_path / "file")
+        assert begun.wait(20)
+    assert isinstance(future.exception(), M2KRError)
+    assert not (tmp_path / "hashes.json").exists()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from m2kr.build import build_task
@@ -12,6 +14,10 @@ from m2kr.synthetic.raw import generate
 from m2kr.tasks import TASKS
 
 SCALE = 0.2
+
+# The same examples each time: a run that fails can be run again. HYPOTHESIS_PROFILE=default draws new ones.
+hypothesis.settings.register_profile("same", derandomize=True)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
 @pytest.fixture(scope="session")

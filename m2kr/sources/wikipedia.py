@@ -68,9 +68,9 @@ def find_phrases(path: Path, advance: Advance, phrases: list[str], best: int, wo
     """Find the ``best`` blocks of each phrase in one pass, in memory bounded by phrases x ``best``, not by blocks.
 
     A block holds a phrase where the phrase's words (see `words`) follow one another in its title or in its text. Its
-    score is the larger of the two fields' BM25 term-frequency parts (k1 1.2, b 0.75); ties go to the smaller id. A
-    search engine would also weigh the two fields by how rare the words are; the order is therefore close to upstream's
-    and not equal to it.
+    score is the larger of the two fields' BM25 term-frequency parts (k1 1.2, b 0.75), to nine decimals, so that what is
+    equal but for rounding is a tie; ties go to the smaller id. A search engine would also weigh the two fields by how
+    rare the words are; the order is therefore close to upstream's and not equal to it.
 
     Args:
         path: psgs_w100.tsv, or its .gz.
@@ -134,7 +134,7 @@ def _matches(blocks: pl.DataFrame, patterns: list[str]) -> pl.DataFrame:
                 id="id",
             )
         )
-    return pl.concat(fields).group_by("phrase", "id").agg(pl.col("score").max())
+    return pl.concat(fields).group_by("phrase", "id").agg(pl.col("score").max().round(9))
 
 
 def _own(rows: pl.DataFrame) -> pl.DataFrame:

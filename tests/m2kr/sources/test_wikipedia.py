@@ -5,7 +5,7 @@ import re
 
 import polars as pl
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from m2kr.sources import readers
@@ -31,7 +31,7 @@ def plain_search(blocks, phrase, best):
             if count:
                 scores.append(count * 2.2 / (count + 1.2 * (0.25 + 0.75 * len(tokens) / average)))
         if scores:
-            found.append((-max(scores), number))
+            found.append((-round(max(scores), 9), number))
     return [(number, -score) for score, number in sorted(found)[:best]]
 
 
@@ -47,6 +47,9 @@ def write(path, blocks):
     texts=st.lists(st.tuples(BLOCK, BLOCK), min_size=1, max_size=25),
     best=st.integers(1, 4),
     workers=st.sampled_from([1, 3]),
+)
+@example(  # two phrases whose scores in both are equal, and were not in floating point
+    texts=[("tea", "tea " * 10 + "cup a-b tea, cup"), ("tea", "tea " * 6 + "cup")], best=1, workers=1
 )
 def test_the_best_blocks_of_every_phrase_are_found(tmp_path, texts, best, workers):
     blocks = [(number, text, title) for number, (text, title) in enumerate(texts, start=1)]

@@ -106,9 +106,9 @@ def build_task(
                 say(f"  missing: {', '.join(raw.missing)}", quiet=quiet)
             for line in tables.lacking:
                 say(f"  {line}", quiet=quiet and bool(tables.data))
-            for path in raw.used.values():  # those that were not read just now
-                hashing.begin(path)
             if tables.data:
+                for path in raw.used.values():  # those that were not read just now
+                    hashing.begin(path)
                 configs, written = write_tables(
                     task, tables, state / "tables", images=images, workers=workers, quiet=quiet
                 )

@@ -13,8 +13,15 @@ import numpy as np
 import numpy.typing as npt
 from PIL.Image import Image
 
-from baselines.encoding import ClipPixels, Pixels, as_array, device_of, dtype_of, encode, padded, texts_of
-from baselines.hub import configuration_hash, count_parameters, load_model, load_tokenizer, snapshot, weights_hash
+from baselines.common.batching import ClipPixels, Pixels, as_array, device_of, dtype_of, encode, padded, texts_of
+from baselines.common.checkpoints import (
+    configuration_hash,
+    count_parameters,
+    load_model,
+    load_tokenizer,
+    snapshot,
+    weights_hash,
+)
 from m2kr.errors import M2KRError
 from m2kr.retriever import Input
 from m2kr.tasks import did_you_mean

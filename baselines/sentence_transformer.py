@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from baselines.encoding import as_array, device_of, dtype_of
-from baselines.hub import (
+from baselines.common.batching import as_array, device_of, dtype_of
+from baselines.common.checkpoints import (
     configuration_hash,
     count_parameters,
     first_line,

@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from m2kr.common.progress import say
 from m2kr.errors import M2KRError, run_command
-from m2kr.progress import say
 
 _EXAMPLES = """examples:
   python -m leaderboard --results results --out site
@@ -40,7 +40,7 @@ def _build(argv: Sequence[str] | None) -> int:
     if arguments.images and arguments.data is None:
         raise M2KRError("--images is for the queries that --data shows. Pass --data too.")
     from leaderboard.site import build
-    from m2kr.images import parse_roots
+    from m2kr.images.roots import parse_roots
 
     made = build(
         arguments.results,
@@ -67,7 +67,7 @@ def _verify(argv: Sequence[str] | None) -> int:
 
 
 def _check(argv: Sequence[str] | None) -> int:
-    from leaderboard.check import main
+    from leaderboard.submission import main
 
     return main(argv)
 

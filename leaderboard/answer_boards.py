@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from leaderboard.answers import ANSWER_STATUS, AnswerRecord
-from leaderboard.runs import MARK_NOTES, MARKS, Record
+from leaderboard.records import MARK_NOTES, MARKS, Record
 from leaderboard.validate import ANSWER_MEASURES
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ PUBLISHED_NOTE = (
 
 @dataclass(frozen=True)
 class AnswerCell:
-    """One figure, in percent, with its interval; ``best`` as in `leaderboard.tables.Cell`."""
+    """One figure, in percent, with its interval; ``best`` as in `leaderboard.boards.Cell`."""
 
     value: float
     low: float

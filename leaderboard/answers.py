@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from leaderboard.runs import MARKS
+from leaderboard.records import MARKS
 from leaderboard.validate import ANSWER_MEASURES, read_valid_answer
-from m2kr.answer import AnswerResult
+from m2kr.answer.task import AnswerResult
+from m2kr.common.files import digest
 from m2kr.errors import M2KRError
-from m2kr.files import digest
 from m2kr.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class AnswerRecord:
     Attributes:
         path: where it is.
         result: what it holds, validated.
-        marks: keys of `leaderboard.runs.MARKS`, in their order.
+        marks: keys of `leaderboard.records.MARKS`, in their order.
     """
 
     path: Path

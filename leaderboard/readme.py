@@ -6,9 +6,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from leaderboard.boards import MEASURES, Board, boards, long_table, short
 from leaderboard.published import BLOCKS, read_published
-from leaderboard.runs import read_records, usual_data, with_marks
-from leaderboard.tables import MEASURES, Board, boards, long_table, short
+from leaderboard.records import read_records, usual_data, with_marks
 from m2kr.errors import M2KRError, run_command
 
 ROOT = Path(__file__).resolve().parents[1]

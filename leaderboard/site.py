@@ -22,9 +22,10 @@ from leaderboard.answers import (
     read_answer_records,
     read_published_answers,
 )
-from leaderboard.examine import Examination, examine
+from leaderboard.boards import COMPARED, MEASURES, Board, boards, long_table, short, task_kind
+from leaderboard.explorer import Examination, examine
 from leaderboard.published import BLOCKS, STATUS, read_published
-from leaderboard.runs import (
+from leaderboard.records import (
     MARK_NOTES,
     MARKS,
     Model,
@@ -37,15 +38,14 @@ from leaderboard.runs import (
     with_marks,
 )
 from leaderboard.significance import LEVEL, Pairs, as_json, pairwise
-from leaderboard.tables import COMPARED, MEASURES, Board, boards, long_table, short, task_kind
 from m2kr import __version__
+from m2kr.common.files import atomic, safe_name
 from m2kr.errors import M2KRError
-from m2kr.files import atomic, safe_name
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from m2kr.images import ImageRoots
+    from m2kr.images.roots import ImageRoots
 
 _HERE = Path(__file__).parent
 _MARKER = ".m2kr-leaderboard"

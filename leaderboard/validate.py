@@ -14,12 +14,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from m2kr.answer import AnswerResult, read_answer_result
-from m2kr.answers import ANSWER_TASKS, harmonic_accuracy
+from m2kr.answer.score import ANSWER_TASKS, harmonic_accuracy
+from m2kr.answer.task import AnswerResult, read_answer_result
+from m2kr.common.files import sha256_of
 from m2kr.errors import M2KRError
-from m2kr.files import sha256_of
 from m2kr.reader import read_lines
-from m2kr.results import Result, read_result
+from m2kr.results.record import Result, read_result
 from m2kr.tasks import TASKS
 
 MEASURE = re.compile(r"(?P<kind>P?Recall|recall_fraction|MRR|nDCG)@(?P<cutoff>[1-9]\d{0,5})")
@@ -29,7 +29,7 @@ ANSWER_MEASURES = {
     "Infoseek": (("accuracy_harmonic", "accuracy"), ("accuracy",)),
     "EVQA": (("BEM", "EM"), ("EM",)),
 }
-"""Task -> the measures it can be compared by, first the main one: see `m2kr.answers`."""
+"""Task -> the measures it can be compared by, first the main one: see `m2kr.answer.score`."""
 
 TOLERANCE = 1e-6
 """Largest difference between a measure of a result file and the one computed again."""

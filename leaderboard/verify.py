@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from leaderboard.boards import short
 from leaderboard.published import read_published
-from leaderboard.runs import MARKS, Record, read_records, with_marks
-from leaderboard.tables import short
+from leaderboard.records import MARKS, Record, read_records, with_marks
 from m2kr.errors import M2KRError, run_command
-from m2kr.results import aligned
+from m2kr.results.record import aligned
 from m2kr.tasks import TASKS, did_you_mean
 
 Verdict = Literal["OK", "near", "off", "not comparable"]

@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from m2kr.common.progress import say
 from m2kr.errors import M2KRError, run_command
-from m2kr.evaluate import add_model_arguments
-from m2kr.progress import say
+from m2kr.evaluate.task import add_model_arguments
 
 if TYPE_CHECKING:
     from m2kr.dataset import TaskData
-    from m2kr.encode import Encoder
+    from m2kr.evaluate.encode import Encoder
     from m2kr.retriever import Input, Ranker, Retriever
 
 _SHOWN = 400
@@ -51,8 +51,8 @@ def ask(
     ids, texts = passages["passage_id"].to_list(), passages["passage_content"].to_list()
     found: Any = retriever
     if encoder is not None:
-        from m2kr.encode import discard
-        from m2kr.search import search
+        from m2kr.evaluate.encode import discard
+        from m2kr.search.exact import search
 
         name = f"{data.task.key}.{data.split}"
         work = encoder.kept.parent / f".{name}.ask"
@@ -87,7 +87,7 @@ def query_of(
         ImageError: the picture cannot be decoded.
     """
     from m2kr.dataset import query_text
-    from m2kr.images import ImageRoots
+    from m2kr.images.roots import ImageRoots
 
     if not question.strip() and image is None:
         raise M2KRError("there is nothing to ask: pass --question, --image or both.")
@@ -150,9 +150,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if getattr(arguments, name) < 1:
             raise M2KRError(f"--{name.replace('_', '-')} is {getattr(arguments, name)}; it has to be 1 or more.")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    from m2kr.common.files import safe_name
     from m2kr.dataset import load_task
-    from m2kr.encode import Encoder
-    from m2kr.files import safe_name
+    from m2kr.evaluate.encode import Encoder
     from m2kr.retriever import Retriever, get_retriever, parse_options
 
     data = load_task(arguments.task, arguments.data, arguments.split)

@@ -1,6 +1,6 @@
 """Cards of the tasks: ``python -m m2kr.cards --update`` writes ``data_cards/`` and the table in ``README.md``.
 
-A card is generated from `m2kr.tasks`, `m2kr.schema` and the options of the task's module, so that it cannot say
+A card is generated from `m2kr.tasks`, `m2kr.formats.schema` and the options of the task's module, so that it cannot say
 anything else than the code; ``--check`` fails when one is stale. With ``--data`` the cards also tell what was counted
 when that benchmark was built; those go to another folder, and the committed ones hold nothing of any machine.
 """
@@ -134,7 +134,7 @@ def _file_names(files: tuple[str, ...]) -> str:
 
 
 def _columns(task: Task) -> list[str]:
-    from m2kr.schema import SCHEMAS
+    from m2kr.formats.schema import SCHEMAS
 
     lines = ["## Columns", ""]
     for config in (task.data_config, task.passages_config):
@@ -156,7 +156,7 @@ def _instructions(task: Task) -> list[str]:
 
 
 def _choices(task: Task) -> list[str]:
-    from m2kr.sources import MODULES, source_of
+    from m2kr.sources.options import MODULES, source_of
 
     if task.key not in MODULES:
         return ["This version has no converter for this task yet."]
@@ -203,7 +203,7 @@ def _cell(text: str) -> str:
 
 def tasks_table(links: str = "data_cards/") -> str:
     """Return the table of tasks, each linked to its card in ``links``."""
-    from m2kr.sources import MODULES
+    from m2kr.sources.options import MODULES
 
     lines = [
         "| task | dataset | query | splits | test queries | test passages | ranked by | built here |",
@@ -282,10 +282,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see the module."""
     parser = _parser()
     arguments = parser.parse_args(argv)
-    from m2kr.files import atomic
+    from m2kr.common.files import atomic
 
     if arguments.data:
-        from m2kr.write import read_manifest
+        from m2kr.formats.manifest import read_manifest
 
         if arguments.out is None:
             parser.error("--data needs --out: the committed cards hold nothing of one build")

@@ -1,7 +1,7 @@
 """Check a benchmark folder: ``python -m m2kr.check DATA [--images ROOT]``.
 
 Files against the manifest (there, nothing else there, size, rows, SHA-256), columns and types, the rules of the format
-(`m2kr.schema.check_split`), and every image that a query names: there, whole, decodable, of sane size. A folder without
+(`m2kr.formats.schema.check_split`), and every image that a query names: there, whole, decodable, of sane size. A folder without
 a manifest, such as the published benchmark, is checked too, but for its hashes.
 """
 
@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m2kr import __version__
+from m2kr.common.progress import progress, say
 from m2kr.errors import M2KRError, run_command
-from m2kr.progress import progress, say
 from m2kr.tasks import TASKS, Task, parse_tasks
 
 if TYPE_CHECKING:
-    from m2kr.images import ImageRoots
+    from m2kr.images.roots import ImageRoots
 
 LISTED = 10_000
 """Problems of one kind that are listed for a task; all are counted. A wrong root makes one of every image."""
@@ -126,7 +126,7 @@ def check(
     Raises:
         M2KRError: the manifest cannot be read.
     """
-    from m2kr.write import MANIFEST, read_manifest
+    from m2kr.formats.manifest import MANIFEST, read_manifest
 
     report = Report(hashes_checked=(data / MANIFEST).exists())
     manifest = read_manifest(data)
@@ -168,7 +168,7 @@ def _check_files(report: Report, data: Path, task: Task, shards: list[dict[str, 
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from m2kr.files import sha256_of
+    from m2kr.common.files import sha256_of
 
     with progress(sum(shard["bytes"] for shard in shards), f"{task.key} files", unit="B", quiet=quiet) as bar:
         for shard in shards:
@@ -200,7 +200,7 @@ def _check_tables(report: Report, data: Path, task: Task, promised: list[str]) -
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from m2kr.schema import DatasetError, check_columns, check_split
+    from m2kr.formats.schema import DatasetError, check_columns, check_split
 
     tables: dict[tuple[str, str], list[Path]] = {}
     spoiled: set[tuple[str, str]] = set()
@@ -260,8 +260,8 @@ def _check_images(
     from concurrent.futures import ThreadPoolExecutor
     from itertools import islice
 
-    from m2kr.images import ImageError, image_paths
-    from m2kr.pack import packed_images
+    from m2kr.images.pack import packed_images
+    from m2kr.images.roots import ImageError, image_paths
 
     roots = images.for_task(task) if images else packed_images(data, task)
     if roots is None:
@@ -355,9 +355,9 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see the module."""
     arguments = _parser().parse_args(argv)
-    from m2kr.files import write_json
-    from m2kr.images import parse_roots
-    from m2kr.write import read_manifest
+    from m2kr.common.files import write_json
+    from m2kr.formats.manifest import read_manifest
+    from m2kr.images.roots import parse_roots
 
     data: Path = arguments.data
     if not data.is_dir():

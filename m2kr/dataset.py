@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from m2kr.common.files import digest, sha256_of
 from m2kr.errors import M2KRError
-from m2kr.files import digest, sha256_of
-from m2kr.images import ImageRoots, parse_roots
+from m2kr.images.roots import ImageRoots, parse_roots
 from m2kr.tasks import Task, get_task
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def load_task(
         data: folder of a built or downloaded benchmark, or a dataset id of the hub.
         split: query split; its passages come with it.
         images: folder or archive of the pictures. Without it they are read from ``<TASK>_images``, where that is in
-            the folder (see `m2kr.pack`).
+            the folder (see `m2kr.images.pack`).
         limit: keep the first so many queries only.
 
     Raises:
@@ -197,7 +197,7 @@ def load_task(
         images = parse_roots([str(images)])
     packed = None
     if images is None and task.reads_images and folder.is_dir():
-        from m2kr.pack import packed_images
+        from m2kr.images.pack import packed_images
 
         packed = packed_images(folder, task)
     return TaskData(
@@ -236,7 +236,7 @@ def _read(files: list[Path]) -> pl.DataFrame:
 
 def _identity(folder: Path, task: Task, *files: list[Path]) -> tuple[str, bool]:
     """Return what identifies the tables, and whether they are made up."""
-    from m2kr.write import read_manifest
+    from m2kr.formats.manifest import read_manifest
 
     entry = read_manifest(folder)["tasks"].get(task.key)
     if entry is not None:

@@ -21,10 +21,10 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from m2kr.common.files import sha256_of
+from m2kr.common.progress import progress
 from m2kr.errors import M2KRError
-from m2kr.files import sha256_of
-from m2kr.progress import progress
-from m2kr.results import Result, Run, aligned, notes_on, read_result
+from m2kr.results.record import Result, Run, aligned, notes_on, read_result
 
 KS = (1, 5, 10, 20, 50, 100, 500)
 """Cut-offs reported."""

@@ -24,15 +24,15 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
+from m2kr.common.progress import progress
+from m2kr.common.registry import by_name, make
 from m2kr.errors import M2KRError
-from m2kr.progress import progress
-from m2kr.registry import by_name, make
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from m2kr.dataset import TaskData
-    from m2kr.results import Result
+    from m2kr.results.record import Result
 
 Source = Literal["run", "oracle", "none"]
 Combine = Literal["joint", "concat"]
@@ -198,8 +198,8 @@ def run_passages(data: TaskData, path: Path, k: int, *, allow_missing: bool = Fa
         M2KRError: the run or its result is not there, it is of other data or another split, it keeps fewer than k
             passages, or it has none for a question, unless ``allow_missing``.
     """
-    from m2kr.files import sha256_of
-    from m2kr.results import Run
+    from m2kr.common.files import sha256_of
+    from m2kr.results.record import Run
 
     result = run_result(path)
     if (result["task"], result["split"]) != (data.task.key, data.split):
@@ -234,7 +234,7 @@ def run_result(path: Path) -> Result:
     Raises:
         M2KRError: one of them is not there, or cannot be read.
     """
-    from m2kr.results import read_result
+    from m2kr.results.record import read_result
 
     if not path.is_file():
         raise M2KRError(f"the run {path} is not there. Make it with python -m m2kr.evaluate, or pass --no-retrieval.")
@@ -300,8 +300,8 @@ class Asking:
         Finished chunks are kept in the folder ``work``, under a key of all that the answers depend on. A chunk begins
         at a multiple of the chunk size, as in a run that nothing interrupted, so that its batches are the same.
         """
-        from m2kr.encode import peak_memory, reset_peak_memory
-        from m2kr.files import atomic, write_json
+        from m2kr.common.files import atomic, write_json
+        from m2kr.evaluate.encode import peak_memory, reset_peak_memory
 
         count = self.data.queries.height
         facts = _read_facts(work, key) or {"key": key, "questions": 0, "seconds": 0.0, "memory": 0}
@@ -330,8 +330,8 @@ class Asking:
 
     def _pictures(self, first: int) -> Generator[Any]:
         """Yield the picture of every question from a row on, or None where the reader gets none."""
-        from m2kr.encode import decoded
-        from m2kr.images import ImageError
+        from m2kr.evaluate.encode import decoded
+        from m2kr.images.roots import ImageError
 
         names = self.data.queries["question_id"]
         if self.blind or not self.data.task.reads_images:

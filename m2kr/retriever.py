@@ -16,8 +16,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypedDict, runtime_checkable
 
+from m2kr.common.registry import by_name, make
 from m2kr.errors import M2KRError
-from m2kr.registry import by_name, make
 
 if TYPE_CHECKING:
     import numpy as np

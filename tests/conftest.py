@@ -8,9 +8,9 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from m2kr.build import build_task
-from m2kr.sources import MODULES
-from m2kr.synthetic.raw import generate
+from m2kr.build.task import build_task
+from m2kr.sources.options import MODULES
+from m2kr.synthetic.write import generate
 from m2kr.tasks import TASKS
 
 SCALE = 0.2

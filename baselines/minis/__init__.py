@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from baselines.clip import CLIP
-    from baselines.encoding import Pixels
+    from baselines.common.batching import Pixels
+    from baselines.image_text_to_text import ImageTextToText
     from baselines.preflmr.retriever import PreFLMRRetriever
-    from baselines.readers import ImageTextToText
 
 NAMES = ("clip-mini", "dpr-mini", "preflmr-mini")
 
@@ -123,7 +123,7 @@ def reader_mini(
 
     Five passages of the made-up world have up to 800 tokens of its small vocabulary.
     """
-    from baselines.readers import ImageTextToText
+    from baselines.image_text_to_text import ImageTextToText
 
     return ImageTextToText(
         checkpoint=checkpoint or str(folder("reader-mini")),

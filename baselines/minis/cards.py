@@ -9,8 +9,8 @@ from textwrap import fill
 from typing import Any
 
 from baselines.minis import judge, train
-from m2kr.files import atomic
-from m2kr.results import hardware
+from m2kr.common.files import atomic
+from m2kr.results.record import hardware
 from m2kr.tasks import TASKS
 
 _LINE = 120

@@ -16,10 +16,10 @@ from sentence_transformers.base.modules import InputModule
 from tokenizers import BertWordPieceTokenizer, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import BertConfig, BertModel, CLIPConfig, CLIPModel, CLIPTokenizer
 
-from baselines.encoding import ClipPixels
-from baselines.hub import load_model, load_tokenizer, quiet_loading
+from baselines.common.batching import ClipPixels
+from baselines.common.checkpoints import load_model, load_tokenizer, quiet_loading
+from m2kr.common.files import atomic, write_json
 from m2kr.errors import M2KRError
-from m2kr.files import atomic, write_json
 
 IMAGE_SIZE = 64
 """Pixels of a picture's side: 64 patches of 8 x 8 keep the spots and stripes of the made-up world apart."""

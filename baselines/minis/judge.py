@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from m2kr.common.progress import say
 from m2kr.errors import M2KRError, run_command
-from m2kr.progress import say
 from m2kr.tasks import TASKS, Task
 
 if TYPE_CHECKING:
@@ -65,11 +65,11 @@ def judge(work: Path | None, data: Path, images: Any, out: Path, *, quiet: bool 
 
     The score is the task's first metric: Recall@10 of WIT, Recall@1 of IGLUE and LLaVA, Recall@5 of the others.
     """
+    from m2kr.common.files import safe_name
     from m2kr.dataset import load_task
-    from m2kr.evaluate import evaluate_task
-    from m2kr.files import safe_name
+    from m2kr.evaluate.task import evaluate_task
     from m2kr.metrics import score_queries
-    from m2kr.results import Run
+    from m2kr.results.record import Run
 
     tested = [task for task in TASKS.values() if "test" in task.splits]
     splits: dict[str, TaskData] = {task.key: load_task(task, data, "test", images=images) for task in tested}
@@ -167,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see the module."""
     arguments = _parser().parse_args(argv)
     from baselines.minis import train
-    from m2kr.files import atomic
+    from m2kr.common.files import atomic
 
     if arguments.seed == train.SEED:
         raise M2KRError(f"--seed {arguments.seed} is the world that the models were trained on: take another.")

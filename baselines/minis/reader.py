@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from baselines.minis import folder
 from baselines.minis.train import SCALE, SEED, make_data, settings_file
+from m2kr.common.progress import say
 from m2kr.errors import M2KRError, run_command
-from m2kr.progress import say
 
 if TYPE_CHECKING:
     from baselines.minis.reader_data import ReaderConfig
     from m2kr.dataset import TaskData
-    from m2kr.images import ImageRoots
+    from m2kr.images.roots import ImageRoots
 
 NAME = "reader-mini"
 
@@ -56,14 +56,14 @@ def train_reader(
     from transformers import AutoProcessor, LlavaForConditionalGeneration, set_seed
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-    from baselines.hub import count_parameters, load_model, weights_hash
+    from baselines.common.checkpoints import count_parameters, load_model, weights_hash
     from baselines.minis.reader_data import Batches
     from baselines.minis.reader_model import write_start
     from baselines.minis.reader_trainer import ReaderTrainer, arguments_of
-    from baselines.preflmr.training import DONE, NoNonsense, claim, last_checkpoint
+    from baselines.preflmr.training.trainer import DONE, NoNonsense, claim, last_checkpoint
+    from m2kr.common.files import write_json
     from m2kr.dataset import load_task
-    from m2kr.files import write_json
-    from m2kr.results import versions
+    from m2kr.results.record import versions
 
     torch.set_num_threads(1)  # sums are added up in the same order wherever it runs
     set_seed(config.seed)
@@ -116,7 +116,7 @@ def train_reader(
 
 def _texts(splits: Sequence[TaskData]) -> Iterator[str]:
     """Yield what the vocabulary is learned from: passages, questions, and the words of a prompt."""
-    from baselines.readers import PROMPT_WITH_PASSAGES
+    from baselines.image_text_to_text import PROMPT_WITH_PASSAGES
 
     for split in splits:
         yield from split.passages["passage_content"]
@@ -125,7 +125,7 @@ def _texts(splits: Sequence[TaskData]) -> Iterator[str]:
 
 
 def _save(model: Any, processor: Any, out: Path) -> None:
-    from baselines.hub import quiet_loading
+    from baselines.common.checkpoints import quiet_loading
 
     with quiet_loading():
         model.save_pretrained(out)
@@ -133,11 +133,11 @@ def _save(model: Any, processor: Any, out: Path) -> None:
 
 
 def export(trained: Path, out: Path) -> None:
-    """Write a trained reader in float16, as `baselines.readers.ImageTextToText` reads it."""
+    """Write a trained reader in float16, as `baselines.image_text_to_text.ImageTextToText` reads it."""
     import torch
     from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-    from baselines.hub import load_model
+    from baselines.common.checkpoints import load_model
 
     model = load_model(LlavaForConditionalGeneration, trained, device=torch.device("cpu"), dtype=torch.float16)
     make: Any = AutoProcessor
@@ -179,7 +179,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise M2KRError(f"--scale is {arguments.scale}; it has to be more than 0.")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from baselines.minis.reader_data import read_config
-    from m2kr.images import parse_roots
+    from m2kr.images.roots import parse_roots
 
     config = read_config(settings_file("reader"), _changes(arguments.set))
     if arguments.data:

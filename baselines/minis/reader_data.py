@@ -1,7 +1,7 @@
 """What reader-mini is trained on: questions with passages and pictures, in batches drawn beforehand.
 
 A batch depends on the seed and its number alone, so that a run that was stopped goes on with the batches it would have
-had. The prompts are those that `baselines.readers.ImageTextToText` writes.
+had. The prompts are those that `baselines.image_text_to_text.ImageTextToText` writes.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import Any, Literal
 import torch
 from torch.utils.data import Dataset
 
-from baselines.readers import PROMPT, PROMPT_WITH_PASSAGES
-from m2kr.answers import ANSWER_TASKS
+from baselines.image_text_to_text import PROMPT, PROMPT_WITH_PASSAGES
+from m2kr.answer.score import ANSWER_TASKS
 from m2kr.dataset import TaskData
 from m2kr.errors import M2KRError
 

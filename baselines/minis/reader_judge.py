@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 
 from baselines.minis import folder, train
 from baselines.minis.reader import NAME
-from m2kr.answers import ANSWER_TASKS
+from m2kr.answer.score import ANSWER_TASKS
+from m2kr.common.progress import say
 from m2kr.errors import M2KRError, run_command
-from m2kr.progress import say
 
 if TYPE_CHECKING:
-    from m2kr.answer import AnswerResult
+    from m2kr.answer.task import AnswerResult
 
 SEED, SCALE = 5, 1.0
 """The world to judge on. Not that of ``make demo``, on whose questions early attempts were looked at."""
@@ -42,9 +42,9 @@ def judge(work: Path | None, data: Path, images: Path, results: Path, *, quiet: 
         results: where results are and go.
         quiet: no progress.
     """
-    from m2kr.answer import main as answer
-    from m2kr.answer import read_answer_results
-    from m2kr.evaluate import main as evaluate
+    from m2kr.answer.task import main as answer
+    from m2kr.answer.task import read_answer_results
+    from m2kr.evaluate.task import main as evaluate
 
     asked = ["--data", str(data), "--tasks", ",".join(ANSWER_TASKS), "--out", str(results), "--quiet"]
     shown = ["--images", str(images)]
@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see the module."""
     arguments = _parser().parse_args(argv)
-    from m2kr.files import atomic
+    from m2kr.common.files import atomic
 
     if arguments.seed == train.SEED:
         raise M2KRError(f"--seed {arguments.seed} is the world that the models were trained on: take another.")

@@ -18,7 +18,7 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from baselines.hub import load_model, quiet_loading
+from baselines.common.checkpoints import load_model, quiet_loading
 from baselines.minis.reader_data import ReaderConfig
 
 PAD, END, IMAGE = "<pad>", "</s>", "<image>"

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name everybody knows
 from transformers import Trainer, TrainingArguments
 
-from baselines.hub import load_model
+from baselines.common.checkpoints import load_model
 from baselines.minis.reader_data import ReaderConfig
-from baselines.preflmr.training import CHECKPOINTS
+from baselines.preflmr.training.trainer import CHECKPOINTS
 
 
 class ReaderTrainer(Trainer):

@@ -17,14 +17,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from baselines.common.processes import pool
 from baselines.minis import SINGLE_SCALE
-from baselines.processes import pool
+from m2kr.common.progress import say
 from m2kr.errors import M2KRError, run_command
-from m2kr.progress import say
 
 if TYPE_CHECKING:
-    from baselines.preflmr.stages import StageConfig
-    from m2kr.images import ImageRoots
+    from baselines.preflmr.training.stages import StageConfig
+    from m2kr.images.roots import ImageRoots
 
 SEED, SCALE = 7, 10.0
 """The world that the small models are trained on: 5,000 articles, 13,000 pictures. They are judged on another."""
@@ -44,9 +44,9 @@ def settings_file(name: str) -> Path:
 
 def make_data(work: Path, seed: int, scale: float, *, quiet: bool = False) -> tuple[Path, ImageRoots]:
     """Make a world and the benchmark of it, unless they are there; return the folder and where the pictures are."""
-    from m2kr.build import main as build
-    from m2kr.images import parse_roots
-    from m2kr.synthetic.raw import generate
+    from m2kr.build.task import main as build
+    from m2kr.images.roots import parse_roots
+    from m2kr.synthetic.write import generate
 
     raw, data = work / "raw", work / "m2kr"
     generate(raw, scale=scale, seed=seed, quiet=quiet)
@@ -81,7 +81,7 @@ def train_minis(
     from transformers import set_seed
 
     from baselines.minis.encoders import ClipModule, write_bert, write_clip
-    from baselines.preflmr.stages import read_config
+    from baselines.preflmr.training.stages import read_config
 
     torch.set_num_threads(1)
     set_seed(seed)
@@ -107,10 +107,10 @@ def _train_stages(model: str, *, work: Path, seed: int, changes: dict[str, Any] 
     from transformers import set_seed
 
     from baselines.minis.encoders import DOC_MAXLEN
-    from baselines.preflmr.assemble import assemble
-    from baselines.preflmr.stages import read_config
     from baselines.preflmr.train import run_stage
-    from m2kr.images import parse_roots
+    from baselines.preflmr.training.assemble import assemble
+    from baselines.preflmr.training.stages import read_config
+    from m2kr.images.roots import parse_roots
 
     torch.set_num_threads(1)
     set_seed(seed)
@@ -165,9 +165,9 @@ def train_clip(module: Any, config: StageConfig, data: Path, images: ImageRoots,
     """
     from sentence_transformers import MultiVectorEncoder
 
-    from baselines.preflmr.data import load_training
-    from baselines.preflmr.training import train
-    from baselines.preflmr.validation import load_validation
+    from baselines.preflmr.training.batches import load_training
+    from baselines.preflmr.training.trainer import train
+    from baselines.preflmr.training.validation import load_validation
 
     tasks = load_training(config, data, images)
     train(
@@ -186,7 +186,7 @@ def export(made: dict[str, Path], out: Path) -> None:
     """Write the last checkpoint of every model in float16, as `baselines.minis` reads it."""
     from baselines.minis.encoders import ClipModule
     from baselines.preflmr.checkpoint import save
-    from baselines.preflmr.model import PreFLMR
+    from baselines.preflmr.preflmr import PreFLMR
 
     module = ClipModule(made["clip-mini"])
     module.model.half()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from baselines.preflmr.configuration import PreFLMRConfig
 
 if TYPE_CHECKING:
-    from baselines.preflmr.model import PreFLMR
+    from baselines.preflmr.preflmr import PreFLMR
 
 __all__ = ["PreFLMR", "PreFLMRConfig"]
 
@@ -18,7 +18,7 @@ __all__ = ["PreFLMR", "PreFLMRConfig"]
 def __getattr__(name: str) -> Any:
     # torch and transformers cost seconds, and a command's --help imports this package.
     if name == "PreFLMR":
-        from baselines.preflmr.model import PreFLMR
+        from baselines.preflmr.preflmr import PreFLMR
 
         return PreFLMR
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -22,10 +22,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from baselines.encoding import device_of, dtype_of
-from baselines.hub import first_line
+from baselines.common.batching import device_of, dtype_of
+from baselines.common.checkpoints import first_line
 from baselines.preflmr.configuration import PreFLMRConfig
-from baselines.preflmr.model import PreFLMR
+from baselines.preflmr.preflmr import PreFLMR
 from baselines.preflmr.tokenization import (
     DOCUMENT_FOLDER,
     QUERY_FOLDER,
@@ -34,8 +34,8 @@ from baselines.preflmr.tokenization import (
     QueryTokenizer,
     write_tokenizer,
 )
+from m2kr.common.files import atomic
 from m2kr.errors import M2KRError
-from m2kr.files import atomic
 
 # What a hub repository is asked for.
 FILES = (

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from m2kr.common.files import write_json
 from m2kr.errors import M2KRError
-from m2kr.files import write_json
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from baselines.encoding import ClipPixels, Pixels, as_array, encode
+from baselines.common.batching import ClipPixels, Pixels, as_array, encode
 from m2kr.errors import M2KRError
 
 if TYPE_CHECKING:
     import torch
 
-    from baselines.preflmr.model import Embeddings, ImageStates, PreFLMR
+    from baselines.preflmr.preflmr import Embeddings, ImageStates, PreFLMR
 
 MissingImage = Literal["black", "none"]
 Regions = Literal["whole", "grid"]

@@ -11,7 +11,7 @@ from sentence_transformers import MultiVectorEncoder
 from sentence_transformers.base.modality_types import Modality, PairInput, SingleInput
 from sentence_transformers.base.modules import InputModule
 
-from baselines.encoding import ClipPixels, device_of
+from baselines.common.batching import ClipPixels, device_of
 from baselines.preflmr.checkpoint import save
 from baselines.preflmr.inputs import (
     Features,
@@ -23,9 +23,9 @@ from baselines.preflmr.inputs import (
     query_vectors,
     reads_pictures,
 )
-from baselines.preflmr.model import PreFLMR
+from baselines.preflmr.preflmr import PreFLMR
+from m2kr.common.files import write_json
 from m2kr.errors import M2KRError
-from m2kr.files import write_json
 
 
 class PreFLMRModule(InputModule):

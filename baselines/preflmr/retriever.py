@@ -10,15 +10,15 @@ import numpy as np
 import numpy.typing as npt
 from PIL.Image import Image
 
-from baselines.encoding import Pixels
-from baselines.hub import configuration_hash, count_parameters, weights_hash
+from baselines.common.batching import Pixels
+from baselines.common.checkpoints import configuration_hash, count_parameters, weights_hash
 from baselines.preflmr.inputs import check_choice, configure, reads_pictures
 from baselines.preflmr.tokenization import PaddingMask
 from m2kr.errors import M2KRError
 from m2kr.retriever import Input
 
 if TYPE_CHECKING:
-    from baselines.preflmr.model import PreFLMR
+    from baselines.preflmr.preflmr import PreFLMR
 
 OFFICIAL = {
     "preflmr-vit-b": "LinWeizheDragon/PreFLMR_ViT-B",
@@ -71,7 +71,7 @@ class PreFLMRRetriever:
             "query_maxlen": _whole("query_maxlen", query_maxlen),
             "doc_maxlen": _whole("doc_maxlen", doc_maxlen),
         }
-        from baselines.preflmr.model import PreFLMR, checkpoint_folder
+        from baselines.preflmr.preflmr import PreFLMR, checkpoint_folder
 
         checkpoint = checkpoint or OFFICIAL[name]
         folder = checkpoint_folder(checkpoint)

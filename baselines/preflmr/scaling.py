@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from baselines.common.processes import pool
 from baselines.preflmr.scaling_plan import (
     FORMS,
     Run,
@@ -30,9 +31,8 @@ from baselines.preflmr.scaling_plan import (
     settings_file,
 )
 from baselines.preflmr.scaling_report import RunScores, draw, report
-from baselines.processes import pool
+from m2kr.common.progress import say
 from m2kr.errors import M2KRError, run_command
-from m2kr.progress import say
 
 Kind = Literal["text", "vision"]
 
@@ -119,7 +119,7 @@ def run_study(
 
 def _claim(out: Path, settings: Settings, data: Path | None) -> None:
     """Make the folder this study's, unless it is another's."""
-    from m2kr.files import digest, write_json
+    from m2kr.common.files import digest, write_json
 
     configs = {f"stages.{stage}": config.to_json() for stage, config in settings.stages.items()}
     if settings.clip:
@@ -198,7 +198,7 @@ def _make_encoder(study: Study, which: tuple[Kind, str, int]) -> None:
     """Write a BERT with random weights, or write a CLIP and train it contrastively; nothing where it is there."""
     from baselines.minis.encoders import ClipModule, Shape, write_bert, write_clip
     from baselines.minis.train import texts, train_clip
-    from m2kr.images import parse_roots
+    from m2kr.images.roots import parse_roots
 
     kind, name, seed = which
     settings, folder = study.settings, Path(_encoder(study, *which))
@@ -236,7 +236,7 @@ def _whole(folder: Path, write: Callable[[Path], Any]) -> None:
 
 def _mine_beforehand(study: Study) -> None:
     """Find the hard negatives of all stages, which runs in several processes would otherwise find at once."""
-    from baselines.preflmr.negatives import mine
+    from baselines.preflmr.training.negatives import mine
     from m2kr.dataset import load_task
 
     wanted = {
@@ -264,10 +264,10 @@ def _seed(seed: int, stage: int) -> int:
 
 def _do(study: Study, run: Run) -> None:
     """Train the stages of a run that are not there yet, judge it, and write its scores."""
-    from baselines.preflmr.assemble import assemble
     from baselines.preflmr.train import run_stage
-    from m2kr.files import write_json
-    from m2kr.images import parse_roots
+    from baselines.preflmr.training.assemble import assemble
+    from m2kr.common.files import write_json
+    from m2kr.images.roots import parse_roots
 
     _one_thread(study)
     settings, trained = study.settings, study.out / "trained"
@@ -296,11 +296,11 @@ def _do(study: Study, run: Run) -> None:
 
 def _judge(study: Study, run: Run, checkpoint: Path, seconds: dict[str, float]) -> RunScores:
     """Return the scores of a checkpoint on the test splits, and the sizes of its parts."""
-    from baselines.hub import count_parameters
+    from baselines.common.checkpoints import count_parameters
     from baselines.preflmr.retriever import PreFLMRRetriever
     from m2kr.dataset import load_task
-    from m2kr.evaluate import evaluate_task
-    from m2kr.images import parse_roots
+    from m2kr.evaluate.task import evaluate_task
+    from m2kr.images.roots import parse_roots
 
     judge: Any = study.settings.judge
     retriever = PreFLMRRetriever(run.name, checkpoint=str(checkpoint), device=study.device, dtype=judge.dtype)
@@ -342,8 +342,8 @@ def _judge(study: Study, run: Run, checkpoint: Path, seconds: dict[str, float]) 
 
 def _write_report(study: Study, scores: Sequence[RunScores]) -> None:
     """Write what all runs together say: scaling.json, scaling.md and scaling.png."""
-    from m2kr.files import atomic, write_json
-    from m2kr.results import hardware, versions
+    from m2kr.common.files import atomic, write_json
+    from m2kr.results.record import hardware, versions
 
     settings = study.settings
     write_json(

@@ -12,7 +12,7 @@ from m2kr.errors import M2KRError
 from m2kr.tasks import TASKS, did_you_mean
 
 if TYPE_CHECKING:
-    from baselines.preflmr.stages import StageConfig
+    from baselines.preflmr.training.stages import StageConfig
 
 FORMS = ("cpu", "gpu")
 ALL_STAGES = (1, 2, 3, 4)
@@ -93,7 +93,7 @@ class Settings:
         device: as torch names it, unless the command names another.
         world: where data are made; None where they are given.
         clip: settings of the contrastive training of a CLIP that is made.
-        model: what `baselines.preflmr.assemble.assemble` is given besides the encoders.
+        model: what `baselines.preflmr.training.assemble.assemble` is given besides the encoders.
         raw: the file as it was read.
     """
 
@@ -281,7 +281,7 @@ def _shape(size: Size, where: str) -> None:
 
 
 def _stage(values: Mapping[str, Any], stage: int, folder: Path) -> StageConfig:
-    from baselines.preflmr.stages import read_config
+    from baselines.preflmr.training.stages import read_config
 
     where = f"stages.{stage}" if stage else "clip"
     changes = dict(values)

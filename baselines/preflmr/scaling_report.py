@@ -152,7 +152,7 @@ def draw(scores: Sequence[RunScores], middle: tuple[str, str], path: Path) -> No
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    from m2kr.files import atomic
+    from m2kr.common.files import atomic
 
     figure, panels = plt.subplots(1, 2, figsize=(8.8, 3.73), dpi=150, layout="constrained", sharey=True)
     fixed = {"vision": ("text", middle[1]), "text": ("vision", middle[0])}

@@ -17,10 +17,10 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from baselines.hub import load_tokenizer
+from baselines.common.checkpoints import load_tokenizer
 from baselines.preflmr.configuration import PreFLMRConfig
+from m2kr.common.files import atomic
 from m2kr.errors import M2KRError
-from m2kr.files import atomic
 
 PaddingMask = Literal["sane", "official"]
 

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from m2kr.common.progress import say
 from m2kr.errors import M2KRError, run_command
-from m2kr.progress import say
 
 _EXAMPLES = """examples:
   python -m baselines.preflmr.train --stage 1 --text bert-base-uncased --vision openai/clip-vit-base-patch32 \\
@@ -82,7 +82,7 @@ def parse_changes(values: Sequence[str]) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see the module."""
     arguments = _parser().parse_args(argv)
-    from baselines.preflmr.stages import config_file, read_config
+    from baselines.preflmr.training.stages import config_file, read_config
 
     path = arguments.config or config_file(arguments.stage)
     config = read_config(path, parse_changes(arguments.set))
@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if importlib.util.find_spec(arguments.log) is None:
             raise M2KRError(f"--log {arguments.log} needs the package {arguments.log}: pip install {arguments.log}.")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # batches are made in forked processes
-    from m2kr.images import parse_roots
+    from m2kr.images.roots import parse_roots
 
     result = run_stage(
         config,
@@ -135,7 +135,7 @@ def run_stage(
     """Train one stage; see `baselines.preflmr.training.train`, whose result is returned.
 
     Args:
-        config: a `baselines.preflmr.stages.StageConfig`.
+        config: a `baselines.preflmr.training.stages.StageConfig`.
         data: folder of the benchmark.
         out: folder of the run.
         init: checkpoint to begin with; None to begin with ``encoders``, a BERT and a CLIP.
@@ -149,17 +149,17 @@ def run_stage(
     """
     from sentence_transformers import MultiVectorEncoder
 
-    from baselines.encoding import device_of
-    from baselines.hub import weights_hash
+    from baselines.common.batching import device_of
+    from baselines.common.checkpoints import weights_hash
     from baselines.preflmr import PreFLMR
-    from baselines.preflmr.assemble import assemble
-    from baselines.preflmr.data import load_training
     from baselines.preflmr.module import PreFLMRModule
-    from baselines.preflmr.negatives import mine
-    from baselines.preflmr.pipeline import ImageVectors, OneVector
-    from baselines.preflmr.stages import freeze
-    from baselines.preflmr.training import train
-    from baselines.preflmr.validation import load_validation
+    from baselines.preflmr.training.assemble import assemble
+    from baselines.preflmr.training.batches import load_training
+    from baselines.preflmr.training.heads import ImageVectors, OneVector
+    from baselines.preflmr.training.negatives import mine
+    from baselines.preflmr.training.stages import freeze
+    from baselines.preflmr.training.trainer import train
+    from baselines.preflmr.training.validation import load_validation
 
     tasks = load_training(
         config, data, images, lambda split: mine(split, config.mined_depth, out.parent / "negatives", quiet=quiet)

@@ -23,13 +23,13 @@ from typing import Any
 
 import polars as pl
 
-from m2kr.files import digest
-from m2kr.schema import leaves_root, polars_schema
-from m2kr.sources import choice
-from m2kr.sources.chance import draw, instruction, sample
-from m2kr.sources.quoted import read_quoted
-from m2kr.sources.raw import RawFiles, Tables, from_rows, in_file_order, where
-from m2kr.sources.readers import Advance, BadRow, Batch, is_text, read_json_members, stream_json_array
+from m2kr.common.files import digest
+from m2kr.formats.schema import leaves_root, polars_schema
+from m2kr.parsing.delimited import read_quoted
+from m2kr.parsing.releases import RawFiles, Tables, from_rows, in_file_order, where
+from m2kr.parsing.rows import Advance, BadRow, Batch, is_text, read_json_members, stream_json_array
+from m2kr.sources.options import choice
+from m2kr.sources.sampling import draw, instruction, sample
 from m2kr.tasks import TASKS
 
 TASK = TASKS["EVQA"]

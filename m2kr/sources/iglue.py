@@ -14,11 +14,11 @@ from pathlib import Path
 
 import polars as pl
 
-from m2kr.schema import polars_schema
-from m2kr.sources import choice
-from m2kr.sources.chance import instruction
-from m2kr.sources.raw import RawFiles, Tables, from_rows
-from m2kr.sources.readers import Advance, BadRow, Batch, read_jsonl
+from m2kr.formats.schema import polars_schema
+from m2kr.parsing.releases import RawFiles, Tables, from_rows
+from m2kr.parsing.rows import Advance, BadRow, Batch, read_jsonl
+from m2kr.sources.options import choice
+from m2kr.sources.sampling import instruction
 from m2kr.sources.wit import (
     COLUMNS,
     SPLIT_FILES,

@@ -21,13 +21,13 @@ from typing import Any
 
 import polars as pl
 
-from m2kr.files import digest
-from m2kr.schema import polars_schema
-from m2kr.sources import choice
-from m2kr.sources.chance import instruction, sample
+from m2kr.common.files import digest
+from m2kr.formats.schema import polars_schema
+from m2kr.parsing.releases import RawFiles, Tables, from_rows
+from m2kr.parsing.rows import Advance, BadRow, Batch, read_jsonl
+from m2kr.sources.options import choice
 from m2kr.sources.oven import IMAGE_ID, field_fault, picture_files
-from m2kr.sources.raw import RawFiles, Tables, from_rows
-from m2kr.sources.readers import Advance, BadRow, Batch, read_jsonl
+from m2kr.sources.sampling import instruction, sample
 from m2kr.sources.wikipedia import content, find_titles
 from m2kr.tasks import TASKS
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import polars as pl
 
-from m2kr.sources import choice
-from m2kr.sources.chance import instruction, sample
-from m2kr.sources.raw import RawFiles, Tables, from_rows
-from m2kr.sources.readers import Advance, BadRow, Batch, read_json_array
+from m2kr.parsing.releases import RawFiles, Tables, from_rows
+from m2kr.parsing.rows import Advance, BadRow, Batch, read_json_array
+from m2kr.sources.options import choice
+from m2kr.sources.sampling import instruction, sample
 from m2kr.tasks import RELEASES, TASKS
 
 TASK = TASKS["LLaVA"]

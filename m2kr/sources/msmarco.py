@@ -12,10 +12,10 @@ from pathlib import Path
 
 import polars as pl
 
-from m2kr.sources import choice
-from m2kr.sources.chance import instruction, sample
-from m2kr.sources.raw import RawFiles, Tables, where
-from m2kr.sources.readers import BadRow, Batch, read_lines
+from m2kr.parsing.releases import RawFiles, Tables, where
+from m2kr.parsing.rows import BadRow, Batch, read_lines
+from m2kr.sources.options import choice
+from m2kr.sources.sampling import instruction, sample
 from m2kr.tasks import TASKS
 
 TASK = TASKS["MSMARCO"]

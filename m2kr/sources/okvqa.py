@@ -17,12 +17,12 @@ from typing import Any
 
 import polars as pl
 
-from m2kr.files import digest
-from m2kr.schema import polars_schema
-from m2kr.sources import choice
-from m2kr.sources.chance import instruction
-from m2kr.sources.raw import RawFiles, Tables, from_rows
-from m2kr.sources.readers import Advance, BadRow, read_json_array
+from m2kr.common.files import digest
+from m2kr.formats.schema import polars_schema
+from m2kr.parsing.releases import RawFiles, Tables, from_rows
+from m2kr.parsing.rows import Advance, BadRow, read_json_array
+from m2kr.sources.options import choice
+from m2kr.sources.sampling import instruction
 from m2kr.sources.wikipedia import content, find_phrases, words
 from m2kr.tasks import TASKS
 

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import polars as pl
 
-from m2kr.files import digest
-from m2kr.schema import polars_schema
-from m2kr.sources import choice
-from m2kr.sources.chance import draw, instruction, sample
-from m2kr.sources.raw import RawFiles, Tables, in_file_order, where
-from m2kr.sources.readers import BadRow, Batch, parse_json, read_lines
+from m2kr.common.files import digest
+from m2kr.formats.schema import polars_schema
+from m2kr.parsing.releases import RawFiles, Tables, in_file_order, where
+from m2kr.parsing.rows import BadRow, Batch, parse_json, read_lines
+from m2kr.sources.options import choice
+from m2kr.sources.sampling import draw, instruction, sample
 from m2kr.sources.wikipedia import wanted_entities
 from m2kr.tasks import TASKS
 

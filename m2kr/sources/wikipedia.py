@@ -12,10 +12,10 @@ from pathlib import Path
 
 import polars as pl
 
-from m2kr.sources.chance import draw
-from m2kr.sources.quoted import read_quoted
-from m2kr.sources.raw import ordered_map, where
-from m2kr.sources.readers import Advance, BadRow, Batch, parse_json
+from m2kr.parsing.delimited import read_quoted
+from m2kr.parsing.releases import ordered_map, where
+from m2kr.parsing.rows import Advance, BadRow, Batch, parse_json
+from m2kr.sources.sampling import draw
 
 COLUMNS = ("id", "text", "title")
 """Columns of psgs_w100.tsv."""

@@ -11,7 +11,7 @@ from m2kr.errors import run_command
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write a made-up world as raw releases; return the exit code."""
-    from m2kr.synthetic.raw import RELEASES, generate
+    from m2kr.synthetic.write import RELEASES, generate
 
     parser = argparse.ArgumentParser(
         prog="python -m m2kr.synthetic",

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Literal
 
 from m2kr.errors import M2KRError
-from m2kr.synthetic.kinds import KINDS, Kind
+from m2kr.synthetic.things import KINDS, Kind
 
 CocoSplit = Literal["train2014", "val2014"]
 

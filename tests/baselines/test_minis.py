@@ -14,8 +14,8 @@ from baselines import minis
 from baselines.minis import NAMES, OneVectorRetriever, clip_mini, encoders, judge, preflmr_mini, train
 from m2kr.dataset import load_task
 from m2kr.errors import run_command
-from m2kr.evaluate import evaluate_task
-from m2kr.images import parse_roots
+from m2kr.evaluate.task import evaluate_task
+from m2kr.images.roots import parse_roots
 from m2kr.retriever import Retriever
 
 MAKERS = {"clip-mini": clip_mini, "dpr-mini": OneVectorRetriever, "preflmr-mini": preflmr_mini}

@@ -19,15 +19,15 @@ from transformers import AutoProcessor, LlamaConfig, LlavaForConditionalGenerati
 from transformers.models.llama.modeling_llama import LlamaModel
 
 from baselines import minis
+from baselines.image_text_to_text import PROMPT, PROMPT_WITH_PASSAGES, ImageTextToText
 from baselines.minis import reader, reader_judge, reader_mini, train
 from baselines.minis.reader_data import Batches, ReaderConfig, names_in, read_config
 from baselines.minis.reader_model import make_tokenizer, wire_copying, write_start
 from baselines.minis.reader_trainer import reader_loss
-from baselines.readers import PROMPT, PROMPT_WITH_PASSAGES, ImageTextToText
-from m2kr.answer import answer_task
+from m2kr.answer.task import answer_task
 from m2kr.dataset import TaskData, load_task
 from m2kr.errors import M2KRError, run_command
-from m2kr.images import parse_roots
+from m2kr.images.roots import parse_roots
 from m2kr.reader import Asked, Reader, no_passages, oracle_passages
 
 SMALL: dict[str, Any] = {

@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 from sentence_transformers import MultiVectorEncoder
 
 from baselines.sentence_transformer import SentenceTransformerRetriever, all_minilm_l6_v2
+from m2kr.common.files import sha256_of
 from m2kr.errors import M2KRError
-from m2kr.files import sha256_of
 from m2kr.retriever import Retriever, get_retriever
-from m2kr.search import maxsim_reference, search
+from m2kr.search.exact import maxsim_reference, search
 
 TEXTS = [
     "An owl.",

@@ -25,12 +25,12 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from baselines.encoding import device_of, dtype_of
+from baselines.common.batching import device_of, dtype_of
 from baselines.preflmr import PreFLMR, PreFLMRConfig
 from baselines.preflmr.configuration import TextConfig, VisionConfig
 from baselines.preflmr.tokenization import DOCUMENT_FOLDER, QUERY_FOLDER, DocumentTokenizer, QueryTokenizer
+from m2kr.common.files import write_json
 from m2kr.errors import run_command
-from m2kr.files import write_json
 from tests.baselines.preflmr.make_fixtures import WORDS, configuration, write_tokenizers
 
 VISION = {

@@ -21,9 +21,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 
-from m2kr.embeddings import Ragged
-from m2kr.maxsim import fused_kernel, kind_of
-from m2kr.search import maxsim_reference, parse_devices, search
+from m2kr.search.exact import maxsim_reference, parse_devices, search
+from m2kr.search.maxsim import fused_kernel, kind_of
+from m2kr.search.store import Ragged
 
 DIM, K = 128, 500
 SHAPES = {"image queries": (5_120, 320, 50_000, 130), "text queries": (5_120, 32, 400_000, 70)}

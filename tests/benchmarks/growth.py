@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from m2kr.embeddings import Ragged
-from m2kr.files import atomic
-from m2kr.search import search
+from m2kr.common.files import atomic
+from m2kr.search.exact import search
+from m2kr.search.store import Ragged
 
 DIM, K = 128, 100
 BASE = {"passages": 1_000, "queries": 4, "vectors a query": 64}

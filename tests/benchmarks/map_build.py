@@ -10,7 +10,7 @@ from pathlib import Path
 
 from datasets import Dataset, Features, Value, disable_progress_bars, load_dataset
 
-from m2kr.schema import SCHEMAS
+from m2kr.formats.schema import SCHEMAS
 from m2kr.sources.msmarco import TASK
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from m2kr.synthetic.raw import generate
+from m2kr.synthetic.write import generate
 
 SCALE = 200  # 400,000 passages, 150,000 judged queries
 YARDSTICK = Path(__file__).with_name("map_build.py")

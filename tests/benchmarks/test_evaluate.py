@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from m2kr.build import build_task
-from m2kr.synthetic.raw import generate
+from m2kr.build.task import build_task
+from m2kr.synthetic.write import generate
 from m2kr.tasks import TASKS
 
 Measure = Callable[[list[str]], tuple[float, int]]

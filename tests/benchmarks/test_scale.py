@@ -17,8 +17,8 @@ from types import ModuleType
 
 import pytest
 
+from m2kr.formats.manifest import read_manifest
 from m2kr.sources.wit import COLUMNS as WIT_COLUMNS
-from m2kr.write import read_manifest
 
 HERE = Path(__file__).parent
 SHARE = float(os.environ.get("M2KR_BENCH_SHARE", "1"))

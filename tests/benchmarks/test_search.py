@@ -22,8 +22,8 @@ import numpy as np
 import pytest
 import torch
 
-from m2kr.embeddings import EmbeddingStore, Ragged, StoredType
-from m2kr.search import maxsim_reference, search
+from m2kr.search.exact import maxsim_reference, search
+from m2kr.search.store import EmbeddingStore, Ragged, StoredType
 
 QUERIES, QUERY_VECTORS, PASSAGES, DIM, K = 8, 320, 2_000, 128, 100
 TILES = (256, 512, 1024, 2048, 4096)

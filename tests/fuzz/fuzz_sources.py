@@ -19,10 +19,10 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
-from m2kr.build import build_task
+from m2kr.build.task import build_task
 from m2kr.errors import M2KRError
-from m2kr.sources import MODULES
-from m2kr.synthetic.raw import generate
+from m2kr.sources.options import MODULES
+from m2kr.synthetic.write import generate
 from m2kr.tasks import TASKS, parse_tasks
 
 PIECES = [

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from baselines.bm25 import BM25
-from m2kr.answer import AnswerResult, answer_task
+from m2kr.answer.task import AnswerResult, answer_task
 from m2kr.dataset import load_task
-from m2kr.evaluate import evaluate_task
+from m2kr.evaluate.task import evaluate_task
 from m2kr.reader import Answer, Asked, no_passages, oracle_passages, run_passages
-from m2kr.results import Result
+from m2kr.results.record import Result
 from m2kr.tasks import TASKS
 
 Maker = Callable[..., Path]

@@ -24,11 +24,11 @@ from leaderboard.answers import (
     read_answer_records,
     read_published_answers,
 )
-from leaderboard.runs import marks_of, read_records, usual_data
+from leaderboard.records import marks_of, read_records, usual_data
 from leaderboard.validate import read_valid_answer
-from m2kr.answers import harmonic_accuracy
+from m2kr.answer.score import harmonic_accuracy
+from m2kr.common.files import sha256_of
 from m2kr.errors import M2KRError
-from m2kr.files import sha256_of
 
 SPEC = Path(__file__).resolve().parents[3] / "shared" / "spec" / "published_results.csv"
 NOTHING = read_published_answers().iloc[:0]

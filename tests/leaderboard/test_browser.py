@@ -11,7 +11,7 @@ import shutil
 import pytest
 
 from leaderboard.site import build
-from m2kr.images import parse_roots
+from m2kr.images.roots import parse_roots
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 

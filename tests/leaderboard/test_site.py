@@ -18,13 +18,13 @@ import pytest
 from baselines.bm25 import BM25
 from leaderboard.__main__ import main
 from leaderboard.answers import ANSWER_FIELDS, read_published_answers
-from leaderboard.examine import _chosen
+from leaderboard.boards import COMPARED, FIELDS
+from leaderboard.explorer import _chosen
 from leaderboard.significance import as_json, pairwise
 from leaderboard.site import CONTENT_SECURITY_POLICY, build
-from leaderboard.tables import COMPARED, FIELDS
 from m2kr.dataset import load_task
 from m2kr.errors import M2KRError, run_command
-from m2kr.evaluate import evaluate_task
+from m2kr.evaluate.task import evaluate_task
 
 SCRIPT = "<script>alert(1)</script>"
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
@@ -203,7 +203,7 @@ def test_real_runs_are_shown_and_compared(real):
 
 
 def test_the_shown_ranks_and_scores_are_those_of_the_run(real, evaluated):
-    from m2kr.results import Run
+    from m2kr.results.record import Run
 
     run = Run.read_trec(evaluated / "bm25" / "OKVQA.run.trec.gz")
     text = (real / "runs/bm25/queries-OKVQA.html").read_text(encoding="utf-8")

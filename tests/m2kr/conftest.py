@@ -12,7 +12,7 @@ import pytest
 from baselines.bm25 import BM25
 from m2kr import retriever
 from m2kr.dataset import TaskData, load_task
-from m2kr.write import read_manifest
+from m2kr.formats.manifest import read_manifest
 from tests.m2kr.evaluating import Multi, Seeing, Single, entry_points_of
 
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from baselines.bm25 import BM25
 from m2kr.dataset import TaskData
-from m2kr.evaluate import evaluate_task
-from m2kr.results import Result
+from m2kr.evaluate.task import evaluate_task
+from m2kr.results.record import Result
 
 DIM = 16
 

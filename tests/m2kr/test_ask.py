@@ -16,10 +16,10 @@ from baselines.bm25 import BM25
 from m2kr import retriever
 from m2kr.ask import answer_lines, ask, main, query_of
 from m2kr.dataset import load_task
-from m2kr.encode import Encoder
 from m2kr.errors import M2KRError, run_command
-from m2kr.evaluate import evaluate_task
-from m2kr.images import ImageError
+from m2kr.evaluate.encode import Encoder
+from m2kr.evaluate.task import evaluate_task
+from m2kr.images.roots import ImageError
 
 
 class Letters:
@@ -137,7 +137,7 @@ def test_what_is_printed_is_what_an_evaluation_ranks(built: Path, tmp_path: Path
     texts = dict(data.passages.select("passage_id", "passage_content").iter_rows())
     for one, encoder in ((BM25(), None), (Letters(), Encoder(Letters(), tmp_path / "m" / ".embeddings", quiet=True))):
         evaluate_task(one, data, tmp_path / one.name, quiet=True)
-        from m2kr.results import Run
+        from m2kr.results.record import Run
 
         run = Run.read_trec(tmp_path / one.name / "MSMARCO.run.trec.gz")
         found = ask(one, data, question, 6, encoder)

@@ -9,8 +9,8 @@ import pytest
 from m2kr import cards
 from m2kr.cards import BEGIN, END, ROOT, card, main, tasks_table
 from m2kr.errors import run_command
-from m2kr.schema import SCHEMAS
-from m2kr.sources import MODULES, source_of
+from m2kr.formats.schema import SCHEMAS
+from m2kr.sources.options import MODULES, source_of
 from m2kr.tasks import RELEASES, TASKS
 
 

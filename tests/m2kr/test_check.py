@@ -13,9 +13,9 @@ import pytest
 from m2kr import check as module
 from m2kr.check import main
 from m2kr.errors import run_command
-from m2kr.images import MAX_PIXELS, image_paths
+from m2kr.formats.manifest import read_manifest
+from m2kr.images.roots import MAX_PIXELS, image_paths
 from m2kr.tasks import TASKS
-from m2kr.write import read_manifest
 
 OKVQA = TASKS["OKVQA"]
 

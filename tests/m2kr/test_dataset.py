@@ -18,8 +18,8 @@ import pytest
 
 from m2kr.dataset import TaskData, load_task, nano_subset, query_text
 from m2kr.errors import M2KRError
-from m2kr.images import ImageRoots
-from m2kr.schema import SCHEMAS
+from m2kr.formats.schema import SCHEMAS
+from m2kr.images.roots import ImageRoots
 from m2kr.tasks import TASKS
 
 

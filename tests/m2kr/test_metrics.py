@@ -15,7 +15,7 @@ from scipy.stats import ttest_rel
 
 from m2kr.errors import M2KRError
 from m2kr.metrics import KS, bootstrap_means, compare, contains_answer, score, score_queries
-from m2kr.results import Run
+from m2kr.results.record import Run
 
 Scores = dict[str, dict[str, float]]
 CUTOFFS = (1, 3, 10, 20)

@@ -3,7 +3,7 @@
 import pytest
 
 from m2kr.errors import M2KRError
-from m2kr.sources import MODULES, source_of
+from m2kr.sources.options import MODULES, source_of
 from m2kr.tasks import RELEASES, TASKS, get_task, parse_tasks
 
 

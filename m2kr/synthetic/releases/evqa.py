@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from m2kr.synthetic import text
+from m2kr.synthetic import articles
 from m2kr.synthetic.releases.part import Part, encoded, json_members, page_url, picture, upload_url
 from m2kr.synthetic.world import MONTHS, Entity, Person, Shuffle, World
 
@@ -198,7 +198,7 @@ def _species_images(world: World, splits: tuple[Split, ...]) -> Iterator[tuple[E
 
 
 def _image(world: World, image: _Image, entity: Entity) -> dict[str, Any]:
-    from m2kr.synthetic.draw import SIZE  # Pillow, which the other files do without
+    from m2kr.synthetic.pictures import SIZE  # Pillow, which the other files do without
 
     rng = world.rng("inat", image.path)
     known = rng.random() < 0.9
@@ -254,14 +254,14 @@ def _rows(world: World, split: Split, entity: Entity) -> Iterator[dict[str, str]
         "encyclopedic_vqa_split": split,
         "wikipedia_url_used_in_train": str(seen),
     }
-    facts = entity.rng("evqa").sample(text.FACTS, len(text.FACTS))
+    facts = entity.rng("evqa").sample(articles.FACTS, len(articles.FACTS))
     if seen:
         facts = facts[_FACTS[split]]
     for number, fact in enumerate(facts[:3]):
         chosen = images if number == 0 else sorted(rng.sample(images, rng.randrange(1, len(images) + 1)))
         section_id, section, known = _section(entity, fact)
-        question = text.visual_question(entity, fact, rng)
-        original = text.visual_question(entity, fact, rng) if number else text.text_query(entity, fact, rng)
+        question = articles.visual_question(entity, fact, rng)
+        original = articles.visual_question(entity, fact, rng) if number else articles.text_query(entity, fact, rng)
         if rng.random() < 0.1:
             original = f'What is meant: "{original}"'
         templated = number % 2 == 0
@@ -282,27 +282,27 @@ def _rows(world: World, split: Split, entity: Entity) -> Iterator[dict[str, str]
         yield common | {"dataset_image_ids": ids} | _two_hops(entity)
 
 
-def _section(entity: Entity, fact: str) -> tuple[int, text.Section, list[str]]:
+def _section(entity: Entity, fact: str) -> tuple[int, articles.Section, list[str]]:
     """Return the section that answers best, its number, and the answers that it states."""
     found = []
-    for number, section in enumerate(text.article(entity)):
-        known = [answer for answer in text.exact_answers(entity, fact) if text.states(section.text, answer)]
+    for number, section in enumerate(articles.article(entity)):
+        known = [answer for answer in articles.exact_answers(entity, fact) if articles.states(section.text, answer)]
         if known:
             found.append((number, section, known))
     # The summary repeats a fact or two; the section about the matter says more.
     return max(found, key=lambda each: (len(each[2]), each[0]))
 
 
-def _evidence(section: text.Section, answer: str, more: bool) -> str:
+def _evidence(section: articles.Section, answer: str, more: bool) -> str:
     sentences = re.findall(r".+?[.!?](?:\s|$)", section.text)
-    place = next(i for i, sentence in enumerate(sentences) if text.states(sentence, answer))
+    place = next(i for i, sentence in enumerate(sentences) if articles.states(sentence, answer))
     return "\n".join(sentence.strip() for sentence in sentences[place : place + 1 + more])
 
 
 def _several(entity: Entity) -> dict[str, str]:
     colours = [entity.look.colour, entity.look.second_colour]
-    sections = text.article(entity)
-    states_both = (all(text.states(section.text, colour) for colour in colours) for section in sections)
+    sections = articles.article(entity)
+    states_both = (all(articles.states(section.text, colour) for colour in colours) for section in sections)
     section_id = list(states_both).index(True)
     return {
         "question": f"Which two colours does this {entity.kind.word} have?",
@@ -339,13 +339,13 @@ def _pages(world: World) -> Iterator[tuple[str, dict[str, Any]]]:
     for number in map(order.at, range(entities + world.sizes.people)):
         if number < entities:
             entity = world.entity(number)
-            yield _page(entity.title, text.article(entity), text.mention(entity, entity.rng("evqa page")))
+            yield _page(entity.title, articles.article(entity), articles.mention(entity, entity.rng("evqa page")))
         else:
             person = world.maker(number - entities)
             yield _page(person.name, _life(person), "")
 
 
-def _page(title: str, sections: tuple[text.Section, ...], caption: str) -> tuple[str, dict[str, Any]]:
+def _page(title: str, sections: tuple[articles.Section, ...], caption: str) -> tuple[str, dict[str, Any]]:
     url = page_url(title)
     return url, {
         "title": title,
@@ -358,14 +358,14 @@ def _page(title: str, sections: tuple[text.Section, ...], caption: str) -> tuple
     }
 
 
-def _life(person: Person) -> tuple[text.Section, ...]:
+def _life(person: Person) -> tuple[articles.Section, ...]:
     born = f"{person.born.day} {MONTHS[person.born.month - 1]} {person.born.year}"
     place = person.birthplace
     return (
-        text.Section(person.name, f"{person.name} was {text.a(person.occupation)} of {place.country}."),
-        text.Section(
+        articles.Section(person.name, f"{person.name} was {articles.a(person.occupation)} of {place.country}."),
+        articles.Section(
             "Life",
-            f"Born in {place.city} on {born}, {person.surname} became {text.a(person.occupation)} and travelled much. "
+            f"Born in {place.city} on {born}, {person.surname} became {articles.a(person.occupation)} and travelled much. "
             f"A street in {place.city} is named after {person.name}.",
         ),
     )

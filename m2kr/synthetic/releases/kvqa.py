@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from m2kr.synthetic import text
+from m2kr.synthetic import articles
 from m2kr.synthetic.releases.part import Part, drawn, encoded, json_members
 from m2kr.synthetic.world import MONTHS, Entity, Person, Shuffle, World
 
@@ -94,10 +94,10 @@ def _record(world: World, number: int, path: str, split: list[int]) -> dict[str,
 def _caption(entity: Entity, people: tuple[Person, ...], rng: random.Random) -> str:
     def dressed(person: Person) -> str:
         coat, trousers, hat = person.clothes
-        words = {"coat": coat, "trousers": trousers, "hat": hat, "a_coat": text.a(coat), "a_hat": text.a(hat)}
+        words = {"coat": coat, "trousers": trousers, "hat": hat, "a_coat": articles.a(coat), "a_hat": articles.a(hat)}
         return rng.choice(_DRESSES).format_map(words)
 
-    mention = text.mention(entity, rng)
+    mention = articles.mention(entity, rng)
     words = {"M": mention[0].lower() + mention[1:], "city": entity.place.city}
     if len(people) == 2:
         left, right = people
@@ -106,7 +106,7 @@ def _caption(entity: Entity, people: tuple[Person, ...], rng: random.Random) -> 
     else:
         (person,) = people
         template = _FEW_WORDS if rng.random() < 0.1 else rng.choice(_CAPTIONS)
-        words |= {"who": person.name, "surname": person.surname, "role": text.a(person.occupation)}
+        words |= {"who": person.name, "surname": person.surname, "role": articles.a(person.occupation)}
         caption = template.format(dress=dressed(person), **words)
     return caption[0].upper() + caption[1:]
 
@@ -152,8 +152,8 @@ def _about_one(person: Person, rng: random.Random) -> list[Question]:
             ["1-hop", "boolean", "comparison"],
         ),
         (
-            f"Is the person in the image {text.a(role)}?",
-            f"Does the picture show {text.a(role)}?",
+            f"Is the person in the image {articles.a(role)}?",
+            f"Does the picture show {articles.a(role)}?",
             _yes(role == person.occupation),
             ["1-hop", "boolean"],
         ),

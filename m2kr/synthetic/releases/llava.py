@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from m2kr.synthetic import talk
+from m2kr.synthetic import dialogues
 from m2kr.synthetic.releases.part import Part, encoded, json_array, picture
 from m2kr.synthetic.world import Entity, Picture, Shuffle, World
 
@@ -28,9 +28,9 @@ def _llava_file(world: World, name: str, records: int) -> Iterator[str]:
 def _llava_record(entity: Entity, shown: Picture, name: str, world: World) -> dict[str, Any]:
     rng = world.rng(name, shown.image_id)
     if name == "conversation_58k":
-        pairs = talk.conversation(entity, rng)
+        pairs = dialogues.conversation(entity, rng)
     else:
-        pairs = [talk.detail(entity, rng) if name == "detail_23k" else talk.reasoning(entity, rng)]
+        pairs = [dialogues.detail(entity, rng) if name == "detail_23k" else dialogues.reasoning(entity, rng)]
     turns = [turn for question, answer in pairs for turn in (("human", question), ("gpt", answer))]
     first = turns[0][1]
     first = f"<image>\n{first}" if name == "complex_reasoning_77k" else f"{first}\n<image>"
@@ -60,13 +60,13 @@ def llava_cc3m(world: World) -> Iterator[Part]:
 
 def _captioned(entity: int, name: str, world: World) -> dict[str, Any]:
     rng = world.rng("caption", name)
-    prompt = rng.choice(talk.BRIEF_PROMPTS)
+    prompt = rng.choice(dialogues.BRIEF_PROMPTS)
     prompt = rng.choice((f"<image>\n{prompt}", f"{prompt}\n<image>"))
     return {
         "id": name,
         "image": f"{name}.jpg",
         "conversations": [
             {"from": "human", "value": prompt},
-            {"from": "gpt", "value": talk.caption(world.entity(entity), rng)},
+            {"from": "gpt", "value": dialogues.caption(world.entity(entity), rng)},
         ],
     }

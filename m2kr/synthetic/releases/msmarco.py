@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from m2kr.synthetic import text
+from m2kr.synthetic import articles
 from m2kr.synthetic.releases.part import Part, encoded
 from m2kr.synthetic.world import Entity, Shuffle, World
 
@@ -25,7 +25,7 @@ class _Collection:
         seed = world.seed
         self._window = Shuffle(_WINDOW, f"{seed}/passages")
         self._last = Shuffle(max(1, self.passages % _WINDOW), f"{seed}/last passages")
-        self._questions = Shuffle(self.passages // 4 * len(text.FACTS), f"{seed}/questions")
+        self._questions = Shuffle(self.passages // 4 * len(articles.FACTS), f"{seed}/questions")
         self._query_ids = Shuffle(max(1_200_000, 2 * queries), f"{seed}/query ids")
         self._train_order = Shuffle(sizes.train_queries + sizes.unjudged_queries, f"{seed}/train queries")
 
@@ -41,7 +41,7 @@ class _Collection:
     def passage(self, pid: int) -> str:
         """Return passage ``pid`` with the native defects that fall on it."""
         entity, number = divmod(self._place(pid, forward=True), 4)
-        passage = text.passage(self.world.entity(entity), number)
+        passage = articles.passage(self.world.entity(entity), number)
         if pid % 29 == 4:
             words = passage.split(" ")
             misread = _MISREAD[pid // 29 % len(_MISREAD)].encode().decode("latin-1")
@@ -55,8 +55,8 @@ class _Collection:
         return passage
 
     def _question(self, number: int) -> tuple[Entity, str]:
-        entity, fact = divmod(self._questions.at(number), len(text.FACTS))
-        return self.world.entity(entity), text.FACTS[fact]
+        entity, fact = divmod(self._questions.at(number), len(articles.FACTS))
+        return self.world.entity(entity), articles.FACTS[fact]
 
     def query_id(self, number: int) -> int:
         return self._query_ids.at(number)
@@ -64,13 +64,13 @@ class _Collection:
     def query(self, number: int) -> str:
         """Return query ``number``: training, then development, then unjudged ones."""
         entity, fact = self._question(number)
-        query = text.text_query(entity, fact, self.world.rng("query", number))
+        query = articles.text_query(entity, fact, self.world.rng("query", number))
         blanks = {11: f" {query}", 31: f"{query} "}
         return blanks.get(number % 50, query)
 
     def positives(self, number: int) -> list[int]:
         entity, fact = self._question(number)
-        return [self._place(4 * entity.index + place, forward=False) for place in text.passages_with(entity, fact)]
+        return [self._place(4 * entity.index + place, forward=False) for place in articles.passages_with(entity, fact)]
 
     def train_numbers(self) -> Iterator[int]:
         """Yield the numbers of all training queries, judged and not, in the order of the file."""

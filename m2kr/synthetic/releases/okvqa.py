@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from m2kr.synthetic import text
+from m2kr.synthetic import articles
 from m2kr.synthetic.releases.part import Part, encoded
 from m2kr.synthetic.world import CocoSplit, Entity, Picture, World
 
@@ -68,11 +68,13 @@ def _okvqa_fact(world: World, picture: Picture) -> tuple[Entity, str, list[str]]
     A phrase may be cut by the end of a block; what no passage holds is no answer in this world.
     """
     entity = world.entity(picture.entity)
-    passages = text.blocks(entity)
-    facts = world.rng("okvqa fact", picture.image_id).sample(text.FACTS, len(text.FACTS))
+    passages = articles.blocks(entity)
+    facts = world.rng("okvqa fact", picture.image_id).sample(articles.FACTS, len(articles.FACTS))
     for fact in facts:
-        raw_answers = text.answers(entity, fact)
-        known = [raw for raw in raw_answers if any(text.states(block, text.singular(raw)) for block in passages)]
+        raw_answers = articles.answers(entity, fact)
+        known = [
+            raw for raw in raw_answers if any(articles.states(block, articles.singular(raw)) for block in passages)
+        ]
         if known:
             return entity, fact, known
     raise AssertionError(f"no fact about {entity.title} is stated in its article")
@@ -80,7 +82,7 @@ def _okvqa_fact(world: World, picture: Picture) -> tuple[Entity, str, list[str]]
 
 def _okvqa_question(world: World, picture: Picture) -> dict[str, Any]:
     entity, fact, _ = _okvqa_fact(world, picture)
-    question = text.visual_question(entity, fact, world.rng("okvqa question", picture.image_id))
+    question = articles.visual_question(entity, fact, world.rng("okvqa question", picture.image_id))
     return {"image_id": picture.image_id, "question": question, "question_id": int(f"{picture.image_id}5")}
 
 
@@ -95,7 +97,7 @@ def _okvqa_annotation(world: World, picture: Picture) -> dict[str, Any]:
         "question_type": entity.kind.okvqa_type,
         "question_id": int(f"{picture.image_id}5"),
         "answers": [
-            {"answer_id": number, "raw_answer": raw, "answer_confidence": "yes", "answer": text.singular(raw)}
+            {"answer_id": number, "raw_answer": raw, "answer_confidence": "yes", "answer": articles.singular(raw)}
             for number, raw in enumerate((raw for raw in people for _ in range(2)), start=1)
         ],
         "confidence": rng.choice((2, 3, 3, 4, 5)),

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any, Literal
 
-from m2kr.synthetic import text
+from m2kr.synthetic import articles
 from m2kr.synthetic.releases.part import Part, encoded, json_lines, picture
 from m2kr.synthetic.world import Entity, Shuffle, World
 
@@ -116,15 +116,15 @@ def _asked(world: World, split: Split, row: int) -> tuple[int, Entity, str]:
     pictures = world.sizes.oven_train if split == "train" else world.sizes.oven_val
     shown = row % pictures
     entity = world.entity(_shown(world, split, shown))
-    facts = entity.rng("infoseek").sample(text.FACTS, len(text.FACTS))
+    facts = entity.rng("infoseek").sample(articles.FACTS, len(articles.FACTS))
     if entity.index < world.sizes.train_entities:
         facts = facts[:_TRAIN_FACTS] if split == "train" else facts[_TRAIN_FACTS:]
     start = world.rng("infoseek", split, row).randrange(len(facts))
-    passages = text.blocks(entity)
+    passages = articles.blocks(entity)
     # What the end of a block cuts in two is in no passage, so nothing could be found for it.
-    for fact in (*facts[start:], *facts[:start], *text.FACTS):
+    for fact in (*facts[start:], *facts[:start], *articles.FACTS):
         answer = _answer(entity, fact)[0]
-        if any(text.states(block, answer) for block in passages):
+        if any(articles.states(block, answer) for block in passages):
             return shown, entity, fact
     raise AssertionError(f"no fact about {entity.title} is stated in its article")
 
@@ -132,7 +132,7 @@ def _asked(world: World, split: Split, row: int) -> tuple[int, Entity, str]:
 def _answer(entity: Entity, fact: str) -> tuple[str, ...]:
     if fact == "quantity":
         return (str(entity.quantity.value),)
-    return text.exact_answers(entity, fact)
+    return articles.exact_answers(entity, fact)
 
 
 def _questions(world: World, split: Split, count: int) -> Iterator[str]:
@@ -141,7 +141,7 @@ def _questions(world: World, split: Split, count: int) -> Iterator[str]:
 
 def _question(world: World, split: Split, row: int) -> dict[str, Any]:
     shown, entity, fact = _asked(world, split, row)
-    question = text.visual_question(entity, fact, world.rng("infoseek question", split, shown, fact))
+    question = articles.visual_question(entity, fact, world.rng("infoseek question", split, shown, fact))
     answer, *others = _answer(entity, fact)
     known: list[Any] = [answer, *others]
     if fact == "quantity":

@@ -92,7 +92,7 @@ def drawn(
     entity: Entity, variation: object, people: tuple[Person, ...] = (), size: tuple[int, int] | None = None
 ) -> bytes:
     """Return a picture of ``entity`` as JPEG, with ``people`` from left to right in front of it."""
-    from m2kr.synthetic.draw import draw, jpeg  # Pillow, which text releases do without
+    from m2kr.synthetic.pictures import draw, jpeg  # Pillow, which text releases do without
 
     image = draw(entity, variation, people)
     return jpeg(image.resize(size) if size else image)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from m2kr.synthetic import text
+from m2kr.synthetic import articles
 from m2kr.synthetic.releases.part import Part, encoded, gzipped, json_lines, upload_url
 from m2kr.synthetic.world import Entity, Shuffle, World
 
@@ -23,7 +23,7 @@ def wikipedia(world: World) -> Iterator[Part]:
             title = entity.title
             if '"' in title:
                 title = _quoted(title)
-            for block in text.blocks(entity):
+            for block in articles.blocks(entity):
                 number += 1
                 yield f"{number}\t{_quoted(block)}\t{title}\n"
 
@@ -43,7 +43,7 @@ def _wiki6m(world: World) -> Iterator[dict[str, Any]]:
 
 def _wiki6m_record(entity: Entity) -> dict[str, Any]:
     """Return an article; one in 13 has no summary, one in 17 not even the member, and few have an image."""
-    sections = text.article(entity)
+    sections = articles.article(entity)
     record: dict[str, Any] = {
         "wikidata_id": entity.qid,
         "wikipedia_title": entity.title,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from m2kr.synthetic import text
+from m2kr.synthetic import articles
 from m2kr.synthetic.releases.part import Part, encoded, gzipped, page_url, picture, upload_url
 from m2kr.synthetic.world import Entity, Shuffle, World
 
@@ -116,7 +116,7 @@ def _row(image: _Image, number: int, world: World) -> dict[str, str]:
         row = _english(image, number, rng)
     else:
         section, sentence, caption = _OTHER_LANGUAGES[language]
-        words = text.slots(entity)
+        words = articles.slots(entity)
         row = {
             "page_url": page_url(entity.title, language),
             "page_title": entity.title,
@@ -126,7 +126,7 @@ def _row(image: _Image, number: int, world: World) -> dict[str, str]:
             "context_page_description": sentence.format_map(words),
         }
     height = rng.randrange(200, 4000)
-    attribution = f"English: {text.mention(entity, rng)}"
+    attribution = f"English: {articles.mention(entity, rng)}"
     if rng.random() < 0.3:
         attribution += f" Deutsch: Ansicht von {entity.title}"
     common = {
@@ -144,8 +144,8 @@ def _row(image: _Image, number: int, world: World) -> dict[str, str]:
 
 
 def _english(image: _Image, number: int, rng: random.Random) -> dict[str, str]:
-    entity, words = image.entity, text.slots(image.entity)
-    lead, *sections = text.article(entity)
+    entity, words = image.entity, articles.slots(image.entity)
+    lead, *sections = articles.article(entity)
     # The n-th English row of an image is about another section, or on another page.
     earlier = image.languages[:number].count("en")
     section = lead if number == 0 and image.number % 4 == 0 else sections[(image.number + earlier) % len(sections)]
@@ -157,11 +157,13 @@ def _english(image: _Image, number: int, rng: random.Random) -> dict[str, str]:
         title = f"{entity.kind.word.capitalize()} {entity.index % 7 + 1} of {entity.place.city}"
         if image.number % 6 == 1:
             title = ("NA", "null")[image.number % 12 // 6]  # titles that a careless reader takes for no value
-        context = f"This page lists what visitors ask for near {entity.place.city}. {text.mention(entity, rng)} is one."
+        context = (
+            f"This page lists what visitors ask for near {entity.place.city}. {articles.mention(entity, rng)} is one."
+        )
         section_title, path = "Gallery", f"{title} / Sights / Gallery"
     if rng.random() < 0.35:
         context += f"\n{sections[0].text}"
-    caption = f"{text.mention(entity, rng)}, {words['where']}"
+    caption = f"{articles.mention(entity, rng)}, {words['where']}"
     if earlier:
         caption += f", view {earlier + 1}"
     if not image.in_iglue and rng.random() < 0.25:

@@ -17,11 +17,11 @@ from sentence_transformers.multi_vector_encoder.losses import (
     MultiVectorMultipleNegativesRankingLoss,
 )
 
-from baselines.encoding import ClipPixels
+from baselines.common.batching import ClipPixels
 from baselines.preflmr import PreFLMR
 from baselines.preflmr.inputs import Pictures, configure
-from baselines.preflmr.model import PreFLMR as Model
 from baselines.preflmr.module import PreFLMRModule, as_multi_vector_encoder, load_multi_vector_encoder
+from baselines.preflmr.preflmr import PreFLMR as Model
 from m2kr.errors import M2KRError
 from tests.baselines.preflmr.make_fixtures import DOCUMENTS, QUERIES
 

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from baselines.preflmr.model import PreFLMR
 from baselines.preflmr.module import as_multi_vector_encoder
+from baselines.preflmr.preflmr import PreFLMR
 from baselines.preflmr.retriever import PreFLMRRetriever
 from m2kr.dataset import load_task
-from m2kr.evaluate import evaluate_task
-from m2kr.export import export_task, mteb_task, search_model
-from m2kr.images import parse_roots
+from m2kr.evaluate.task import evaluate_task
+from m2kr.export.task import export_task, mteb_task, search_model
+from m2kr.images.roots import parse_roots
 
 TASK = "LLaVA"
 

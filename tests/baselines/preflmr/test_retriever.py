@@ -18,15 +18,15 @@ import pytest
 import torch
 from PIL import Image
 
-from baselines.encoding import ClipPixels
+from baselines.common.batching import ClipPixels
 from baselines.preflmr import PreFLMR, PreFLMRConfig
 from baselines.preflmr.inputs import Pictures
-from baselines.preflmr.model import PreFLMR as Model
+from baselines.preflmr.preflmr import PreFLMR as Model
 from baselines.preflmr.retriever import OFFICIAL, PreFLMRRetriever
 from baselines.preflmr.tokenization import DOCUMENT_FOLDER, QUERY_FOLDER, DocumentTokenizer, QueryTokenizer
 from m2kr.errors import M2KRError
-from m2kr.evaluate import main
-from m2kr.results import read_result
+from m2kr.evaluate.task import main
+from m2kr.results.record import read_result
 from m2kr.retriever import Retriever, get_retriever
 from tests.baselines.preflmr import test_encn
 from tests.baselines.preflmr.make_fixtures import DOCUMENTS, QUERIES, configuration, fill

@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 
 from baselines.minis import encoders
-from baselines.preflmr import scaling, training
+from baselines.preflmr import scaling
 from baselines.preflmr.scaling_plan import WITHOUT, Run, describe, make_plan, read_settings, settings_file
 from baselines.preflmr.scaling_report import RunScores, draw, report
+from baselines.preflmr.training import trainer as training
 from m2kr.dataset import load_task
 from m2kr.errors import M2KRError, run_command
 

@@ -23,13 +23,13 @@ from sentence_transformers import MultiVectorEncoder
 
 from baselines.preflmr import PreFLMR
 from baselines.preflmr.module import PreFLMRModule
-from baselines.preflmr.pipeline import ImageVectors, OneVector
 from baselines.preflmr.scoring import contrastive_losses
-from baselines.preflmr.stages import StageConfig, config_file, read_config, trained_names
 from baselines.preflmr.train import main, parse_changes, run_stage
-from baselines.preflmr.training import loss_of
+from baselines.preflmr.training.heads import ImageVectors, OneVector
+from baselines.preflmr.training.stages import StageConfig, config_file, read_config, trained_names
+from baselines.preflmr.training.trainer import loss_of
 from m2kr.errors import M2KRError, run_command
-from m2kr.images import parse_roots
+from m2kr.images.roots import parse_roots
 
 ROOT = Path(__file__).resolve().parents[3]
 TINY: dict[str, Any] = {"batch_size": 4, "learning_rate": 1e-3, "evaluate_every": 2, "log_every": 1, "negatives": 1}

@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from baselines.bm25 import BM25
-from baselines.preflmr.assemble import assemble
-from baselines.preflmr.data import Collator, TrainingTask, load_training, plan
-from baselines.preflmr.negatives import mine
-from baselines.preflmr.stages import StageConfig, read_config
+from baselines.preflmr.training.assemble import assemble
+from baselines.preflmr.training.batches import Collator, TrainingTask, load_training, plan
+from baselines.preflmr.training.negatives import mine
+from baselines.preflmr.training.stages import StageConfig, read_config
 from m2kr.dataset import TaskData, load_task
 from m2kr.errors import M2KRError
-from m2kr.images import ImageRoots, parse_roots
+from m2kr.images.roots import ImageRoots, parse_roots
 from m2kr.metrics import contains_answer
 from m2kr.tasks import TASKS
 

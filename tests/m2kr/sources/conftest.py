@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from m2kr.sources import make_options, source_of
-from m2kr.sources.raw import Quarantine, RawFiles
+from m2kr.parsing.releases import Quarantine, RawFiles
+from m2kr.sources.options import make_options, source_of
 
 
 @pytest.fixture

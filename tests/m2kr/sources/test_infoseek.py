@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from m2kr.errors import BadRowsError, MissingFilesError
-from m2kr.schema import check_split, polars_schema
-from m2kr.sources import readers
-from m2kr.sources.chance import draw
+from m2kr.formats.schema import check_split, polars_schema
+from m2kr.parsing import rows as readers
 from m2kr.sources.infoseek import Articles, Options, numbers_in
+from m2kr.sources.sampling import draw
 from m2kr.sources.wikipedia import content, find_titles
 from m2kr.tasks import TASKS
 

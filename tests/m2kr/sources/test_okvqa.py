@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from m2kr.errors import BadRowsError, MissingFilesError
-from m2kr.schema import polars_schema
+from m2kr.formats.schema import polars_schema
 
 
 def asked(*questions):

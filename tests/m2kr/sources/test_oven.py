@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from m2kr.errors import BadRowsError, MissingFilesError
-from m2kr.schema import check_split, polars_schema
+from m2kr.formats.schema import check_split, polars_schema
+from m2kr.parsing.rows import Batch
 from m2kr.sources.oven import _FIELDS, _parse
-from m2kr.sources.readers import Batch
 from m2kr.tasks import TASKS
 
 SAMPLES = Path(__file__).resolve().parents[4] / "shared" / "raw_samples" / "oven"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from m2kr.sources import readers
+from m2kr.parsing import rows as readers
 from m2kr.sources.wikipedia import find_phrases, words
 
 WORDS = ["tea", "cup", "tea cup", "The", "a-b", "Élan", "12", "x", "tea, cup"]

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from m2kr.errors import BadRowsError, M2KRError, MissingFilesError
-from m2kr.schema import check_split, polars_schema
+from m2kr.formats.schema import check_split, polars_schema
+from m2kr.parsing.releases import RawFiles
 from m2kr.sources import wit
-from m2kr.sources.raw import RawFiles
 from m2kr.sources.wit import COLUMNS
 from m2kr.tasks import RELEASES, TASKS
 

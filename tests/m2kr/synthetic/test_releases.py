@@ -18,9 +18,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from m2kr.synthetic import raw, talk, text
-from m2kr.synthetic.raw import MARKER, generate
+from m2kr.synthetic import articles as text
+from m2kr.synthetic import dialogues as talk
+from m2kr.synthetic import write as raw
 from m2kr.synthetic.world import World
+from m2kr.synthetic.write import MARKER, generate
 from m2kr.tasks import RELEASES, TASKS
 
 SCALE = 0.2

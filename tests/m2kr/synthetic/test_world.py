@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m2kr.errors import M2KRError
-from m2kr.synthetic import text
+from m2kr.synthetic import articles as text
 from m2kr.synthetic.world import Shuffle, World, spell
 
 

@@ -1,0 +1,1 @@
+"""What the retrievers and readers share: batching, checkpoints, processes."""

@@ -1,0 +1,272 @@
+"""Where checkpoints come from: a folder, the hub's local cache, or the hub; and how they are loaded and identified.
+
+Only weights (safetensors, or pickled tensors read with ``weights_only``), configuration and tokenizer files are ever
+fetched or read. Code that lies beside a model is neither downloaded nor run.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import queue
+import re
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from m2kr.common.files import digest, sha256_of
+from m2kr.errors import M2KRError
+
+if TYPE_CHECKING:
+    import torch
+
+MODEL_FILES = ("*.safetensors", "*pytorch_model*.bin", "*.json", "*.txt", "*.model", "*.jinja")
+"""Patterns of the files of a model, at any depth: ``*`` also stands for "/" here, as in huggingface_hub."""
+
+_PICKLED = "pytorch_model*.bin"
+
+_SUFFIXES = (".safetensors", ".bin", ".json", ".txt", ".model", ".jinja")
+
+_PATIENCE = 3.0
+"""Seconds the hub has to answer the first question, unless ``HF_HUB_ETAG_TIMEOUT`` says otherwise."""
+
+
+def snapshot(
+    name: str,
+    patterns: Sequence[str] = MODEL_FILES,
+    *,
+    files: str = "config.json, tokenizer files, model.safetensors",
+    into: str = "FOLDER",
+) -> Path:
+    """Return the folder that holds a model's files, downloading them where need be.
+
+    A folder is returned as it is. Anything else is a hub id: the hub is asked once, with a short time limit, which
+    files it has; what the local cache lacks of them is downloaded. Where the hub cannot be reached, or
+    ``HF_HUB_OFFLINE`` is set, the cached copy goes for it. ``HF_ENDPOINT`` and the other variables of huggingface_hub
+    are respected. Of weights that are there as safetensors and pickled, only the former are downloaded.
+
+    Args:
+        name: folder, or hub id such as "org/model".
+        patterns: which files, as huggingface_hub matches them; each ends as weights, configuration or tokenizer
+            files do.
+        files: the files to copy by hand where the hub cannot be reached, for the message.
+        into: the folder to copy them into, for the message.
+
+    Raises:
+        M2KRError: there is no such folder, and the hub cannot be reached or has no such model.
+        ValueError: a pattern could match other files, such as code.
+    """
+    if unsafe := [pattern for pattern in patterns if not pattern.endswith(_SUFFIXES)]:
+        raise ValueError(f"patterns {unsafe} do not end with one of {_SUFFIXES}")
+    folder = Path(name)
+    if folder.is_dir():
+        return folder
+
+    def failed(reason: str) -> M2KRError:
+        return M2KRError(
+            f"the model {name!r} could not be loaded ({reason}). Check the name, or, where the hub cannot be reached, "
+            f"copy its files ({files}) into {into} and name that folder: --checkpoint FOLDER."
+        )
+
+    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name):
+        raise failed("it is a file" if folder.is_file() else "there is no such folder, and no hub id looks like this")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import RepositoryNotFoundError
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
+
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    # Unless the hub says which of its pickled weights are wanted, none has to be in the cache: safetensors go for them.
+    ignored = ["*.bin"]
+    try:
+        ignored = _unwanted(_files_at_hub(name))
+        return Path(snapshot_download(name, allow_patterns=list(patterns), ignore_patterns=ignored))
+    except Exception as error:  # of a network, huggingface_hub and its HTTP client raise dozens of kinds
+        try:
+            found = Path(
+                snapshot_download(name, allow_patterns=list(patterns), ignore_patterns=ignored, local_files_only=True)
+            )
+        except Exception:  # not cached, or in part
+            if isinstance(error, RepositoryNotFoundError):
+                raise failed("the hub has no such model, or not for you") from error
+            raise failed(first_line(error)) from error
+        if not _holds(found, patterns):
+            raise failed(f"{first_line(error)}, and the cache holds it in part only") from error
+        return found
+
+
+def _files_at_hub(name: str) -> list[str]:
+    """Return the paths of a model's files at the hub.
+
+    Asked in a thread that may be left behind: the time limit of a request covers neither the look-up of the host's
+    name nor an answer that comes byte by byte, and huggingface_hub's downloads retry for half a minute.
+    """
+    from huggingface_hub import HfApi
+
+    patience = float(os.environ.get("HF_HUB_ETAG_TIMEOUT") or _PATIENCE)
+    answers: queue.SimpleQueue[list[str] | Exception] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            found = HfApi().model_info(name, timeout=patience)
+            answers.put([file.rfilename for file in found.siblings or []])
+        except Exception as error:
+            answers.put(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        answer = answers.get(timeout=patience + 0.5)
+    except queue.Empty:
+        raise TimeoutError(f"the hub did not answer within {patience:g} seconds") from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def _unwanted(listed: Sequence[str]) -> list[str]:
+    """Return patterns of the ``.bin`` files that are no weights, or whose folder has them as safetensors."""
+    paths = [PurePosixPath(name) for name in listed]
+    safe = {path.parent for path in paths if path.suffix == ".safetensors"}
+    return [
+        glob.escape(str(path))
+        for path in paths
+        if path.suffix == ".bin" and (path.parent in safe or not path.match(_PICKLED))
+    ]
+
+
+def _holds(folder: Path, patterns: Sequence[str]) -> bool:
+    """Whether a cached folder has files of the patterns: weights, where they are asked for, else any."""
+    if any(pattern.endswith((".safetensors", ".bin")) for pattern in patterns):
+        return bool(weight_files(folder))
+    names = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
+    return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an exception says, without its full stop, or else its name."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".:") if lines else type(error).__name__
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files with weights in a folder and below, sorted: safetensors, or else pickled, folder by folder."""
+    safe = sorted(folder.rglob("*.safetensors"))
+    parents = {path.parent for path in safe}
+    return sorted([*safe, *(path for path in folder.rglob(_PICKLED) if path.parent not in parents)])
+
+
+def weights_hash(*folders: Path) -> str:
+    """Return the sha256 of a checkpoint's weights; of several files, 16 digits that stand for their hashes."""
+    hashes = [sha256_of(file) for folder in folders for file in weight_files(folder)]
+    return hashes[0] if len(hashes) == 1 else digest(hashes)
+
+
+def configuration_hash(*folders: Path) -> str:
+    """Return 16 digits for what else decides the vectors: configuration, prompts, pooling, tokenizer, pixels."""
+    return digest(
+        *(
+            {
+                str(path.relative_to(folder)): sha256_of(path)
+                for path in sorted(folder.rglob("*"))
+                if path.suffix in (".json", ".txt", ".model", ".jinja") and path.is_file()
+            }
+            for folder in folders
+        )
+    )
+
+
+def count_parameters(model: torch.nn.Module) -> int:
+    """Return the numbers a model has learnt, shared ones once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Keep transformers from printing tables of unused weights, and bars where nobody watches."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def load_model(make: Any, folder: Path, *, device: torch.device, dtype: torch.dtype) -> Any:
+    """Return a model of transformers in evaluation mode, all of whose weights came from ``folder``.
+
+    Args:
+        make: class of the model.
+        folder: holds config.json and the weights.
+        device: where the weights go.
+        dtype: of the weights.
+
+    Raises:
+        M2KRError: the folder lacks some weights (transformers would make them up, with a warning), or files are
+            damaged.
+    """
+    if not (folder / "config.json").is_file() or not weight_files(folder):
+        raise M2KRError(
+            f"{folder} is no model folder: it needs config.json and model.safetensors (or pytorch_model.bin)."
+        )
+    with quiet_loading():
+        try:
+            model, report = make.from_pretrained(folder, dtype=dtype, local_files_only=True, output_loading_info=True)
+            missing = sorted(report["missing_keys"])
+        except Exception as error:  # of damaged files, loaders raise all kinds
+            raise M2KRError(
+                f"{folder} could not be loaded as {make.__name__} ({first_line(error)}). Get its files again."
+            ) from error
+    if missing:
+        raise M2KRError(
+            f"the checkpoint in {folder} has no {missing[0]} ({len(missing)} weights are missing): it is no "
+            f"{make.__name__}."
+        )
+    return model.to(device).eval()
+
+
+def load_tokenizer(make: Any, folder: Path, *, vocabulary: int) -> Any:
+    """Return a tokenizer of transformers that was read from ``folder``.
+
+    Args:
+        make: class of the tokenizer.
+        folder: holds its files.
+        vocabulary: number of token ids that the model knows.
+
+    Raises:
+        M2KRError: the files are not there (transformers would return a tokenizer that knows no words), are damaged,
+            or make ids that the model does not know.
+    """
+    with quiet_loading():
+        try:
+            tokenizer = make.from_pretrained(folder, local_files_only=True)
+            size = len(tokenizer)
+        except Exception as error:
+            raise M2KRError(
+                f"the tokenizer in {folder} could not be loaded ({first_line(error)}). Get its files again."
+            ) from error
+    if not knows_words(tokenizer):
+        raise M2KRError(
+            f"{folder} has no tokenizer. It needs tokenizer.json, or vocab.txt, or vocab.json and merges.txt."
+        )
+    if size > vocabulary:
+        raise M2KRError(
+            f"the tokenizer in {folder} has {size:,} tokens and the model knows {vocabulary:,}: they do not belong "
+            "together."
+        )
+    return tokenizer
+
+
+def knows_words(tokenizer: Any) -> bool:
+    """Whether a tokenizer of transformers has more tokens than the special ones.
+
+    Where its files are missing, transformers returns one that has not, which makes all texts alike.
+    """
+    return len(tokenizer) > len(set(tokenizer.all_special_tokens)) + 2  # some have a token for spaces besides

@@ -1,0 +1,286 @@
+"""Readers: models of transformers that answer a question about a picture, with passages or without.
+
+BLIP-2 (Li et al., "BLIP-2: Bootstrapping Language-Image Pre-training with Frozen Image Encoders and Large Language
+Models", ICML 2023) with FLAN-T5, which the articles of RA-VQA, FLMR and PreFLMR fine-tuned, and every model that
+transformers loads as "image-text-to-text". Nothing is fine-tuned here: their figures are not to be expected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from baselines.common.batching import device_of, dtype_of, encode
+from baselines.common.checkpoints import (
+    configuration_hash,
+    first_line,
+    load_model,
+    quiet_loading,
+    snapshot,
+    weights_hash,
+)
+from m2kr.errors import M2KRError
+from m2kr.reader import Answer, Asked
+
+if TYPE_CHECKING:
+    import torch
+
+PROMPT = "Question: {question} Short answer:"
+"""What is asked without passages. The wording of BLIP-2's article for FLAN-T5, section 4.1."""
+
+PROMPT_WITH_PASSAGES = "Context: {passages} Question: {question} Short answer:"
+"""What is asked with passages, which are joined by blanks. This wording is this project's own."""
+
+_FLAN_T5_XL = "Salesforce/blip2-flan-t5-xl"
+_FILES = "config.json, processor and tokenizer files, model.safetensors"
+
+
+class ImageTextToText:
+    """A model that transformers loads with AutoModelForImageTextToText, answering greedily.
+
+    A model with a chat template is asked as its user. Another gets the prompt as it is, after the token that stands
+    for the picture where its processor does not put that itself. The log-probability of an answer is the sum of
+    those of its tokens, the end token included, under the model's own distribution.
+
+    Args:
+        checkpoint: folder or hub id.
+        device: as torch names it.
+        dtype: of the weights.
+        prompt: wording without passages; holds {question}.
+        prompt_with_passages: wording with passages; holds {passages} and {question}.
+        max_length: tokens of a prompt at most, those of the picture and of a chat template not counted. The passages
+            are cut at their ends to keep to it, the longest first; the question never is.
+        max_new_tokens: tokens of an answer at most.
+
+    Raises:
+        M2KRError: the checkpoint cannot be loaded or is of another kind, or an option cannot be.
+    """
+
+    reads = frozenset({"text", "image"})
+
+    def __init__(
+        self,
+        *,
+        checkpoint: str | None = None,
+        device: str = "cpu",
+        dtype: str = "float32",
+        prompt: str = PROMPT,
+        prompt_with_passages: str = PROMPT_WITH_PASSAGES,
+        max_length: str = "512",
+        max_new_tokens: str = "16",
+    ) -> None:
+        if checkpoint is None:
+            raise M2KRError("image-text-to-text has no model of its own. Name a folder or hub id with --checkpoint.")
+        self._max_length = _whole("max_length", max_length)
+        self._max_new_tokens = _whole("max_new_tokens", max_new_tokens)
+        _check_prompt("prompt", prompt, {"question"})
+        _check_prompt("prompt_with_passages", prompt_with_passages, {"passages", "question"})
+        self._prompt, self._prompt_with_passages = prompt, prompt_with_passages
+        self._device, self._dtype = device_of(device), dtype_of(dtype)
+        folder = snapshot(checkpoint, files=_FILES)
+        self._model = load_model(_model_class(folder), folder, device=self._device, dtype=self._dtype)
+        self._processor = _load_processor(folder)
+        self._tokenizer = self._processor.tokenizer
+        # A decoder goes on after the last token of its prompt, which padding must not be.
+        self._tokenizer.padding_side = "right" if self._model.config.is_encoder_decoder else "left"
+        if self._tokenizer.pad_token is None:
+            self._tokenizer.pad_token = self._tokenizer.eos_token
+        # Files of BLIP-2 of early versions lack the number of the picture's tokens, which the model knows.
+        queries = getattr(self._model.config, "num_query_tokens", None)
+        if queries is not None and getattr(self._processor, "num_query_tokens", 0) is None:
+            self._processor.num_query_tokens = queries
+        called = folder.resolve().name if Path(checkpoint).is_dir() else checkpoint
+        self.name = called
+        self.settings: dict[str, Any] = {
+            "checkpoint": called,
+            "checkpoint_sha256": weights_hash(folder),
+            "configuration": configuration_hash(folder),
+            "architecture": type(self._model).__name__,
+            "chat_template": self._chat,
+            "prompt": prompt,
+            "prompt_with_passages": prompt_with_passages,
+            "max_length": self._max_length,
+            "max_new_tokens": self._max_new_tokens,
+            "decoding": "greedy",
+        }
+
+    @property
+    def _chat(self) -> bool:
+        return bool(getattr(self._processor, "chat_template", None))
+
+    def answer(self, asked: Sequence[Asked], batch_size: int = 8) -> list[Answer]:
+        """Return one answer for each question, ``batch_size`` of them at a time, those of like length together.
+
+        Raises:
+            M2KRError: a question has no picture.
+        """
+        if any(item.image is None for item in asked):
+            raise M2KRError(f"{self.name} reads a picture with every question, and one has none: give it its images.")
+        texts = [self._text(item) for item in asked]
+        lengths = [len(ids) for ids in self._tokenizer(texts)["input_ids"]] if texts else []
+
+        def run(rows: list[int]) -> list[Answer]:
+            return self._generate([texts[row] for row in rows], [asked[row].image for row in rows])
+
+        return encode(run, lengths, batch_size)
+
+    def _text(self, asked: Asked) -> str:
+        """Return the prompt of a question, its passages cut to what there is room for."""
+        if not asked.passages:
+            text = self._prompt.format(question=asked.question)
+        else:
+            bare = self._prompt_with_passages.format(passages="", question=asked.question)
+            blanks = len(asked.passages) - 1
+            room = max(self._max_length - len(self._tokenizer(bare)["input_ids"]) - blanks, 0)
+            passages = " ".join(part for part in self._cut(asked.passages, room) if part)
+            text = self._prompt_with_passages.format(passages=passages, question=asked.question)
+        if self._chat:
+            content = [{"type": "image"}, {"type": "text", "text": text}]
+            message = [{"role": "user", "content": content}]
+            return str(self._processor.apply_chat_template(message, add_generation_prompt=True, tokenize=False))
+        if hasattr(self._processor, "num_query_tokens") or not getattr(self._processor, "image_token", None):
+            return text
+        return f"{self._processor.image_token}\n{text}"
+
+    def _cut(self, passages: Sequence[str], room: int) -> list[str]:
+        tokens = [self._tokenizer(text, add_special_tokens=False)["input_ids"] for text in passages]
+        sizes = shares([len(ids) for ids in tokens], room)
+        return [
+            text if size == len(ids) else self._tokenizer.decode(ids[:size], skip_special_tokens=True).strip()
+            for text, ids, size in zip(passages, tokens, sizes, strict=True)
+        ]
+
+    def _generate(self, texts: list[str], images: list[Any]) -> list[Answer]:
+        # One list of pictures for each text: processors of several pictures a text ask for that, the others take it.
+        inputs = self._processor(
+            images=images if self._is_blip else [[image] for image in images],
+            text=texts,
+            padding=True,
+            return_tensors="pt",
+        ).to(self._device, self._dtype)
+        made = self._model.generate(
+            **inputs,
+            do_sample=False,
+            num_beams=1,
+            max_new_tokens=self._max_new_tokens,
+            pad_token_id=self._tokenizer.pad_token_id,
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
+        return self._answers(made.sequences, made.logits)
+
+    @property
+    def _is_blip(self) -> bool:
+        return hasattr(self._processor, "num_query_tokens")
+
+    def _answers(self, sequences: torch.Tensor, logits: tuple[torch.Tensor, ...]) -> list[Answer]:
+        import torch
+
+        # What was generated stands at the end: before it are the prompt, or the first token of a decoder.
+        tokens = sequences[:, -len(logits) :]
+        probabilities = torch.stack([step.float().log_softmax(dim=-1) for step in logits], dim=1)
+        each = probabilities.gather(2, tokens.unsqueeze(2).to(probabilities.device)).squeeze(2)
+        ends = self._model.generation_config.eos_token_id
+        last = torch.isin(tokens, torch.tensor(ends, device=tokens.device))
+        # Tokens up to the first end token count, that one included.
+        before = (last.cumsum(dim=1) - last.long()) == 0
+        sums = torch.where(before, each, 0.0).sum(dim=1).tolist()
+        kept = [row[mask].tolist() for row, mask in zip(tokens.cpu(), before.cpu(), strict=True)]
+        said = self._tokenizer.batch_decode(kept, skip_special_tokens=True)
+        return [Answer(text.strip(), min(float(value), 0.0)) for text, value in zip(said, sums, strict=True)]
+
+
+def blip2_flan_t5_xl(
+    *,
+    checkpoint: str | None = None,
+    device: str = "cpu",
+    dtype: str = "float32",
+    max_length: str = "512",
+    max_new_tokens: str = "16",
+) -> ImageTextToText:
+    """Return BLIP-2 with FLAN-T5 XL (Salesforce/blip2-flan-t5-xl), or another checkpoint; see `ImageTextToText`."""
+    return ImageTextToText(
+        checkpoint=checkpoint or _FLAN_T5_XL,
+        device=device,
+        dtype=dtype,
+        max_length=max_length,
+        max_new_tokens=max_new_tokens,
+    )
+
+
+def shares(lengths: Sequence[int], room: int) -> list[int]:
+    """Return how much of each length is kept so that the sum is at most ``room``: the longest give first.
+
+    Equal shares go to those that need them; what short ones leave goes to the others. Of a rest that cannot be shared
+    equally, the first get one more.
+    """
+    kept = [0] * len(lengths)
+    waiting = sorted(range(len(lengths)), key=lambda row: lengths[row])
+    while waiting:
+        row = waiting[0]
+        share = room // len(waiting)
+        if lengths[row] > share:  # then the others are as long at least
+            for place, other in enumerate(sorted(waiting)):
+                kept[other] = share + (place < room % len(waiting))
+            break
+        kept[row] = lengths[row]
+        room -= lengths[row]
+        waiting.pop(0)
+    return [min(length, size) for length, size in zip(lengths, kept, strict=True)]
+
+
+def _whole(name: str, value: str) -> int:
+    if not str(value).isdecimal() or int(value) < 1:
+        raise M2KRError(f"--option {name}={value}: it has to be a whole number from 1.")
+    return int(value)
+
+
+def _check_prompt(name: str, prompt: str, fields: set[str]) -> None:
+    try:
+        filled = prompt.format(**{field: f"<{field}>" for field in fields})
+    except (KeyError, IndexError, ValueError) as error:
+        raise M2KRError(
+            f"--option {name}: {prompt!r} cannot be filled in ({error}). Write other braces twice."
+        ) from error
+    lacking = [f"{{{field}}}" for field in sorted(fields) if f"<{field}>" not in filled]
+    if lacking:
+        raise M2KRError(f"--option {name}: {prompt!r} lacks {' and '.join(lacking)}.")
+
+
+def _model_class(folder: Path) -> Any:
+    """Return the class of transformers that runs the model in a folder. Code beside the model is never run."""
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    try:
+        with quiet_loading():
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # of damaged files, loaders raise all kinds
+        raise M2KRError(
+            f"{folder} is no model that this version of transformers knows ({first_line(error)}). "
+            "Name an image-text-to-text model whose code is part of transformers."
+        ) from error
+    known = AutoModelForImageTextToText._model_mapping
+    if type(config) not in known:
+        raise M2KRError(
+            f"{folder} holds a model of the type {config.model_type}, which is no image-text-to-text model of "
+            "transformers. Name another."
+        )
+    return known[type(config)]
+
+
+def _load_processor(folder: Path) -> Any:
+    from transformers import AutoProcessor
+
+    try:
+        with quiet_loading():
+            make: Any = AutoProcessor
+            processor = make.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # of damaged files, loaders raise all kinds
+        raise M2KRError(
+            f"the processor in {folder} could not be loaded ({first_line(error)}). Get its files again, or install "
+            "what it names."
+        ) from error
+    if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
+        raise M2KRError(f"{folder} has no processor for pictures and texts (preprocessor_config.json). Get its files.")
+    return processor

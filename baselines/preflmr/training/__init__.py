@@ -1,0 +1,1 @@
+"""Training PreFLMR: stages, batches, negatives, the trainer, validation."""

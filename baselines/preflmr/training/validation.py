@@ -1,0 +1,123 @@
+"""How good a model is while it is trained: Recall@5 on valid splits, through the search of `m2kr.search`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sentence_transformers.base.evaluation import BaseEvaluator
+
+from baselines.common.batching import as_array, encode
+from baselines.preflmr.training.stages import StageConfig
+from m2kr.dataset import TaskData, load_task, nano_subset, query_text
+from m2kr.errors import M2KRError
+from m2kr.images.roots import ImageRoots
+from m2kr.search.exact import search
+
+_K = 5
+_METRIC = f"Recall@{_K}"
+
+
+class Validation(BaseEvaluator):
+    """Evaluates a pipeline on some queries of valid splits.
+
+    Args:
+        splits: what to search for and in.
+        batch_size: inputs encoded at once.
+        instructions: whether queries come with their instruction in front.
+    """
+
+    def __init__(self, splits: Sequence[TaskData], batch_size: int, *, instructions: bool = True) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._splits, self._batch_size, self._instructions = splits, batch_size, instructions
+        self.primary_metric = _METRIC
+
+    def __call__(
+        self, model: Any, output_path: str | None = None, epoch: float = -1, steps: int = -1
+    ) -> dict[str, Any]:
+        """Return Recall@5 of every task, as ``<TASK>_Recall@5``, and their mean, ``Recall@5``."""
+        training = model.training
+        model.eval()
+        try:
+            recalls = {split.task.key: self._recall(model, split) for split in self._splits}
+        finally:
+            model.train(training)
+        return {
+            **{f"{key}_{_METRIC}": recall for key, recall in recalls.items()},
+            _METRIC: float(np.mean(list(recalls.values()))),
+        }
+
+    def _recall(self, model: Any, split: TaskData) -> float:
+        texts = [
+            query_text(instruction if self._instructions else None, question or "")
+            for instruction, question in split.queries.select("instruction", "question").iter_rows()
+        ]
+        images = split.task.reads_images
+
+        def queries(rows: Iterable[int]) -> list[Any]:
+            return [{"text": texts[row], "image": split.query_image(row)} if images else texts[row] for row in rows]
+
+        passages = split.passages["passage_content"].to_list()
+        _, ranked = search(
+            vectors_of(model, "query", queries, [1] * len(texts), self._batch_size),
+            vectors_of(
+                model,
+                "document",
+                lambda rows: [passages[row] for row in rows],
+                [len(text) for text in passages],
+                self._batch_size,
+            ),
+            _K,
+        )
+        ids = split.passages["passage_id"]
+        hits = [
+            not set(positives).isdisjoint(ids[row] for row in rows)
+            for positives, rows in zip(split.qrels.values(), ranked.tolist(), strict=True)
+        ]
+        return float(np.mean(hits))
+
+
+def vectors_of(
+    model: Any, task: str, inputs: Any, lengths: Sequence[int], batch_size: int
+) -> list[npt.NDArray[np.float32]]:
+    """Return what a pipeline makes of inputs: for each a float32 array ``(vectors, dim)`` of those that count.
+
+    Args:
+        model: a `MultiVectorEncoder` in evaluation mode.
+        task: "query" or "document".
+        inputs: a function from row numbers to inputs, called batch by batch.
+        lengths: of the inputs, to put like to like.
+        batch_size: inputs of a batch, at most.
+    """
+
+    def run(rows: list[int]) -> list[npt.NDArray[np.float32]]:
+        features = {
+            key: value.to(model.device) if isinstance(value, torch.Tensor) else value
+            for key, value in model[0].preprocess(inputs(rows), task=task).items()
+        }
+        output = model(features, task=task)
+        vectors, mask = output["token_embeddings"], output["attention_mask"].bool()
+        return [as_array(own[kept]) for own, kept in zip(vectors, mask, strict=True)]
+
+    return encode(run, lengths, batch_size)
+
+
+def load_validation(config: StageConfig, data: str | Path, images: ImageRoots | None) -> list[TaskData]:
+    """Load the valid splits of a run, cut to the sizes of its settings, the same each time.
+
+    Raises:
+        M2KRError: one is missing, or has pictures and no place for them is known.
+    """
+    splits = []
+    for key in config.validate:
+        split = load_task(key, data, "valid", images=images)
+        if split.task.reads_images and split.images is None:
+            raise M2KRError(f"the queries of {key} have images. Name their folder with --images.")
+        splits.append(
+            nano_subset(split, seed=config.seed, queries=config.valid_queries, passages=config.valid_passages)
+        )
+    return splits

@@ -1,0 +1,1 @@
+"""Answering questions with retrieved passages: ``python -m m2kr.answer``."""

@@ -1,0 +1,1 @@
+"""Building the benchmark from raw releases: ``python -m m2kr.build``."""

@@ -1,0 +1,300 @@
+"""Writing the tables of a task as sharded Parquet, and checking them.
+
+Bytes depend on the tables and on the versions of m2kr and pyarrow alone: rows are cut into row groups and shards by
+their number, and nothing of the time, the machine or the number of threads goes into a file.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from m2kr import __version__
+from m2kr.common.files import ahead, digest, sha256_of, write_json
+from m2kr.common.progress import progress
+from m2kr.errors import M2KRError
+from m2kr.formats.schema import SCHEMAS, check_columns, check_split, hash_passages, hash_positives
+from m2kr.tasks import Task
+
+if TYPE_CHECKING:
+    from m2kr.images.roots import ImageRoots
+    from m2kr.parsing.releases import Tables
+
+SHARD_ROWS = 500_000
+"""Rows of a shard. At 0.2 to 3.4 kB a row, a shard compresses to a few hundred megabytes at most."""
+
+ROW_GROUP_ROWS = 20_000
+"""Rows of a row group: what a reader holds at least."""
+
+
+def write_tables(
+    task: Task,
+    tables: Tables,
+    work: Path,
+    *,
+    images: ImageRoots | None = None,
+    workers: int = 1,
+    quiet: bool = False,
+) -> tuple[dict[str, dict[str, Any]], dict[str, Path]]:
+    """Write and check every split of a task, reusing those that a killed run finished from the same staged files.
+
+    With several workers passages are written in a thread of their own, beside the queries: both are mostly compression,
+    which keeps one core busy each. Whichever is done first takes what the other has not begun.
+
+    The check compares texts as they were handed to the writer; ``python -m m2kr.check`` reads what is on the disk.
+
+    Args:
+        task: the task.
+        tables: what its source made.
+        work: folder for what is written; the staged files are beside it.
+        images: if given, every query's image has to be there.
+        workers: 1 writes one table after the other.
+        quiet: show no progress.
+
+    Returns:
+        config -> split -> ``shards`` (see `write_split`) and, with the queries, the counts of the check; and the
+        folder of each config.
+
+    Raises:
+        DatasetError: a table breaks a rule of the format.
+        M2KRError: the disk is full, or the folder cannot be written.
+    """
+    key = digest(__version__, sorted(p.name for p in (work.parent / "staged").glob("*.parquet")), repr(tables.counts))
+    folders = {config: work / config for config in (task.data_config, task.passages_config)}
+    configs: dict[str, dict[str, Any]] = {config: {} for config in folders}
+    hashed: dict[str, pl.DataFrame | None] = {}
+    splits = [split for split in task.splits if split in tables.data]
+    stop = Event()
+
+    def write(config: str, name: str, rows: pl.LazyFrame, shards: list[dict[str, Any]] | None = None) -> None:
+        """Write one split, or give it the shards of another one which is the same table."""
+        note = work / f"{config}-{name}.json"
+        facts: dict[str, Any] = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
+        # A kill while the task was being moved into place leaves a note without its shards.
+        whole = all((folders[config] / shard["path"]).exists() for shard in facts.get("shards", []))
+        if facts.get("key") != key or not whole:
+            if shards is None:
+                texts = _Texts(hash_positives if config == task.data_config else hash_passages)
+                shards = write_split(folders[config], config, name, rows, look=texts.look, stop=stop, quiet=quiet)
+                hashed[name] = texts.hashes()
+            else:
+                shards = copy_split(folders[config], shards, name)
+            facts = {"key": key, "shards": shards}
+            write_json(note, facts)
+        configs[config][name] = facts
+
+    def write_passages(split: str, shards: list[dict[str, Any]] | None = None) -> None:
+        write(task.passages_config, f"{split}_passages", tables.passages[split], shards)
+
+    # Splits often share one table (valid and test are searched in the same passages): it is written once.
+    first = {id(tables.passages[split]): split for split in reversed(splits)}
+    with ThreadPoolExecutor(1) as beside:
+        try:
+            passages: dict[str, Future[None]] = {}
+            for split in sorted(first.values(), key=splits.index):
+                passages[split] = beside.submit(write_passages, split)
+                if workers == 1:
+                    passages[split].result()
+            for split in splits:
+                write(task.data_config, split, tables.data[split])
+            begun: list[Future[None]] = []
+            for split, future in reversed(passages.items()):
+                if future.cancel():
+                    write_passages(split)
+                else:
+                    begun.append(future)
+            for future in begun:
+                future.result()
+        except BaseException:
+            stop.set()  # what is being written beside would else hold up the message
+            raise
+    for split in splits:
+        origin = first[id(tables.passages[split])]
+        if origin != split:
+            write_passages(split, configs[task.passages_config][f"{origin}_passages"]["shards"])
+        checked = configs[task.data_config][split]
+        if "checked" not in checked:
+            data, pool = (
+                pl.scan_parquet([folders[config] / shard["path"] for shard in configs[config][name]["shards"]])
+                for config, name in ((task.data_config, split), (task.passages_config, f"{split}_passages"))
+            )
+            # Texts that an earlier run has written are read again.
+            positives, known = hashed.get(split), hashed.get(f"{origin}_passages")
+            checked["checked"] = check_split(task, split, data, pool, images, positives=positives, pool=known)
+            write_json(work / f"{task.data_config}-{split}.json", checked)
+    in_order = {
+        task.data_config: {split: configs[task.data_config][split] for split in splits},
+        task.passages_config: {
+            f"{split}_passages": configs[task.passages_config][f"{split}_passages"] for split in splits
+        },
+    }
+    return in_order, folders
+
+
+def write_split(
+    folder: Path,
+    config: str,
+    split: str,
+    rows: pl.LazyFrame,
+    *,
+    look: Callable[[pa.Table], object] = lambda _: None,
+    stop: Event | None = None,
+    quiet: bool = False,
+) -> list[dict[str, Any]]:
+    """Write one split of a config as ``folder/<split>-NNNNN-of-NNNNN.parquet``.
+
+    Args:
+        folder: created if need be. Shards of the split that are there already are replaced.
+        config: names the schema.
+        split: name of the split ("test", "test_passages").
+        rows: the rows, streamed.
+        look: called with each row group, in order, before it is written.
+        stop: when set by another thread, writing ends with an error.
+        quiet: show no progress.
+
+    Returns:
+        For each shard, in order: ``path`` (relative to ``folder``), ``sha256``, ``rows``, ``bytes``.
+
+    Raises:
+        DatasetError: the columns are not those of the config.
+        M2KRError: the disk is full, or the folder cannot be written.
+    """
+    schema = SCHEMAS[config]
+    # Passages differ from each other, and a dictionary of all of them costs time and helps nothing; queries share
+    # their answers and positives.
+    repeats = config.endswith("_data")
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob(f"{split}-*.parquet*"):
+        stale.unlink()
+    parts: list[Path] = []
+    counts: list[int] = []
+    hashes: list[Future[str]] = []
+    writer: pq.ParquetWriter | None = None
+
+    with ThreadPoolExecutor(1) as beside:
+        try:
+            with progress(None, f"write {config}/{split}", quiet=quiet) as bar:
+                for table in ahead(_row_groups(rows, config, schema, look)):
+                    if stop is not None and stop.is_set():
+                        raise M2KRError(f"writing {config}/{split} was stopped. Run it again to finish it.")
+                    if writer is not None and counts[-1] + table.num_rows > SHARD_ROWS:
+                        writer.close()
+                        writer = None
+                        hashes.append(beside.submit(sha256_of, parts[-1], stop))
+                    if writer is None:
+                        parts.append(folder / f"{split}-{len(parts):05d}.parquet.part")
+                        counts.append(0)
+                        writer = pq.ParquetWriter(parts[-1], schema, compression="zstd", use_dictionary=repeats)
+                    writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+                    counts[-1] += table.num_rows
+                    bar.update(table.num_rows)
+        except OSError as error:
+            raise M2KRError(f"{folder} could not be written: {error}. Free some space, then run it again.") from error
+        finally:
+            if writer is not None:
+                writer.close()
+        hashes.append(beside.submit(sha256_of, parts[-1], stop))
+        shards = []
+        for index, (part, count, found) in enumerate(zip(parts, counts, hashes, strict=True)):
+            path = folder / f"{split}-{index:05d}-of-{len(parts):05d}.parquet"
+            sha256 = found.result()
+            part.replace(path)
+            shards.append({"path": path.name, "sha256": sha256, "rows": count, "bytes": path.stat().st_size})
+    return shards
+
+
+def copy_split(folder: Path, shards: list[dict[str, Any]], split: str) -> list[dict[str, Any]]:
+    """Give ``split`` the rows of another split of the same config, ``shards`` of `write_split`, without encoding again.
+
+    Raises:
+        M2KRError: the disk is full, or the folder cannot be written.
+    """
+    copies = []
+    for shard in shards:
+        tail = shard["path"].rsplit("-of-", 1)
+        target = folder / f"{split}-{tail[0].rsplit('-', 1)[1]}-of-{tail[1]}"
+        part = target.with_name(f"{target.name}.part")
+        try:
+            shutil.copyfile(folder / shard["path"], part)
+        except OSError as error:
+            raise M2KRError(f"{target} could not be written: {error}. Free some space, then run it again.") from error
+        part.replace(target)
+        copies.append({**shard, "path": target.name})
+    return copies
+
+
+class _Texts:
+    """Hashes of the texts that are written, for the check: to read them all again would take a tenth of a build."""
+
+    def __init__(self, hash_texts: Callable[[pl.LazyFrame], pl.DataFrame]) -> None:
+        self.hash_texts = hash_texts
+        self.tables: list[pa.Table] = []
+        self.sound = True
+
+    def look(self, table: pa.Table) -> None:
+        """Hash the texts of a row group."""
+        frame = pl.from_arrow(table)
+        assert isinstance(frame, pl.DataFrame)
+        try:
+            found = self.hash_texts(frame.lazy())
+        except pl.exceptions.PolarsError:
+            self.sound = False  # the check finds the same, and says what it means
+        else:
+            self.tables.append(found.to_arrow(compat_level=pl.CompatLevel.oldest()))  # a copy, which holds no texts
+
+    def hashes(self) -> pl.DataFrame | None:
+        """Return those of all row groups; None where they tell nothing."""
+        if not self.sound or not self.tables:
+            return None
+        frame = pl.from_arrow(pa.concat_tables(self.tables))
+        assert isinstance(frame, pl.DataFrame)
+        return frame
+
+
+def _row_groups(
+    rows: pl.LazyFrame, config: str, schema: pa.Schema, look: Callable[[pa.Table], object]
+) -> Iterator[pa.Table]:
+    """Yield tables of `ROW_GROUP_ROWS` rows, the last one shorter; one empty table where there are none."""
+    waiting: list[pl.DataFrame] = []
+    height = 0
+
+    def made(frame: pl.DataFrame) -> pa.Table:
+        table = _to_arrow(frame, config, schema)
+        look(table)
+        return table
+
+    def cut() -> Iterator[pa.Table]:
+        nonlocal waiting, height
+        whole = pl.concat(waiting)
+        for start in range(0, height - height % ROW_GROUP_ROWS, ROW_GROUP_ROWS):
+            yield made(whole.slice(start, ROW_GROUP_ROWS))
+        waiting = [whole.slice(height - height % ROW_GROUP_ROWS)]
+        height %= ROW_GROUP_ROWS
+
+    for frame in rows.collect_batches(chunk_size=ROW_GROUP_ROWS, maintain_order=True, engine="streaming"):
+        waiting.append(frame)
+        height += frame.height
+        if height >= ROW_GROUP_ROWS:
+            yield from cut()
+    if height:
+        yield made(pl.concat(waiting))
+    elif not waiting:
+        yield schema.empty_table()
+
+
+def _to_arrow(frame: pl.DataFrame, config: str, schema: pa.Schema) -> pa.Table:
+    table = frame.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
+    try:
+        return table.cast(schema)
+    except (ValueError, pa.ArrowInvalid):
+        check_columns(config, table.schema, config)  # says which column
+        raise

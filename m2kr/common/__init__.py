@@ -1,0 +1,1 @@
+"""What every part shares: files, progress, the registries of plug-ins."""

@@ -1,0 +1,1 @@
+"""Evaluating retrievers: ``python -m m2kr.evaluate``."""

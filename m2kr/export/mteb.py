@@ -1,0 +1,344 @@
+"""mteb with retrievers and search of ours, on an export (`m2kr.export`), and our result files as mteb has them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+from weakref import finalize
+
+from m2kr.common.progress import progress, say
+from m2kr.errors import M2KRError
+from m2kr.export.files import MANIFEST, open_folder
+from m2kr.tasks import TASKS, Task, get_task
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from m2kr.results.record import Result
+    from m2kr.retriever import Ranker, Retriever
+    from m2kr.search.store import EmbeddingStore
+
+PAPER = "https://aclanthology.org/2024.acl-long.289/"
+
+
+# --- evaluation by mteb ---
+
+
+def _mteb(module: str) -> Any:
+    """Return a module of mteb, whose import takes seconds.
+
+    Raises:
+        M2KRError: mteb is not installed.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise M2KRError(
+            f"{module} cannot be imported ({error}). Install the package with: python -m pip install 'mteb>=2.26'"
+        ) from error
+
+
+def _mteb_name(task: Task) -> str:
+    return f"M2KR{task.key}"  # mteb has an OKVQA and others of its own, over other passages
+
+
+def _mteb_model(name: str) -> str:
+    return name if name.count("/") == 1 else f"m2kr/{name.replace('/', '--')}"
+
+
+def mteb_task(folder: str | Path, task: str | Task) -> Any:
+    """Return a task of an export to mteb as an ``AbsTaskRetrieval``, called ``M2KR<TASK>``.
+
+    mteb's ``hit_rate_at_K`` is what M2KR calls Recall@K. mteb rounds it to 5 digits; this task does not. Ties are
+    ordered by mteb as here: by id, the larger first. The dataset's revision is the fingerprint of its tables, so that
+    scores of different builds do not meet in mteb's cache.
+
+    Args:
+        folder: what ``python -m m2kr.export --to mteb`` wrote.
+        task: its key.
+
+    Raises:
+        M2KRError: mteb is not installed, or the folder is no such export or lacks the task.
+    """
+    folder = Path(folder)
+    task = task if isinstance(task, Task) else get_task(task)
+    if not (folder / MANIFEST).is_file():
+        raise M2KRError(f"{folder} holds no export. Make one with python -m m2kr.export --to mteb --out {folder}.")
+    every = open_folder(folder, "mteb")["parts"].values()
+    parts = [part for part in every if part["task"] == task.key]
+    if not parts:
+        there = ", ".join(dict.fromkeys(part["task"] for part in every)) or "nothing"
+        raise M2KRError(f"{folder} has no {task.key}; it has {there}. Export it with python -m m2kr.export --to mteb.")
+    for name in ("images", "instructions", "dataset"):
+        if len({part[name] for part in parts}) > 1:
+            raise M2KRError(f"the splits of {task.key} in {folder} differ in {name}. Export them again, all alike.")
+    images = parts[0]["images"]
+    texts = parts[0]["instructions"] or task.kind != "I2T"
+    retrieval = _mteb("mteb.abstasks.retrieval").AbsTaskRetrieval
+    metadata = _mteb("mteb.abstasks.task_metadata").TaskMetadata(
+        name=_mteb_name(task),
+        description=task.description,
+        reference=PAPER,
+        dataset={"path": str(folder.resolve()), "revision": parts[0]["dataset"]},
+        type="Any2AnyRetrieval" if images else "Retrieval",
+        category=("i" if images else "") + ("t" if texts else "") + "2t",
+        modalities=["image", "text"] if images else ["text"],
+        eval_splits=[part["split"] for part in parts],
+        eval_langs={task.key: ["eng-Latn"]},
+        main_score=_main_score(task),
+        bibtex_citation=task.citation,
+    )
+    return type(metadata.name, (retrieval,), {"metadata": metadata, "task_specific_scores": _unrounded_hit_rates})()
+
+
+def _main_score(task: Task) -> str:
+    return (task.metrics or ("Recall@10",))[0].replace("Recall@", "hit_rate_at_")
+
+
+def _unrounded_hit_rates(self: Any, scores: dict[str, dict[str, float]], *_: Any, **__: Any) -> dict[str, float]:
+    """Return the hit rates of `scores`, query -> measure -> value, in place of those mteb rounds."""
+    return {
+        f"hit_rate_at_{k}": sum(values[f"success_{k}"] for values in scores.values()) / len(scores)
+        for k in self.k_values
+    }
+
+
+def search_model(retriever: Retriever | Ranker, *, device: str = "cpu", ignore_images: bool = False) -> Any:
+    """Return a retriever as mteb's ``SearchProtocol``, searching with `m2kr.search`: exact, ties by passage id.
+
+    ``mteb.evaluate(search_model(retriever), mteb_task(folder, "OKVQA"))`` gives the scores of `m2kr.evaluate`. A
+    retriever that reads no instructions is given the column ``question``, where there is one, instead of ``text``.
+
+    Args:
+        retriever: what to evaluate.
+        device: where torch searches.
+        ignore_images: let a retriever that reads no images do an image task without them.
+
+    Raises:
+        M2KRError: mteb is not installed.
+    """
+    from m2kr.common.files import digest
+
+    vectors = getattr(retriever, "vectors", None)
+    meta = _mteb("mteb.models.model_meta").ModelMeta.create_empty(
+        overwrites={
+            "name": _mteb_model(retriever.name),
+            "revision": digest(retriever.settings, ignore_images),
+            "modalities": sorted(retriever.reads - ({"image"} if ignore_images else set())),
+            "model_type": [{"multi": "late-interaction", "single": "dense"}.get(str(vectors), "sparse")],
+            "use_instructions": retriever.reads_instructions,
+        }
+    )
+    return _SearchModel(retriever, meta, device, ignore_images)
+
+
+class _SearchModel:
+    """See `search_model`. Vectors lie in a temporary folder, which goes when the object does."""
+
+    def __init__(self, retriever: Any, meta: Any, device: str, ignore_images: bool) -> None:
+        self.mteb_model_meta = meta
+        self._retriever = retriever
+        self._device = device
+        self._ignore_images = ignore_images
+        self._ids: list[str] = []
+        self._folder = Path(mkdtemp(prefix="m2kr-"))
+        finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+
+    def index(self, corpus: Any, *, task_metadata: Any, encode_kwargs: Any = None, **_: Any) -> None:
+        """Take in the passages: a dataset with ``id``, ``text`` and perhaps ``title``."""
+        if "text" not in corpus.column_names or "image" in corpus.column_names:
+            raise M2KRError(f"the passages of {task_metadata.name} are not texts, and retrievers here read no others.")
+        reads = self._retriever.reads
+        if "image" in task_metadata.modalities and "image" not in reads and not self._ignore_images:
+            raise M2KRError(
+                f"{task_metadata.name} asks with images and {self._retriever.name} reads only "
+                f"{', '.join(sorted(reads))}. Pass ignore_images=True to search_model to evaluate it without them."
+            )
+        ids, texts = list(corpus["id"]), list(corpus["text"])
+        if "title" in corpus.column_names:
+            texts = [f"{title or ''} {text}".strip() for title, text in zip(corpus["title"], texts, strict=True)]
+        # As in m2kr.evaluate: the search prefers lower rows, so the larger ids come first.
+        order = sorted(range(len(ids)), key=ids.__getitem__, reverse=True)
+        self._ids = [ids[row] for row in order]
+        texts = [texts[row] for row in order]
+        if _is_ranker(self._retriever):
+            self._retriever.index(texts)
+            return
+        self._passages = self._encoded("passages", self._retriever.encode_document, texts, 1024, encode_kwargs)
+
+    def search(
+        self,
+        queries: Any,
+        *,
+        task_metadata: Any,
+        top_k: int,
+        top_ranked: Any = None,
+        encode_kwargs: Any = None,
+        **_: Any,
+    ) -> dict[str, dict[str, float]]:
+        """Return query id -> passage id -> score, the best ``top_k`` of all passages."""
+        from m2kr.search.exact import search
+
+        if top_ranked is not None:
+            raise M2KRError(f"{task_metadata.name} ranks passages that were found before; search_model ranks all.")
+        columns = queries.column_names
+        instructed = self._retriever.reads_instructions or "question" not in columns
+        texts = list(queries["text" if instructed else "question"])
+        inputs: Sequence[Any] = texts
+        if "image" in columns and "image" in self._retriever.reads and not self._ignore_images:
+            inputs = _Pictured(texts, queries)
+        if _is_ranker(self._retriever):
+            scores, rows = self._retriever.rank(texts, top_k)
+        else:
+            chunk = 1024 if inputs is texts else 256
+            vectors = self._encoded("queries", self._retriever.encode_query, inputs, chunk, encode_kwargs)
+            scores, rows = search(vectors, self._passages, top_k, device=self._device)
+        return {
+            query: {self._ids[row]: value for row, value in zip(found, values, strict=True)}
+            for query, found, values in zip(queries["id"], rows.tolist(), scores.tolist(), strict=True)
+        }
+
+    def _encoded(self, name: str, encode: Any, inputs: Sequence[Any], chunk: int, options: Any) -> EmbeddingStore:
+        from m2kr.search.store import EmbeddingStore
+
+        store = EmbeddingStore(self._folder / name, uuid4().hex, kind=self._retriever.vectors)
+        batch_size = (options or {}).get("batch_size", 32)
+        with progress(len(inputs), f"encode {name}", unit="inputs") as bar:
+            for first in range(0, len(inputs), chunk):
+                some = inputs[first : first + chunk]
+                store.append(encode(some, batch_size=batch_size))
+                bar.update(len(some))
+        return store
+
+
+def _is_ranker(retriever: Any) -> bool:
+    from m2kr.retriever import Retriever
+
+    return not isinstance(retriever, Retriever)
+
+
+class _Pictured(Sequence[Any]):
+    """Texts with the pictures of a column of mteb's queries, decoded as they are asked for.
+
+    By `m2kr.images`, as for `m2kr.evaluate`: `datasets` turns pictures by their EXIF orientation, the benchmark's own
+    code does not.
+    """
+
+    def __init__(self, texts: list[str], queries: Any) -> None:
+        from datasets import Image
+
+        self._texts = texts
+        self._ids = queries["id"]
+        self._images = queries.select_columns(["image"]).cast_column("image", Image(decode=False))
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def __getitem__(self, rows: Any) -> Any:
+        if not isinstance(rows, slice):
+            return self[rows : rows + 1][0]
+        named = zip(self._ids[rows], self._texts[rows], self._images[rows]["image"], strict=True)
+        return [{"text": text, "image": _picture(name, image)} for name, text, image in named]
+
+
+def _picture(query: str, image: dict[str, Any] | None) -> Image:
+    from m2kr.images.roots import ImageFile, ImageRoots
+
+    content = (image or {}).get("bytes")
+    if content is None:
+        raise M2KRError(f"query {query} has no image.")
+    file = ImageFile(f"the image of query {query}", len(content), lambda: content)
+    return ImageRoots([], finders=[lambda _: file]).open("image")
+
+
+# --- result files for mteb ---
+
+
+def task_result(results: Sequence[Result]) -> dict[str, Any]:
+    """Return results of one model on splits of one task as mteb's ``TaskResult`` has them.
+
+    ``hit_rate_at_K`` is Recall@K, ``recall_at_K`` is recall_fraction@K and ``pseudo_recall_at_K``, which mteb does not
+    know, PRecall@K. Whether data are made up, images ignored or instructions given stands beside the scores. No
+    version of mteb is named, since none computed them.
+    """
+    task = TASKS[results[0]["task"]]
+    names = {
+        "Recall": "hit_rate",
+        "recall_fraction": "recall",
+        "PRecall": "pseudo_recall",
+        "MRR": "mrr",
+        "nDCG": "ndcg",
+    }
+    scores: dict[str, Any] = {}
+    for result in results:
+        values = {
+            f"{names[kind]}_at_{k}": value
+            for name, value in result["metrics"].items()
+            for kind, k in [name.split("@")]
+            if kind in names
+        }
+        if _main_score(task) not in values:
+            raise M2KRError(f"the result of {result['model']} on {task.key} lacks {_main_score(task)}. Run it again.")
+        flags = {name: result[name] for name in ("synthetic", "ignored_inputs", "instructions", "search", "top_k")}
+        scores[result["split"]] = [
+            {
+                **values,
+                "main_score": values[_main_score(task)],
+                "hf_subset": task.key,
+                "languages": ["eng-Latn"],
+                **flags,
+            }
+        ]
+    return {
+        "dataset_revision": results[0]["dataset"],
+        "task_name": _mteb_name(task),
+        "mteb_version": None,
+        "scores": scores,
+        "evaluation_time": round(sum(sum(result["seconds"].values()) for result in results), 3),
+        "kg_co2_emissions": None,
+        "date": None,
+        "evaluation_phases": None,
+    }
+
+
+def export_results(results: Path, out: Path, *, quiet: bool = False) -> list[Path]:
+    """Write the result files under ``results`` as mteb has them, ``<out>/<model>/<revision>/<task>.json``.
+
+    Results of a few queries (``--limit``, ``--nano``) are left out: mteb has no place that would say so.
+
+    Raises:
+        M2KRError: there are none; two are of the same model, task and split; ``out`` holds something else.
+    """
+    from m2kr.common.files import digest, safe_name, write_json
+    from m2kr.results.record import read_results
+
+    if not results.is_dir():
+        raise M2KRError(f"{results} is not a folder. Name a folder of result files, as m2kr.evaluate writes them.")
+    found = read_results(results)
+    whole = [result for result in found if not result["limited"] and not result["nano"]]
+    if not whole:
+        why = "only results of a few queries (--limit, --nano)" if found else "no result files"
+        raise M2KRError(f"{results} holds {why}. Make some with python -m m2kr.evaluate.")
+    if len(whole) < len(found):
+        say(f"{len(found) - len(whole)} results of a few queries (--limit, --nano) are left out", quiet=quiet)
+    groups: dict[Path, list[Result]] = {}
+    for result in whole:
+        revision = digest(result["model_settings"], bool(result["ignored_inputs"]))
+        folder = out / safe_name(_mteb_model(result["model"])).replace("--", "__") / revision
+        group = groups.setdefault(folder / f"{_mteb_name(TASKS[result['task']])}.json", [])
+        twin = next((other for other in group if other["split"] == result["split"]), None)
+        if twin or (group and group[0]["dataset"] != result["dataset"]):
+            says = "stands twice" if twin else "is there for two builds of the data"
+            raise M2KRError(f"{results}: {result['model']} on {result['task']} {says}. Export them one by one.")
+        group.append(result)
+    open_folder(out, "mteb-results")
+    with progress(len(groups), "export results", unit="files", quiet=quiet) as bar:
+        for path, group in groups.items():
+            write_json(path, task_result(group))
+            bar.update()
+    return list(groups)

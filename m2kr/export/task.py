@@ -1,0 +1,291 @@
+"""A built benchmark in the forms other tools read; and evaluation by mteb with retrievers and search of ours.
+
+``python -m m2kr.export m2kr-data --to beir --out beir`` makes a folder for each task: ``OKVQA`` for the test split,
+``OKVQA.valid`` for another.
+
+| ``--to`` | files | read by |
+| --- | --- | --- |
+| ``trec`` | ``queries.tsv``, ``collection.jsonl`` (``id``, ``contents``), ``qrels.txt`` | ir_measures, trec_eval |
+| ``beir`` | ``corpus.jsonl``, ``queries.jsonl``, ``qrels/<split>.tsv`` | beir's ``GenericDataLoader`` |
+| ``mteb`` | Parquet and a card, configs ``<TASK>-corpus``, ``-queries``, ``-qrels`` | mteb, through `mteb_task` |
+| ``mteb-results`` | from result files, ``<model>/<revision>/<task>.json`` | mteb's ``TaskResult.from_disk`` |
+
+These readers leave out queries that no judgement names. So a query without a positive gets one: relevance 0 for the
+first passage. It scores 0, as in `m2kr.metrics`. A query's text is what `m2kr.dataset.query_text` makes of instruction
+and question. There are no titles: the content of a passage is all that retrievers are given here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from m2kr import __version__
+from m2kr.common.progress import progress, say
+from m2kr.errors import M2KRError
+from m2kr.export.files import MANIFEST, WRITERS, Part, open_folder, read_passages, write_card
+from m2kr.export.mteb import export_results, mteb_task, search_model, task_result
+from m2kr.tasks import TASKS, Task, get_task, parse_tasks
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from m2kr.images.roots import ImageRoots
+
+__all__ = ["FORMS", "export_results", "export_task", "main", "mteb_task", "search_model", "task_result"]
+
+FORMS = ("trec", "beir", "mteb")
+"""What a benchmark is exported to."""
+
+_EXAMPLES = """examples:
+  python -m m2kr.export m2kr-data --to beir --out beir --tasks MSMARCO
+  python -m m2kr.export m2kr-data --to mteb --out mteb-data --tasks OKVQA --images raw
+  python -m m2kr.export results --to mteb-results --out mteb-results
+"""
+
+
+def export_task(
+    data: Path,
+    task: Task | str,
+    to: str,
+    out: Path,
+    *,
+    split: str = "test",
+    images: ImageRoots | None = None,
+    instructions: bool = True,
+    ignore_images: bool = False,
+    quiet: bool = False,
+) -> Path:
+    """Write one split of a task in another form; see the module.
+
+    It appears when all of it is written, replaces an earlier export of the same split, and is not written again where
+    it is there already. Equal tables and options give equal bytes.
+
+    Args:
+        data: folder of a built or downloaded benchmark.
+        task: the task, or its key.
+        to: "trec", "beir" or "mteb".
+        out: folder of the export; may hold other tasks in the same form.
+        split: query split.
+        images: where pictures are, for "mteb". Without it, those packed in ``data``.
+        instructions: whether the row's instruction stands in front of the question.
+        ignore_images: write "mteb" without pictures. The other forms hold none anyway.
+        quiet: no progress, no notices.
+
+    Returns:
+        The folder of the split, ``<out>/<TASK>``.
+
+    Raises:
+        M2KRError: the task or split is not there; images are missing; queries would be empty; ``out`` holds something
+            else, or cannot be written.
+    """
+    import polars as pl
+    import pyarrow as pa
+
+    from m2kr.common.files import digest, write_json
+
+    task = task if isinstance(task, Task) else get_task(task)
+    if to not in FORMS:
+        raise M2KRError(f"{to!r} is no form to export to. The forms are {', '.join(FORMS)}.")
+    with_images = to == "mteb" and task.reads_images and not ignore_images
+    part = _read_part(data, task, split, images, with_images=with_images, instructions=instructions)
+    pictures = _find_images(part)
+    key = digest(__version__, to, part.fingerprint, split, instructions, pictures)
+    manifest = open_folder(out, to)
+    folder = out / part.name
+    if manifest["parts"].get(part.name, {}).get("key") == key and folder.is_dir():
+        say(f"{part.name}: exported already, see {folder}", quiet=quiet)
+        return folder
+    if task.reads_images and not with_images:
+        say(f"{part.name}: its queries' images are left out; these files hold texts only", quiet=quiet)
+    if manifest["parts"].pop(part.name, None):
+        write_json(out / MANIFEST, manifest)  # a kill in between leaves no entry of what is not there
+    work = out / ".build"
+    try:
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        with progress(part.rows + part.queries.height, f"export {part.name}", quiet=quiet) as bar:
+            WRITERS[to](work, part, bar)
+        if folder.exists():
+            shutil.rmtree(folder)
+        work.replace(folder)
+    except (OSError, pa.ArrowException, pl.exceptions.PolarsError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise M2KRError(
+            f"{part.name} of {data} could not be written to {out} ({reason}). Free some space, or get the file again "
+            "that could not be read, then run it again."
+        ) from error
+    manifest["parts"][part.name] = {
+        "key": key,
+        "task": task.key,
+        "split": split,
+        "dataset": part.fingerprint,
+        "synthetic": part.synthetic,
+        "queries": part.queries.height,
+        "passages": part.rows,
+        "images": with_images,
+        "instructions": instructions,
+    }
+    order = [*TASKS]
+    manifest["parts"] = dict(sorted(manifest["parts"].items(), key=lambda item: (order.index(item[1]["task"]), item)))
+    if to == "mteb":
+        write_card(out, manifest["parts"])
+    write_json(out / MANIFEST, manifest)
+    return folder
+
+
+def _read_part(
+    data: Path, task: Task, split: str, images: ImageRoots | None, *, with_images: bool, instructions: bool
+) -> Part:
+    """Read the queries; of the passages, which may be millions, only what there is."""
+    import polars as pl
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from m2kr.dataset import _identity, _shards, query_text
+    from m2kr.images.pack import packed_images
+
+    if split not in task.splits:
+        raise M2KRError(f"{task.key} has no split {split!r}; it has {', '.join(task.splits)}.")
+    files = _shards(data, task.data_config, split)
+    passages = _shards(data, task.passages_config, f"{split}_passages")
+    columns = ["question_id", "question", "instruction", "pos_item_ids", *(["img_path"] if task.reads_images else [])]
+    try:
+        queries = pl.read_parquet(files, columns=columns)
+        rows = sum(pq.read_metadata(file).num_rows for file in passages)
+        first = next(iter(read_passages(passages)), None)
+    except (pl.exceptions.PolarsError, pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise M2KRError(f"{task.key}/{split} in {data} could not be read ({reason}). Get these files again.") from error
+    if not queries.height or first is None:
+        raise M2KRError(f"there are no {'passages' if queries.height else 'queries'} in {task.key}/{split} in {data}.")
+    repeated = queries.filter(pl.col("question_id").is_duplicated())["question_id"]
+    if len(repeated):
+        raise M2KRError(f"the question id {repeated[0]!r} stands more than once in {task.data_config}/{split}.")
+    question = queries["question"].cast(pl.String).fill_null("")
+    texts = [query_text(lead, text) for lead, text in zip(queries["instruction"], question, strict=True)]
+    text = pl.Series(texts, dtype=pl.String) if instructions else question
+    if not with_images and not text.str.strip_chars().ne("").any():
+        raise M2KRError(
+            f"the queries of {task.key} are images ({task.kind}): without images and instructions nothing is left of "
+            "them. Leave the task out, or the option that leaves them out."
+        )
+    roots = None
+    if with_images:
+        roots = images.for_task(task) if images else packed_images(data, task)
+        if roots is None:
+            raise M2KRError(
+                f"the queries of {task.key} have images, and none are packed in {data}. Name their folder with "
+                "--images, or pass --ignore-images to export the texts alone."
+            )
+    fingerprint, synthetic = _identity(data, task, files, passages)
+    return Part(
+        task=task,
+        split=split,
+        queries=pl.DataFrame(
+            {
+                "id": queries["question_id"],
+                "text": text,
+                "question": question,
+                **({"img_path": queries["img_path"]} if task.reads_images else {}),
+            }
+        ),
+        qrels=_qrels(queries, first["id"][0]),
+        passages=passages,
+        rows=rows,
+        images=roots,
+        fingerprint=fingerprint,
+        synthetic=synthetic,
+    )
+
+
+def _qrels(queries: pl.DataFrame, stand_in: str) -> pl.DataFrame:
+    import polars as pl
+
+    pairs = queries.select(pl.col("question_id").alias("query-id"), pl.col("pos_item_ids").alias("corpus-id"))
+    judged = pairs.explode("corpus-id", empty_as_null=True, keep_nulls=True).unique(maintain_order=True)
+    return judged.with_columns(
+        pl.col("corpus-id").fill_null(stand_in), score=pl.col("corpus-id").is_not_null().cast(pl.Int32)
+    )
+
+
+def _find_images(part: Part) -> list[tuple[str, int]]:
+    """Return path and size of every picture, before anything is written."""
+    if part.images is None:
+        return []
+    paths = part.queries["img_path"].drop_nulls().unique(maintain_order=True)
+    found = [(path, part.images.find(path)) for path in paths]
+    missing = [path for path, file in found if file is None]
+    if missing:
+        raise M2KRError(
+            f"{len(missing):,} of {len(found):,} images of {part.task.key} are not in {part.images}, the first is "
+            f"{missing[0]}. Name their folder with --images, or pass --ignore-images."
+        )
+    return [(path, file.size) for path, file in found if file is not None]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m m2kr.export",
+        description="Write a benchmark, or result files, in the forms other tools read.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source", type=Path, help="folder of the benchmark; for mteb-results, of result files")
+    parser.add_argument("--to", required=True, choices=(*FORMS, "mteb-results"))
+    parser.add_argument("--out", type=Path, required=True, help="new folder, or an export to the same form")
+    parser.add_argument("--tasks", default="all", help="comma-separated, or all (those the folder has this split of)")
+    parser.add_argument("--split", default="test", help="default: test")
+    parser.add_argument(
+        "--images", action="append", default=[], metavar="[TASK=]ROOT", help="pictures, for mteb: folder or archive"
+    )
+    parser.add_argument("--ignore-images", action="store_true", help="export to mteb without the queries' images")
+    parser.add_argument("--no-instructions", action="store_true", help="leave the instruction out of the queries' text")
+    parser.add_argument("--quiet", action="store_true", help="no progress, no notices")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; see the module."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    source: Path = arguments.source
+    if arguments.to == "mteb-results":
+        for name in ("tasks", "split", "images", "ignore_images", "no_instructions"):
+            if getattr(arguments, name) != parser.get_default(name):
+                raise M2KRError(f"--{name.replace('_', '-')} says nothing about result files. Leave it out.")
+        for path in export_results(source, arguments.out, quiet=arguments.quiet):
+            print(path)
+        return 0
+    from m2kr.images.roots import parse_roots
+
+    if not source.is_dir():
+        raise M2KRError(f"{source} is not a folder. Name the folder of a benchmark.")
+    there = [
+        key for key, task in TASKS.items() if any((source / task.data_config).glob(f"{arguments.split}-*.parquet"))
+    ]
+    tasks = parse_tasks(arguments.tasks, there)
+    lacking = [task.key for task in tasks if task.key not in there]
+    if lacking or not tasks:
+        raise M2KRError(
+            f"{source} has no {arguments.split} split of {', '.join(lacking) or 'any task'}; "
+            f"it has one of {', '.join(there) or 'none'}. Build one with python -m m2kr.build."
+        )
+    images = parse_roots(arguments.images) if arguments.images else None
+    for task in tasks:
+        folder = export_task(
+            source,
+            task,
+            arguments.to,
+            arguments.out,
+            split=arguments.split,
+            images=images,
+            instructions=not arguments.no_instructions,
+            ignore_images=arguments.ignore_images,
+            quiet=arguments.quiet,
+        )
+        print(folder)
+    return 0

@@ -1,0 +1,363 @@
+"""Exact top-k search: MaxSim for several vectors an item, the dot product for one.
+
+    score(q, d) = sum over the vectors of q of the maximum over the vectors of d of their dot product
+
+One pass over the passages, so they may stream from disk; memory is bounded whatever their number. A dot product is the
+MaxSim of one vector each, so there is one path. `m2kr.search.maxsim` says how it is made fast.
+
+How ties are kept. Score and row are packed into one int64, where "greater" means "a higher score, or the same score
+and a lower row". All keys differ, so any top-k of them is exact and stable, in whatever order passages come, and from
+whichever device. For that, equal passages must score the same bits wherever they lie, which `m2kr.search.maxsim` sees to.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from m2kr.common.progress import progress
+from m2kr.errors import M2KRError
+from m2kr.search.maxsim import Block, Plan, Stack, current, full_precision, kind_of, scores_of, stacks_of
+from m2kr.search.store import Array, EmbeddingStore, Ragged, as_tensor, first_not_finite
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Embeddings: TypeAlias = "Ragged | EmbeddingStore | Array | Sequence[Array]"
+Passages: TypeAlias = "Embeddings | Iterable[Ragged | Array]"
+
+
+def search(
+    query_embeddings: Embeddings,
+    passage_embeddings: Passages,
+    k: int,
+    *,
+    device: str | Sequence[str] = "cpu",
+    memory: int = 1 << 30,
+    quiet: bool = True,
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Return the ``k`` best passages of each query, exactly, in one pass over the passages.
+
+    Equal scores are ordered by row, the lower first, also where ``k`` cuts through them: order the passages by id, and
+    ties are ordered by id. Computed and returned in float32, whatever the type of the embeddings.
+
+    Args:
+        query_embeddings: a `Ragged` or a list of (tokens_i, dim) arrays or tensors for MaxSim, one (n, dim) array or
+            tensor for the dot product, or an `EmbeddingStore` of either kind. Vectors that are exactly zero are
+            masked tokens and dropped; a query without any other scores 0 with every passage.
+        passage_embeddings: likewise. Also an iterable that is no list, of shards (`Ragged`, or (n, dim) arrays for
+            the dot product) or, for MaxSim, of passages. A passage without vectors scores minus infinity.
+        k: passages to return for each query; all of them where there are fewer.
+        device: where torch computes: "cpu", "cuda" (the first GPU), "cuda:1". Several of one kind share the passages:
+            "cuda:0,cuda:1", or a list. On a GPU the fused kernel of `m2kr.search.maxsim` is used where queries and passages
+            are both float16 or both bfloat16 and the extra ``gpu`` is installed; torch in float32 otherwise. No GPU
+            path has run on a GPU yet, neither with one nor with several.
+        memory: bytes of scratch beyond the inputs and the result, of all devices together: a chunk of passages as read
+            and in float32, the product of a tile, the scores of a chunk. Not bounded by it: 16 bytes a query vector,
+            16 rows of a product with the longest query, the longest single passage, a few MiB that the matrix library
+            takes for itself and that the C library keeps of what was freed; with several devices a result for each,
+            and on each GPU a copy of the queries. From 512 KiB a device on, results do not depend on it.
+        quiet: show no progress bar.
+
+    Returns:
+        Scores, shape (queries, k'), float32, best first; and the row numbers of their passages, shape (queries, k'),
+        int64, with k' the smaller of ``k`` and the number of passages.
+
+    Raises:
+        M2KRError: ``k`` or ``memory`` below 1; a device that is not there; embeddings of different kinds or dimensions;
+            NaN or infinity in them; scores too large for float32.
+
+    Source: Khattab and Zaharia, "ColBERT: Efficient and Effective Passage Search via Contextualized Late Interaction
+    over BERT", SIGIR 2020, equation 3.
+    """
+    import torch
+
+    if k < 1:
+        raise M2KRError(f"k must be at least 1, not {k}")
+    if memory < 1:
+        raise M2KRError(f"memory must be at least 1 byte, not {memory}")
+    devices = parse_devices(device)
+    single = _one_kind(query_embeddings, passage_embeddings)
+    queries = _queries(query_embeddings)
+    share = max(1, memory // len(devices))
+    stacks = stacks_of(queries, share, kind_of(devices[0]))
+    plan = Plan.within(share, stacks, queries, devices)
+    with full_precision(), progress(_count(passage_embeddings), "search", unit="passages", quiet=quiet) as bar:
+        chunks = _Shared(_chunks(_shards(passage_embeddings, single, plan), plan), bar.update)
+        if len(devices) == 1:
+            found = [_best_on(devices[0], chunks, queries, stacks, plan, k)]
+        else:
+            with ThreadPoolExecutor(len(devices)) as threads:
+                work = [threads.submit(_best_on, name, chunks, queries, stacks, plan, k) for name in devices]
+            found = [done.result() for done in work]
+    count = min(k, chunks.rows)
+    all_scores = np.empty((len(queries), count), dtype=np.float32)
+    all_rows = np.empty((len(queries), count), dtype=np.int64)
+    for stack, parts in zip(stacks, zip(*found, strict=True), strict=True):
+        keys = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1).topk(count, dim=1).values
+        all_scores[stack.queries], all_rows[stack.queries] = _unpacked(keys)
+    return all_scores, all_rows
+
+
+def parse_devices(device: str | Sequence[str]) -> list[str]:
+    """Return the names of devices given as a list or as one text with commas, after trying each.
+
+    Raises:
+        M2KRError: one is not there, there is none, or they are of different kinds.
+    """
+    import torch
+
+    names = [name.strip() for name in (device.split(",") if isinstance(device, str) else device)]
+    for name in names:
+        try:
+            torch.empty(0, device=name)
+        except (RuntimeError, AssertionError) as error:
+            raise M2KRError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+    if len({kind_of(name) for name in names}) != 1:
+        raise M2KRError(f"the devices are {', '.join(names) or 'none'}: name one, or several of one kind")
+    return names
+
+
+def maxsim_reference(query: npt.ArrayLike, passage: npt.ArrayLike) -> float:
+    """Return the MaxSim score of a (tokens, dim) query and a (tokens, dim) passage, in float64, as plainly as it goes.
+
+    What `search` computes, for tests and readers. Zero query vectors are masked tokens and count for nothing.
+    """
+    score = 0.0
+    for query_vector in np.asarray(query, dtype=np.float64):
+        if not query_vector.any():
+            continue
+        highest = -np.inf
+        for passage_vector in np.asarray(passage, dtype=np.float64):
+            highest = max(highest, float(query_vector @ passage_vector))
+        score += highest
+    return score
+
+
+# --- What is searched: every form of input as `Ragged` ---
+
+
+def _is_single(embeddings: Passages) -> bool | None:
+    """Whether there is one vector an item; None for an iterable, whose items follow the kind of the queries."""
+    if isinstance(embeddings, EmbeddingStore):
+        return embeddings.kind == "single"
+    if isinstance(embeddings, Ragged | list | tuple):
+        return False
+    if hasattr(embeddings, "ndim"):
+        if embeddings.ndim != 2:
+            shape = tuple(getattr(embeddings, "shape", ()))
+            raise M2KRError(f"embeddings of shape {shape}: pass one (n, dim) array, or a list of (tokens, dim) arrays")
+        return True
+    return None
+
+
+def _one_kind(queries: Embeddings, passages: Passages) -> bool:
+    kinds = {True: "one vector an item", False: "several vectors an item", None: "an unknown kind"}
+    query_kind, passage_kind = _is_single(queries), _is_single(passages)
+    if query_kind is None or passage_kind not in (None, query_kind):
+        raise M2KRError(
+            f"the queries have {kinds[query_kind]} and the passages {kinds[passage_kind]}: pass (n, dim) arrays for "
+            "both, or a Ragged or a list of (tokens, dim) arrays for both"
+        )
+    return query_kind
+
+
+def _one_each(vectors: Array) -> Ragged:
+    return Ragged.from_lengths(vectors, np.ones(len(vectors), np.int64))
+
+
+def _queries(embeddings: Embeddings) -> Ragged:
+    whole = embeddings.load() if isinstance(embeddings, EmbeddingStore) else embeddings
+    if isinstance(whole, list | tuple):
+        whole = Ragged.from_list(whole)
+    queries = whole if isinstance(whole, Ragged) else _one_each(whole)  # type: ignore[arg-type]
+    if (row := first_not_finite(queries)) is not None:
+        raise M2KRError(f"the embeddings of query {row} hold NaN or infinity")
+    return queries
+
+
+def _count(passages: Passages) -> int | None:
+    return len(passages) if isinstance(passages, Sized) and not isinstance(passages, list | tuple) else None
+
+
+def _shards(passages: Passages, single: bool, plan: Plan) -> Iterator[Ragged]:
+    """Yield the passages in parts, as they come."""
+    parts: Iterable[Ragged | Array]
+    if isinstance(passages, EmbeddingStore):
+        # Widened 8-bit vectors are not files in memory: a few blocks of them count, so a block is a part of a chunk.
+        parts = passages.shards(most=max(1, plan.chunk_vectors // 4))
+    elif isinstance(passages, Ragged) or hasattr(passages, "ndim"):
+        parts = [passages]  # type: ignore[list-item]
+    else:
+        parts = passages
+    if not single:
+        yield from _joined(parts, plan)
+        return
+    for number, part in enumerate(parts):
+        if isinstance(part, Ragged) or getattr(part, "ndim", None) != 2:
+            shape = tuple(getattr(part, "shape", ())) or type(part).__name__
+            raise M2KRError(f"shard {number} of the passages is {shape}, where the queries call for an (n, dim) array")
+        yield _one_each(part)
+
+
+def _joined(parts: Iterable[Ragged | Array], plan: Plan) -> Iterator[Ragged]:
+    """Yield shards as they are, and passages that come one by one put together."""
+    waiting: list[Array] = []
+    row = vectors = 0
+    for part in parts:
+        if not isinstance(part, Ragged):
+            waiting.append(part)
+            vectors += len(part)
+            if vectors < plan.chunk_vectors and len(waiting) < plan.chunk_items:
+                continue
+        if waiting:
+            yield Ragged.from_list(waiting, first=row)
+            row += len(waiting)
+            waiting, vectors = [], 0
+        if isinstance(part, Ragged):
+            yield part
+            row += len(part)
+    if waiting:
+        yield Ragged.from_list(waiting, first=row)
+
+
+def _chunks(shards: Iterable[Ragged], plan: Plan) -> Iterator[Ragged]:
+    """Cut large shards and put small ones together, so that every chunk but the last is as large as the plan allows."""
+    waiting: list[Ragged] = []
+    vectors = items = row = 0
+    for shard in shards:
+        if len(shard.vectors) and plan.dim not in (0, shard.dim):
+            raise M2KRError(
+                f"the passages from row {row} on have dimension {shard.dim}, but the queries have {plan.dim}"
+            )
+        row += len(shard)
+        start = 0
+        while start < len(shard):
+            room = shard.offsets[start] + plan.chunk_vectors - vectors
+            stop = int(np.searchsorted(shard.offsets, room, side="right")) - 1
+            stop = min(stop, start + plan.chunk_items - items)
+            if stop <= start and not waiting:
+                stop = start + 1  # a passage that is larger than a chunk is one by itself
+            if stop > start:
+                waiting.append(shard.rows(start, stop))
+                vectors += len(waiting[-1].vectors)
+                items += len(waiting[-1])
+                start = stop
+            if start < len(shard):  # what comes next did not fit
+                yield _taken(waiting)
+                vectors = items = 0
+        del shard  # or it would be held, whatever it is, until the next one is there
+    if waiting:
+        yield _taken(waiting)
+
+
+def _taken(parts: list[Ragged]) -> Ragged:
+    """Return parts put together, and keep none of them: a chunk is not to be in memory twice."""
+    whole = Ragged.concatenate(parts)
+    parts.clear()
+    return whole
+
+
+# --- Sharing the work ---
+
+
+class _Shared:
+    """Hands chunks of passages to several threads, each chunk to one of them.
+
+    Attributes:
+        rows: passages handed out so far.
+    """
+
+    def __init__(self, chunks: Iterator[Ragged], advance: Callable[[int], object]) -> None:
+        self.rows = 0
+        self._chunks = chunks
+        self._advance = advance
+        self._lock = threading.Lock()
+        self._stopped = False
+
+    def take(self) -> tuple[int, Ragged] | None:
+        """Return the row of the first passage of the next chunk, and the chunk, or None when there is no other.
+
+        Not an iterator, which would hold on to a chunk while it makes the next.
+        """
+        with self._lock:
+            chunk = None if self._stopped else next(self._chunks, None)
+            if chunk is None:
+                return None
+            first = self.rows
+            self.rows += len(chunk)
+        return first, chunk
+
+    def done(self, passages: int) -> None:
+        """Move the progress bar."""
+        with self._lock:
+            self._advance(passages)
+
+    def stop(self) -> None:
+        """Hand out no more: another thread has failed."""
+        self._stopped = True
+
+
+def _best_on(
+    device: str, chunks: _Shared, queries: Ragged, stacks: Sequence[Stack], plan: Plan, k: int
+) -> list[Tensor]:
+    """Return, for each stack, the `_keys` of the best passages among those that this device got hold of.
+
+    Each has the shape (queries, at most k), on the CPU.
+    """
+    import torch
+
+    best = [torch.empty((len(stack.queries), 0), dtype=torch.int64, device=device) for stack in stacks]
+    try:
+        with torch.no_grad(), current(device):
+            there = Ragged(as_tensor(queries.vectors).to(device), queries.offsets)
+            product = torch.empty(plan.product_numbers, device=device)
+            while (taken := chunks.take()) is not None:
+                first, chunk = taken
+                items = len(chunk)
+                blocks = Block.cut(chunk, first, plan, there, device)
+                del taken, chunk  # the next one is made before this loop would let go of it
+                for block in blocks:
+                    for number, stack in enumerate(stacks):
+                        scores = scores_of(stack, there, block, product, plan)
+                        keys = torch.cat([best[number], _keys(scores, block.rows)], dim=1)
+                        best[number] = keys.topk(min(k, keys.shape[1]), dim=1).values
+                        del scores, keys
+                    del block
+                del blocks
+                chunks.done(items)
+    except BaseException:
+        chunks.stop()
+        raise
+    return [keys.cpu() for keys in best]
+
+
+# --- Scores and rows as one number ---
+
+
+def _keys(scores: Tensor, rows: Tensor) -> Tensor:
+    """Pack scores, shape (queries, items), and the items' rows, int64, into int64 that order as results do.
+
+    The upper half is the score as an integer of the same order, the lower half 2**32 - 1 minus the row.
+    """
+    import torch
+
+    # Floats order like their bits as integers, but for the negative ones, whose order is turned round.
+    # Adding zero makes -0.0 the same as 0.0.
+    bits = (scores + 0.0).contiguous().view(torch.int32)
+    bits ^= (bits >> 31) & 0x7FFFFFFF
+    return bits.to(torch.int64).bitwise_left_shift_(32).add_(0xFFFFFFFF - rows)
+
+
+def _unpacked(keys: Tensor) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Return the scores and rows that `_keys` packed."""
+    import torch
+
+    bits = (keys >> 32).to(torch.int32)
+    bits ^= (bits >> 31) & 0x7FFFFFFF
+    return bits.view(torch.float32).numpy(), (0xFFFFFFFF - (keys & 0xFFFFFFFF)).numpy()

@@ -1,0 +1,92 @@
+"""One module per raw release. A module is a function from raw files to lazy tables, and the options of its rules.
+
+Each has ``Options``, a frozen dataclass with one field for every rule that the published benchmark leaves open (its
+``metadata`` says what the field does and on what evidence the default rests), and ``build(raw, options, seed)``,
+which returns `m2kr.parsing.releases.Tables`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from importlib import import_module
+from types import ModuleType
+from typing import Any, get_type_hints
+
+from m2kr.errors import M2KRError
+from m2kr.tasks import did_you_mean
+
+MODULES: dict[str, str] = {
+    "WIT": "m2kr.sources.wit",
+    "IGLUE": "m2kr.sources.iglue",
+    "KVQA": "m2kr.sources.kvqa",
+    "CC": "m2kr.sources.cc3m",
+    "MSMARCO": "m2kr.sources.msmarco",
+    "OVEN": "m2kr.sources.oven",
+    "LLaVA": "m2kr.sources.llava",
+    "OKVQA": "m2kr.sources.okvqa",
+    "Infoseek": "m2kr.sources.infoseek",
+    "EVQA": "m2kr.sources.evqa",
+}
+"""The module that builds each task, in the order of `m2kr.tasks.TASKS`. Imported when it is used."""
+
+
+def source_of(task: str) -> ModuleType:
+    """Return the module that builds ``task``.
+
+    Raises:
+        M2KRError: this version has no converter for it.
+    """
+    if task not in MODULES:
+        raise M2KRError(f"this version has no converter for {task}; it builds {', '.join(MODULES)}.")
+    return import_module(MODULES[task])
+
+
+def choice(default: Any, does: str, evidence: str, among: tuple[str, ...] = ()) -> Any:
+    """Declare an option: its default, what it does, and the evidence for the default.
+
+    Args:
+        default: the default value; its type is the option's.
+        does: one sentence.
+        evidence: why this default, or that it is ours.
+        among: the values allowed, for a string option.
+    """
+    return dataclasses.field(default=default, metadata={"does": does, "evidence": evidence, "among": among})
+
+
+def make_options(task: str, given: dict[str, Any]) -> Any:
+    """Return the ``Options`` of a task with ``given`` (strings, or values of the right type) in place of defaults.
+
+    Raises:
+        M2KRError: there is no such option, or the value does not fit it.
+    """
+    options = source_of(task).Options
+    fields = {field.name: field for field in dataclasses.fields(options)}
+    hints = get_type_hints(options)
+    values: dict[str, Any] = {}
+    for name, value in given.items():
+        if name not in fields:
+            known = ", ".join(fields)
+            raise M2KRError(f"{task} has no option {name!r}.{did_you_mean(name, list(fields))} It has: {known}.")
+        among = fields[name].metadata["among"]
+        convert: Callable[[Any], Any] = _to_bool if hints[name] is bool else hints[name]
+        try:
+            values[name] = convert(value)
+        except (TypeError, ValueError):
+            wanted = {int: "a whole number", float: "a number", bool: "true or false"}.get(hints[name], "text")
+            raise M2KRError(f"option {task}.{name} is {value!r}; it wants {wanted}.") from None
+        if among and values[name] not in among:
+            raise M2KRError(f"option {task}.{name} is {value!r}; it wants one of {', '.join(among)}.")
+        if hints[name] in (int, float) and values[name] < 0:
+            raise M2KRError(f"option {task}.{name} is {value!r}; it cannot be negative.")
+    return options(**values)
+
+
+def _to_bool(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    if str(value).casefold() in ("true", "yes", "1"):
+        return True
+    if str(value).casefold() in ("false", "no", "0"):
+        return False
+    raise ValueError(value)

@@ -1,0 +1,60 @@
+"""Processes that train side by side."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from baselines.common.processes import pool
+
+
+def test_work_is_done_by_processes_of_their_own() -> None:
+    with pool(2) as processes:
+        assert list(processes.map(abs, [-1, 2, -3])) == [1, 2, 3]
+        assert processes.submit(os.getpid).result() != os.getpid()
+
+
+CODE = """
+import sys, time
+from pathlib import Path
+from tests.baselines.common.test_processes import go_on
+from baselines.common.processes import pool
+
+if __name__ == "__main__":
+    with pool(1) as processes:
+        processes.submit(go_on, Path(sys.argv[1])).result()
+"""
+
+
+def go_on(file: Path) -> None:
+    """Say once more that this process is there, again and again."""
+    while True:
+        with file.open("a") as out:
+            out.write("x")
+        time.sleep(0.02)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kills by signal")
+def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
+    script, file = tmp_path / "start.py", tmp_path / "signs"
+    script.write_text(CODE)
+    root = Path(__file__).parents[3]
+    started = subprocess.Popen(
+        [sys.executable, str(script), str(file)], env={**os.environ, "PYTHONPATH": str(root)}, stderr=subprocess.DEVNULL
+    )
+    for _ in range(600):
+        if file.exists():
+            break
+        time.sleep(0.05)
+    started.kill()
+    started.wait()
+    time.sleep(1)
+    signs = file.stat().st_size
+    assert signs
+    time.sleep(0.5)
+    assert file.stat().st_size == signs

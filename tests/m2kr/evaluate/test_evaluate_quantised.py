@@ -1,0 +1,139 @@
+"""`m2kr.evaluate` with passages of 8 bits, and the effect that it measures of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from baselines.bm25 import BM25
+from m2kr import dataset
+from m2kr.dataset import TaskData, load_task
+from m2kr.errors import M2KRError
+from m2kr.evaluate import encode
+from m2kr.evaluate.task import evaluate_task
+from m2kr.results.record import Run, read_result
+from tests.m2kr.evaluating import Multi, Single, comparable, evaluated, kill, run_of, sorted_by_id
+
+
+class Close(Single):
+    """Vectors of passages differ by less than 8 bits can tell."""
+
+    def encode_document(self, inputs: Sequence[Any], batch_size: int = 32) -> Any:
+        return np.float32(1) + np.float32(1e-3) * super().encode_document(inputs, batch_size)
+
+
+def in_8_bits(vectors: np.ndarray) -> np.ndarray:
+    """What `m2kr.search.int8` stands for, plainly."""
+    scales = np.abs(vectors).max(axis=-1, keepdims=True) / 127
+    rounded: np.ndarray = (np.rint(vectors / scales) * scales).astype(np.float32)
+    return rounded
+
+
+@pytest.mark.parametrize("make", [Single, Multi, Close])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_run_with_8_bits_is_that_of_rounded_passages(okvqa: TaskData, tmp_path: Path, make: Any, dtype: str) -> None:
+    class Rounded(make):  # type: ignore[misc]
+        def encode_document(self, inputs: Sequence[Any], batch_size: int = 32) -> Any:
+            found = super().encode_document(inputs, batch_size)
+            if self.vectors == "single":
+                return in_8_bits(found)
+            return [in_8_bits(item) for item in found]
+
+    result = evaluated(make(), okvqa, tmp_path / "one", dtype=dtype, store_dtype="int8", top_k=20)
+    assert (result["dtype"], result["store_dtype"]) == (dtype, "int8")
+    evaluated(Rounded(), okvqa, tmp_path / "two", dtype=dtype, store_dtype="float32", top_k=20)
+    one, two = (Run.read_trec(tmp_path / name / "OKVQA.run.trec.gz") for name in ("one", "two"))
+    for found, wanted in zip(one.scores, two.scores, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+def measured_by_hand(data: TaskData, made: Any, k: int) -> dict[str, float]:
+    """The effect on all queries and passages of `data`, from a product of matrices."""
+    passages = data.passages.sort("passage_id", descending=True)
+    queries = made.encode_query(data.query_texts(instructions=False))
+    documents = made.encode_document(sorted_by_id(data))
+    hits, found = [], []
+    for matrix in (documents, in_8_bits(documents)):
+        best = np.argsort(-(queries @ matrix.T), axis=1, kind="stable")[:, :k]
+        found.append([set(passages["passage_id"][row.tolist()]) for row in best])
+        hits.append([bool(names & set(data.qrels[name])) for names, name in zip(found[-1], data.qrels, strict=True)])
+    return {
+        "k": k,
+        "queries": len(queries),
+        "recall": float(np.mean(hits[0])),
+        "recall_int8": float(np.mean(hits[1])),
+        "changed": sum(one != two for one, two in zip(*hits, strict=True)),
+        "overlap": pytest.approx(np.mean([len(one & two) / k for one, two in zip(*found, strict=True)])),
+        "passages": len(documents),
+    }
+
+
+@pytest.mark.parametrize("make", [Single, Close])
+@pytest.mark.parametrize("kind", ["whole", "limited", "nano"])
+def test_the_effect_of_8_bits_is_measured_said_and_recorded(
+    built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], make: Any, kind: str
+) -> None:
+    data = load_task("OKVQA", built, limit=9 if kind == "limited" else None)
+    data = dataset.nano_subset(data, queries=8, passages=60) if kind == "nano" else data
+    result = evaluate_task(make(), data, tmp_path, ignore_images=True, store_dtype="int8")
+    effect = result["quantisation"]
+    assert effect == measured_by_hand(data, make(), 5)
+    assert effect["overlap"] < 1 or make is Single
+    name = "OKVQA.nano.json" if kind == "nano" else "OKVQA.json"
+    assert read_result(tmp_path / name)["quantisation"] == effect
+    assert "quantisation" in result["seconds"]
+    wanted = f"OKVQA: 8-bit passages, {effect['queries']} queries: Recall@5 {100 * effect['recall_int8']:.2f} ("
+    err = capsys.readouterr().err
+    assert wanted in err
+    assert f"({effect['passages']} of {effect['passages']} passages)" in err
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("make", [Single, Multi])
+def test_the_effect_of_8_bits_is_measured_on_a_sample_or_on_kept_passages(
+    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any, kept: bool
+) -> None:
+    monkeypatch.setattr(dataset.nano_subset, "__kwdefaults__", {"seed": 0, "queries": 50, "passages": 80})
+    monkeypatch.setattr(encode, "_SAMPLED", 7)
+    data = load_task("OKVQA", built, limit=20)
+    if kept:
+        evaluated(make(), data, tmp_path, keep_embeddings=True)
+    made = make()
+    result = evaluated(made, data, tmp_path, store_dtype="int8", rerun=True)
+    effect = result["quantisation"]
+    assert effect is not None
+    assert (effect["queries"], effect["passages"]) == (7, 266 if kept else 80)
+    # Queries are not encoded again for it, and passages only where there are none to be found.
+    assert (len(made.read), len(made.asked)) == ((266, 0) if kept else (266 + 80, 20))
+    assert result["reused"] == (["encode_queries"] if kept else [])
+    if make is Single and not kept:
+        sample = dataset.nano_subset(load_task("OKVQA", built), seed=0, queries=7, passages=80)
+        assert effect["passages"] == sample.passages.height
+
+
+def test_after_a_kill_the_effect_of_8_bits_is_measured_without_encoding_again(
+    okvqa: TaskData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = evaluated(Multi(), okvqa, tmp_path / "whole", store_dtype="int8")
+    for name in ("m2kr.search.int8.quantisation_effect", "m2kr.metrics.score"):
+        folder = tmp_path / name
+        with monkeypatch.context() as patch:
+            patch.setattr(name, kill)
+            with pytest.raises(ZeroDivisionError):
+                evaluated(Multi(), okvqa, folder, store_dtype="int8")
+        again = Multi()
+        result = evaluated(again, okvqa, folder, store_dtype="int8")
+        assert (again.read, again.asked) == ([], [])
+        assert comparable(folder / "OKVQA.json") == comparable(tmp_path / "whole" / "OKVQA.json")
+        assert set(result["seconds"]) == set(whole["seconds"])
+        assert run_of(folder, "OKVQA") == run_of(tmp_path / "whole", "OKVQA")
+
+
+def test_a_type_to_store_is_refused_to_what_stores_nothing(msmarco: TaskData, tmp_path: Path) -> None:
+    with pytest.raises(M2KRError, match="bm25 makes no embeddings, so none are stored as int8"):
+        evaluated(BM25(), msmarco, tmp_path, store_dtype="int8")

@@ -11,7 +11,6 @@ import pytest
 from m2kr.common.cli import REQUIRED, chosen, option, options_table, parse
 from m2kr.errors import M2KRError
 
-
 RESULTS = Path("results")
 
 

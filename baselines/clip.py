@@ -22,9 +22,8 @@ from baselines.common.checkpoints import (
     snapshot,
     weights_hash,
 )
-from m2kr.errors import M2KRError
+from m2kr.errors import M2KRError, did_you_mean
 from m2kr.retriever import Input
-from m2kr.tasks import did_you_mean
 
 FUSIONS = ("sum", "image", "text")
 """What of a query that has a picture and a question is compared with the passages."""

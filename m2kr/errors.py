@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from difflib import get_close_matches
 
 
 class M2KRError(Exception):
@@ -20,6 +21,19 @@ class BadRowsError(M2KRError):
 
 class MissingFilesError(M2KRError):
     """A file of a raw release, or the other half of one of its rows, is not there."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return " Did you mean X?" with the closest of ``known``, or an empty string where none is close."""
+    folded = {candidate.casefold(): candidate for candidate in known}
+    close = get_close_matches(name.casefold(), list(folded), n=1, cutoff=0.5)
+    return f" Did you mean {folded[close[0]]}?" if close else ""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an exception says, or its type where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def run_command(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:

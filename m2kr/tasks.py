@@ -7,10 +7,9 @@ retriever reads it in front of the question, so a converter has to use the publi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Literal
 
-from m2kr.errors import M2KRError
+from m2kr.errors import M2KRError, did_you_mean
 
 Kind = Literal["I2T", "Q2T", "IQ2T"]
 """What a query holds: an image, a question, or an image and a question. The target is always a text passage."""
@@ -392,13 +391,6 @@ BENCHMARK_CITATION = (
     "year={2024}}"
 )
 """The article that introduced the benchmark."""
-
-
-def did_you_mean(name: str, known: list[str]) -> str:
-    """Return " Did you mean X?" with the closest of ``known``, or an empty string where none is close."""
-    folded = {candidate.casefold(): candidate for candidate in known}
-    close = get_close_matches(name.casefold(), list(folded), n=1, cutoff=0.5)
-    return f" Did you mean {folded[close[0]]}?" if close else ""
 
 
 def get_task(name: str) -> Task:

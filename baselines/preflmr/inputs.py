@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from baselines.common.batching import ClipPixels, Pixels, as_array, encode
-from m2kr.errors import M2KRError
+from m2kr.errors import M2KRError, did_you_mean
 
 if TYPE_CHECKING:
     import torch
@@ -102,7 +102,6 @@ def check_choice(name: str, value: str, choices: Any) -> None:
     Raises:
         M2KRError: it is not; with the choices.
     """
-    from m2kr.tasks import did_you_mean
 
     known = list(get_args(choices))
     if value not in known:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from m2kr.errors import M2KRError
-from m2kr.tasks import TASKS, did_you_mean
+from m2kr.errors import M2KRError, did_you_mean
+from m2kr.tasks import TASKS
 
 if TYPE_CHECKING:
     from baselines.preflmr.training.stages import StageConfig

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 from m2kr import __version__
 from m2kr.common.files import Hashing
 from m2kr.common.progress import say
-from m2kr.errors import M2KRError
-from m2kr.tasks import RELEASES, TASKS, Task, did_you_mean, parse_tasks
+from m2kr.errors import M2KRError, did_you_mean
+from m2kr.tasks import RELEASES, TASKS, Task, parse_tasks
 
 if TYPE_CHECKING:
     from m2kr.images.roots import ImageRoots

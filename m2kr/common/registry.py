@@ -8,8 +8,7 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
-from m2kr.errors import M2KRError
-from m2kr.tasks import did_you_mean
+from m2kr.errors import M2KRError, did_you_mean
 
 _OWN = ("checkpoint", "device", "dtype")
 """Keyword arguments that have arguments of their own on the command line."""

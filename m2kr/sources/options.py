@@ -13,8 +13,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any, get_type_hints
 
-from m2kr.errors import M2KRError
-from m2kr.tasks import did_you_mean
+from m2kr.errors import M2KRError, did_you_mean
 
 MODULES: dict[str, str] = {
     "WIT": "m2kr.sources.wit",

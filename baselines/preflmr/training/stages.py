@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from m2kr.errors import M2KRError
-from m2kr.tasks import TASKS, did_you_mean
+from m2kr.errors import M2KRError, did_you_mean
+from m2kr.tasks import TASKS
 
 if TYPE_CHECKING:
     from baselines.preflmr.preflmr import PreFLMR

@@ -12,8 +12,8 @@ from typing import Literal
 from leaderboard.boards import short
 from leaderboard.published import read_published
 from leaderboard.records import MARKS, Record, read_records, with_marks
+from m2kr.common.text_table import aligned
 from m2kr.errors import M2KRError, did_you_mean, run_command
-from m2kr.results.record import aligned
 from m2kr.tasks import TASKS
 
 Verdict = Literal["OK", "near", "off", "not comparable"]

@@ -23,8 +23,9 @@ import polars as pl
 
 from m2kr.common.files import sha256_of
 from m2kr.common.progress import progress
+from m2kr.common.text_table import aligned
 from m2kr.errors import M2KRError
-from m2kr.results.record import Result, Run, aligned, notes_on, read_result
+from m2kr.results.record import Result, Run, notes_on, read_result
 
 KS = (1, 5, 10, 20, 50, 100, 500)
 """Cut-offs reported."""

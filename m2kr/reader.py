@@ -301,7 +301,7 @@ class Asking:
         at a multiple of the chunk size, as in a run that nothing interrupted, so that its batches are the same.
         """
         from m2kr.common.files import atomic, write_json
-        from m2kr.evaluate.encode import peak_memory, reset_peak_memory
+        from m2kr.common.measure import peak_memory, reset_peak_memory
 
         count = self.data.queries.height
         facts = _read_facts(work, key) or {"key": key, "questions": 0, "seconds": 0.0, "memory": 0}

@@ -10,7 +10,7 @@ from typing import Any
 
 from baselines.minis import judge, train
 from m2kr.common.files import atomic
-from m2kr.results.record import hardware
+from m2kr.common.measure import hardware
 from m2kr.tasks import TASKS
 
 _LINE = 120

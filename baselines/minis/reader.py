@@ -62,8 +62,8 @@ def train_reader(
     from baselines.minis.reader_trainer import ReaderTrainer, arguments_of
     from baselines.preflmr.training.trainer import DONE, NoNonsense, claim, last_checkpoint
     from m2kr.common.files import write_json
+    from m2kr.common.measure import versions
     from m2kr.dataset import load_task
-    from m2kr.results.record import versions
 
     torch.set_num_threads(1)  # sums are added up in the same order wherever it runs
     set_seed(config.seed)

@@ -102,7 +102,6 @@ def check_choice(name: str, value: str, choices: Any) -> None:
     Raises:
         M2KRError: it is not; with the choices.
     """
-
     known = list(get_args(choices))
     if value not in known:
         raise M2KRError(f"{name} {value!r} is not known.{did_you_mean(value, known)} Choose one of {', '.join(known)}.")

@@ -343,7 +343,7 @@ def _judge(study: Study, run: Run, checkpoint: Path, seconds: dict[str, float]) 
 def _write_report(study: Study, scores: Sequence[RunScores]) -> None:
     """Write what all runs together say: scaling.json, scaling.md and scaling.png."""
     from m2kr.common.files import atomic, write_json
-    from m2kr.results.record import hardware, versions
+    from m2kr.common.measure import hardware, versions
 
     settings = study.settings
     write_json(

@@ -142,9 +142,9 @@ def answer_task(
             finished result with other settings is in the way.
     """
     from m2kr.common.files import digest, safe_name, sha256_of, write_json
+    from m2kr.common.measure import code_commit, hardware, versions
     from m2kr.evaluate.encode import discard, picture_sizes
     from m2kr.reader import Asking, read_lines
-    from m2kr.results.record import code_commit, hardware, versions
 
     task = data.task
     ignored = check_reader(reader, task, ignore_images=ignore_images)
@@ -317,7 +317,7 @@ def read_answer_results(folder: Path) -> list[AnswerResult]:
 
 def answer_table(results: Sequence[AnswerResult]) -> str:
     """Return results of answering as a table, in percent, with 95 % intervals."""
-    from m2kr.results.record import aligned
+    from m2kr.common.text_table import aligned
 
     rows: list[tuple[str, ...]] = [("task", "split", "reader", "passages", "k", "questions", "measure", "score")]
     for result in results:

@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from m2kr import __version__
-from m2kr.common.files import ahead, digest, sha256_of, write_json
+from m2kr.common.concurrency import prefetch
+from m2kr.common.files import digest, sha256_of, write_json
 from m2kr.common.progress import progress
 from m2kr.errors import M2KRError
 from m2kr.formats.schema import SCHEMAS, check_columns, check_split, hash_passages, hash_positives
@@ -183,7 +184,7 @@ def write_split(
     with ThreadPoolExecutor(1) as beside:
         try:
             with progress(None, f"write {config}/{split}", quiet=quiet) as bar:
-                for table in ahead(_row_groups(rows, config, schema, look)):
+                for table in prefetch(_row_groups(rows, config, schema, look)):
                     if stop is not None and stop.is_set():
                         raise M2KRError(f"writing {config}/{split} was stopped. Run it again to finish it.")
                     if writer is not None and counts[-1] + table.num_rows > SHARD_ROWS:

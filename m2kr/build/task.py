@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m2kr import __version__
-from m2kr.common.files import Hashing
+from m2kr.build.hashing import FileHasher
 from m2kr.common.progress import say
 from m2kr.errors import M2KRError, did_you_mean
 from m2kr.tasks import RELEASES, TASKS, Task, parse_tasks
@@ -91,7 +91,7 @@ def build_task(
     absent = _absent(folders)  # before: a file may come meanwhile
     existed = out.exists()
     try:
-        with Hashing(state / HASHES) as hashing:
+        with FileHasher(state / HASHES) as hashing:
             raw = RawFiles(
                 raw_root,
                 state / "staged",
@@ -178,7 +178,7 @@ def _absent(folders: dict[str, Path]) -> list[str]:
     return absent
 
 
-def _hashed(used: dict[str, Path], hashing: Hashing) -> dict[str, dict[str, Any]]:
+def _hashed(used: dict[str, Path], hashing: FileHasher) -> dict[str, dict[str, Any]]:
     """Return sha256 and bytes of each raw file."""
     return {label: {"sha256": hashing.of(path), "bytes": path.stat().st_size} for label, path in used.items()}
 
@@ -251,7 +251,7 @@ def _up_to_date(task: Task, out: Path, raw_root: Path, arguments: argparse.Names
         return False
     if any(path.stat().st_size != entry["sources"][label]["bytes"] for label, path in paths.items()):
         return False
-    with Hashing() as hashing:
+    with FileHasher() as hashing:
         return bool(_hashed(paths, hashing) == entry["sources"])
 
 

@@ -1,21 +1,17 @@
-"""Reading ahead, writing files so that a reader never sees half of one, and hashing them."""
+"""Atomic writes of files, their hashes, digests of settings, and safe file names."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import queue
 import threading
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, Literal, Self, TypeVar
+from typing import IO, Any, Literal
 
 from m2kr.errors import M2KRError
-
-_T = TypeVar("_T")
 
 
 @contextmanager
@@ -51,48 +47,6 @@ def atomic(path: Path, mode: Literal["w", "wb"] = "wb", *, durable: bool = True)
             temporary.unlink(missing_ok=True)
 
 
-def ahead(items: Iterable[_T], depth: int = 1) -> Iterator[_T]:
-    """Yield ``items`` in order while a thread makes the next ones: reading overlaps with what is done with them.
-
-    An exception of ``items`` is raised where it would have been. The thread ends when the caller stops.
-    """
-    waiting: queue.Queue[tuple[bool, Any]] = queue.Queue(depth)
-    stopped = threading.Event()
-
-    def put(last: bool, value: Any) -> bool:
-        while not stopped.is_set():
-            try:
-                waiting.put((last, value), timeout=0.1)
-            except queue.Full:
-                continue
-            return True
-        return False
-
-    def make() -> None:
-        try:
-            for item in items:
-                if not put(False, item):
-                    return
-            put(True, None)
-        except BaseException as error:
-            put(True, error)
-
-    thread = threading.Thread(target=make, daemon=True)
-    thread.start()
-    try:
-        while True:
-            last, value = waiting.get()
-            if not last:
-                yield value
-            elif value is None:
-                return
-            else:
-                raise value
-    finally:
-        stopped.set()
-        thread.join()
-
-
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented UTF-8 JSON, atomically. Key order is kept, so equal values give equal bytes."""
     with atomic(path, "w") as file:
@@ -114,49 +68,6 @@ def sha256_of(path: Path, stop: threading.Event | None = None) -> str:
                 raise M2KRError(f"hashing {path} was stopped. Run it again to finish it.")
             found.update(block[:size])
     return found.hexdigest()
-
-
-class Hashing:
-    """The SHA-256 of files, found in a thread of its own, one after the other.
-
-    A file can be hashed while it is read for something else: then the disk is asked once. What is found is kept in
-    ``cache``, and a file of the same path, size and time is not read again. When the block ends, hashing does.
-    """
-
-    def __init__(self, cache: Path | None = None) -> None:
-        self.cache = cache
-        self.known: dict[str, str] = {}
-        if cache is not None and cache.exists():
-            self.known = json.loads(cache.read_text(encoding="utf-8"))
-        self.begun: dict[Path, Future[str]] = {}
-        self.stop = threading.Event()
-        self.beside = ThreadPoolExecutor(1)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop.set()
-        self.beside.shutdown(cancel_futures=True)
-
-    def begin(self, path: Path) -> Future[str]:
-        """Have a file hashed, unless it is already."""
-        if path not in self.begun:
-            self.begun[path] = self.beside.submit(self._hash, path)
-        return self.begun[path]
-
-    def of(self, path: Path) -> str:
-        """Return the hash of a file, begun or not, waiting for it."""
-        return self.begin(path).result()
-
-    def _hash(self, path: Path) -> str:
-        state = path.stat()
-        key = f"{path.resolve()}|{state.st_size}|{state.st_mtime_ns}"
-        if key not in self.known:
-            self.known[key] = sha256_of(path, self.stop)
-            if self.cache is not None:
-                write_json(self.cache, self.known)
-        return self.known[key]
 
 
 def digest(*parts: Any) -> str:

@@ -12,18 +12,18 @@ import hashlib
 import json
 import pickle
 import shutil
-import sys
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from m2kr import __version__
 from m2kr.common.files import digest, write_json
+from m2kr.common.measure import Phases, peak_memory, reset_peak_memory
 from m2kr.common.progress import progress, say
 from m2kr.errors import M2KRError
 from m2kr.images.roots import ImageError, ImageRoots
@@ -63,49 +63,6 @@ _WORTH_A_POOL = 64
 _PICKLED_BYTES = 16 << 20
 # What a worker is sent when it starts, at most. A model is larger.
 _FACTS = "encoding.json"
-
-
-@dataclass
-class Phases:
-    """Wall time in seconds and peak resident memory in bytes of what was done, by name."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-    memory: dict[str, int] = field(default_factory=dict)
-    reused: list[str] = field(default_factory=list)
-
-    @contextmanager
-    def measured(self, name: str) -> Iterator[None]:
-        """Measure a block; of several of one name, times are added."""
-        reset_peak_memory()
-        start = time.perf_counter()
-        yield
-        self.add(name, time.perf_counter() - start, peak_memory())
-
-    def add(self, name: str, seconds: float, memory: int) -> None:
-        """Add what was measured elsewhere."""
-        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
-        self.memory[name] = max(self.memory.get(name, 0), memory)
-
-
-def reset_peak_memory() -> None:
-    """Let `peak_memory` count from now on, where the system can (Linux can)."""
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-
-
-def peak_memory() -> int:
-    """Return the largest resident memory of this process, bytes, since `reset_peak_memory` or else since it started.
-
-    On Linux this is VmHWM. The ru_maxrss of getrusage cannot be reset, and a process begins with that of its parent.
-    """
-    with suppress(OSError):
-        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak if sys.platform == "darwin" else peak * 1024)
 
 
 @dataclass(frozen=True)

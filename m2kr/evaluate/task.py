@@ -19,8 +19,9 @@ from m2kr.errors import M2KRError
 from m2kr.tasks import TASKS, Task, parse_tasks
 
 if TYPE_CHECKING:
+    from m2kr.common.measure import Phases
     from m2kr.dataset import TaskData
-    from m2kr.evaluate.encode import Encoder, ModelType, Phases
+    from m2kr.evaluate.encode import Encoder, ModelType
     from m2kr.results.record import Result, Run
     from m2kr.retriever import Ranker, Retriever
     from m2kr.search.store import StoredType
@@ -88,9 +89,10 @@ def evaluate_task(
             full.
     """
     from m2kr.common.files import digest, sha256_of
-    from m2kr.evaluate.encode import Encoder, Phases, discard, picture_sizes
+    from m2kr.common.measure import Phases, code_commit, hardware, versions
+    from m2kr.evaluate.encode import Encoder, discard, picture_sizes
     from m2kr.metrics import score
-    from m2kr.results.record import RESULT_FORMAT, Result, code_commit, hardware, read_result, versions, write_result
+    from m2kr.results.record import RESULT_FORMAT, Result, read_result, write_result
     from m2kr.search.exact import parse_devices
 
     task = data.task

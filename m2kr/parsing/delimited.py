@@ -21,7 +21,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 
-from m2kr.common.files import ahead
+from m2kr.common.concurrency import prefetch
 from m2kr.errors import BadRowsError
 from m2kr.parsing.rows import Advance, BadRow, Batch, read_pieces
 
@@ -63,7 +63,7 @@ def read_quoted(
     def refined(batch: Batch) -> Batch:
         return refine(Batch(batch.frame.select("row", *columns), batch.bad))
 
-    return _read(reader, ahead(read_pieces(path, advance)), refined, workers)
+    return _read(reader, prefetch(read_pieces(path, advance)), refined, workers)
 
 
 def _read(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -15,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from m2kr import __version__
-from m2kr.common.files import ahead, digest, write_json
+from m2kr.common.concurrency import ordered_map, prefetch
+from m2kr.common.files import digest, write_json
 from m2kr.common.progress import progress
 from m2kr.errors import BadRowsError, M2KRError, MissingFilesError
 from m2kr.parsing.rows import Advance, BadRow, Batch, read_pieces
@@ -202,7 +201,7 @@ class RawFiles:
             bad: list[BadRow] = []
             tolerant = self.quarantine.on_bad_rows == "skip"
             with progress(state.st_size, f"read {path.name}", unit="B", quiet=self.quiet) as bar:
-                refined = ordered_map(refine, ahead(batches(path, bar.update)), self.workers)
+                refined = ordered_map(refine, prefetch(batches(path, bar.update)), self.workers)
                 temporary = target.with_name(f".{target.name}.tmp")
                 try:
                     _write(temporary, self._good(path, refined, bad, tolerant=tolerant), path)
@@ -315,25 +314,6 @@ def from_rows(
             good, bad, empty = [], [], False
     if good or bad or empty:
         yield Batch(pl.DataFrame(good, schema=schema, orient="row"), bad)
-
-
-def ordered_map(function: Callable[[_T], _R], items: Iterable[_T], workers: int) -> Iterator[_R]:
-    """Map over ``items`` in threads, in order, with only a few items in flight, so that memory stays bounded."""
-    if workers <= 1:
-        yield from map(function, items)
-        return
-    with ThreadPoolExecutor(workers) as pool:
-        pending: deque[Future[_R]] = deque()
-        try:
-            for item in items:
-                pending.append(pool.submit(function, item))
-                if len(pending) > workers:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
 
 
 def scratch(path: Path, schema: pa.Schema) -> pq.ParquetWriter:

@@ -24,7 +24,7 @@ import polars as pl
 import pyarrow as pa
 from isal import igzip, isal_zlib
 
-from m2kr.common.files import ahead
+from m2kr.common.concurrency import prefetch
 
 BLOCK_BYTES = 8 << 20
 """How much is read at once. A batch of lines is about as large, and a handful are in flight."""
@@ -199,7 +199,7 @@ def read_lines(path: Path, advance: Advance = lambda _: None) -> Iterator[Batch]
         bad = [BadRow(row, "the line is not valid UTF-8") for row in frame.filter(pl.col("text").is_null())["row"]]
         return Batch(frame.drop_nulls("text"), bad)
 
-    for block in ahead(read_pieces(path, advance)):
+    for block in prefetch(read_pieces(path, advance)):
         if isinstance(block, BadRow):
             # The last line before the damage may be cut short, so it is not trusted.
             yield Batch(pl.DataFrame(schema={"row": pl.String, "text": pl.String}), [block])

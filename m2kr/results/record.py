@@ -8,12 +8,8 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import os
-import platform
-import subprocess
 import zlib
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
@@ -24,9 +20,9 @@ from urllib.parse import unquote
 import numpy as np
 import numpy.typing as npt
 
-from m2kr import __version__
 from m2kr.common.files import atomic, write_json
 from m2kr.common.progress import progress
+from m2kr.common.text_table import aligned
 from m2kr.errors import M2KRError
 from m2kr.tasks import TASKS
 
@@ -220,57 +216,6 @@ def _escape(name: str) -> str:
     )
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that scores may depend on, where they are installed."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    names = (
-        "torch",
-        "transformers",
-        "sentence-transformers",
-        "tokenizers",
-        "numpy",
-        "polars",
-        "pillow",
-        "bm25s",
-        "ranx",
-    )
-    found = {"m2kr": __version__, "python": platform.python_version()}
-    for name in names:
-        with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
-
-
-def hardware(device: str) -> str:
-    """Return the name of what a torch device is on this machine."""
-    if device.startswith("cuda"):
-        import torch
-
-        return torch.cuda.get_device_name(device)
-    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
-
-
-def code_commit() -> str | None:
-    """Return the Git commit of this code, with "+changes" where files differ from it.
-
-    None where the code is installed and no checkout, or Git is not there.
-    """
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return None
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(root), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-
-    try:
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", "m2kr", "baselines")
-        return git("rev-parse", "HEAD") + ("+changes" if changed else "")
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
 def write_result(path: Path, result: Result) -> None:
     """Write a result file, atomically."""
     write_json(path, result)
@@ -333,20 +278,6 @@ def table(results: Sequence[Result]) -> str:
             )
         )
     return "\n".join(aligned(rows, left=3) + notes_on(results))
-
-
-def aligned(rows: Sequence[Sequence[str]], left: int) -> list[str]:
-    """Return the lines of a table whose first row is the header; so many columns are aligned to the left."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if column < left else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    return lines
 
 
 def notes_on(results: Sequence[Result]) -> list[str]:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import polars as pl
 
+from m2kr.common.concurrency import ordered_map
 from m2kr.parsing.delimited import read_quoted
-from m2kr.parsing.releases import ordered_map, where
+from m2kr.parsing.releases import where
 from m2kr.parsing.rows import Advance, BadRow, Batch, parse_json
 from m2kr.sources.sampling import draw
 

@@ -23,13 +23,14 @@ import pyarrow as pa
 from polars.io.plugins import register_io_source
 
 from m2kr import __version__
+from m2kr.common.concurrency import ordered_map
 from m2kr.common.files import digest
 from m2kr.common.progress import progress
 from m2kr.errors import M2KRError
 from m2kr.formats.schema import polars_schema
 from m2kr.images.roots import MAX_PIXELS, SUFFIXES, ImageError, ImageRoots
 from m2kr.parsing.delimited import read_quoted
-from m2kr.parsing.releases import RawFiles, Tables, ordered_map, scratch, where
+from m2kr.parsing.releases import RawFiles, Tables, scratch, where
 from m2kr.parsing.rows import Advance, Batch
 from m2kr.sources.options import choice
 from m2kr.sources.sampling import instruction, sample

@@ -33,10 +33,10 @@ from baselines.preflmr.training.batches import Collator, Plan, TrainingTask, pla
 from baselines.preflmr.training.stages import StageConfig
 from baselines.preflmr.training.validation import Validation
 from m2kr.common.files import digest, write_json
+from m2kr.common.measure import versions
 from m2kr.common.progress import say
 from m2kr.dataset import TaskData
 from m2kr.errors import M2KRError
-from m2kr.results.record import versions
 
 RUN, DONE, CHECKPOINTS = "run.json", "training.json", "checkpoints"
 _STATE = "trainer_state.json"  # the trainer writes it last, so a checkpoint with it is whole

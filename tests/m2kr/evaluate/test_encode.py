@@ -20,7 +20,7 @@ from PIL import Image
 from m2kr.dataset import load_task
 from m2kr.errors import M2KRError
 from m2kr.evaluate import encode
-from m2kr.evaluate.encode import Encoder, Phases, decoded, peak_memory, reset_peak_memory, texts_key
+from m2kr.evaluate.encode import Encoder, decoded, texts_key
 from m2kr.images.roots import ImageError, ImageRoots
 from m2kr.search.store import as_tensor
 
@@ -181,29 +181,6 @@ def test_a_key_tells_where_one_text_ends() -> None:
     assert texts_key(iter(["ab", "c"])) == keys[0]
 
 
-def test_phases_have_their_own_time_and_peak() -> None:
-    phases = Phases()
-    with phases.measured("large"):
-        large = np.ones(1 << 27, dtype=np.uint8)
-        time.sleep(0.01)
-    del large
-    with phases.measured("small"):
-        pass
-    with phases.measured("large"):
-        time.sleep(0.01)
-    assert phases.seconds["large"] >= 0.02 > phases.seconds["small"]
-    if Path("/proc/self/clear_refs").exists():
-        assert phases.memory["large"] - phases.memory["small"] > 1 << 26
-    assert phases.memory["small"] > 1 << 20
-
-
-def test_a_peak_counts_from_its_reset() -> None:
-    reset_peak_memory()
-    before = peak_memory()
-    np.ones(1 << 27, dtype=np.uint8)
-    assert peak_memory() - before > 1 << 26
-
-
 # --- pictures -------------------------------------------------------------------------------------------------------
 
 
@@ -284,7 +261,7 @@ KILLED = """
 import os, sys, time
 from pathlib import Path
 from m2kr.evaluate.encode import decoded
-from m2kr.images import ImageRoots
+from m2kr.images.roots import ImageRoots
 
 if __name__ == "__main__":
     import multiprocessing

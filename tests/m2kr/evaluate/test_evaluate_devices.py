@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from m2kr.common.measure import hardware
 from m2kr.dataset import TaskData, load_task
 from m2kr.errors import M2KRError, run_command
 from m2kr.evaluate.task import main
-from m2kr.results import record as results
 from m2kr.results.record import read_result
 from m2kr.search.maxsim import Block
 from tests.m2kr.evaluating import Constant, Multi, Single, evaluated, run_of
@@ -51,7 +51,7 @@ def test_only_the_search_gets_several_devices(
     assert (result["device"], result["store_dtype"], result["hardware"]) == (
         "cpu, cpu",
         "int8",
-        results.hardware("cpu"),
+        hardware("cpu"),
     )
 
 

@@ -15,19 +15,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m2kr import __version__
 from m2kr.errors import M2KRError, run_command
-from m2kr.results import record as results_module
 from m2kr.results.record import (
     Result,
     Run,
-    code_commit,
-    hardware,
     main,
     read_result,
     read_results,
     table,
-    versions,
     write_result,
 )
 
@@ -235,41 +230,6 @@ def test_results_of_a_folder_come_by_task_split_and_model(tmp_path: Path) -> Non
         ("MSMARCO", "test", "b"),
         ("EVQA", "test", "b"),
     ]
-
-
-# --- where a result came from ---------------------------------------------------------------------------------------
-
-
-def test_versions_are_those_of_installed_packages() -> None:
-    found = versions()
-    assert (found["m2kr"], found["numpy"]) == (__version__, np.__version__)
-    assert found["python"].startswith(f"{sys.version_info.major}.{sys.version_info.minor}.")
-    assert "cores" in hardware("cpu")
-
-
-def test_the_commit_is_that_of_the_checkout_and_says_when_files_differ(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def git(*arguments: str) -> str:
-        author = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
-        command = ["git", "-C", str(tmp_path), *author, *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    code = tmp_path / "m2kr" / "results.py"
-    code.parent.mkdir()
-    code.write_text("1")
-    monkeypatch.setattr(results_module, "__file__", str(code))
-    assert code_commit() is None
-    git("init", "-q")
-    git("add", "m2kr")
-    git("commit", "-q", "-m", "one")
-    assert code_commit() == git("rev-parse", "HEAD")
-    (tmp_path / "notes").write_text("not code")
-    assert code_commit() == git("rev-parse", "HEAD")
-    code.write_text("2")
-    assert code_commit() == git("rev-parse", "HEAD") + "+changes"
-    monkeypatch.setenv("PATH", "")
-    assert code_commit() is None
 
 
 # --- the table ------------------------------------------------------------------------------------------------------

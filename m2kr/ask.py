@@ -151,9 +151,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise M2KRError(f"--{name.replace('_', '-')} is {getattr(arguments, name)}; it has to be 1 or more.")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     from m2kr.common.files import safe_name
+    from m2kr.common.options import parse_pairs
     from m2kr.dataset import load_task
     from m2kr.evaluate.encode import Encoder
-    from m2kr.retriever import Retriever, get_retriever, parse_options
+    from m2kr.retriever import Retriever, get_retriever
 
     data = load_task(arguments.task, arguments.data, arguments.split)
     device = arguments.device.split(",")[0].strip()  # one question needs no more
@@ -162,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         checkpoint=arguments.checkpoint,
         device=device,
         dtype=arguments.dtype,
-        options=parse_options(arguments.option),
+        options=parse_pairs("--option", arguments.option),
     )
     query = query_of(retriever, data, arguments.question, arguments.image, arguments.instruction)
     encoder = None

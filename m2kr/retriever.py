@@ -12,7 +12,7 @@ and ``dtype`` by keyword, and with what the user gives as ``--option NAME=VALUE`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypedDict, runtime_checkable
 
@@ -105,23 +105,6 @@ def registered() -> dict[str, EntryPoint]:
         M2KRError: two installed packages register one name.
     """
     return by_name(entry_points(group=GROUP), "retriever")
-
-
-def parse_options(values: Iterable[str]) -> dict[str, str]:
-    """Return the options of ``--option NAME=VALUE``, given any number of times.
-
-    Raises:
-        M2KRError: one has no "=", or no name, or a name stands twice.
-    """
-    options: dict[str, str] = {}
-    for value in values:
-        name, separator, text = value.partition("=")
-        if not separator or not name:
-            raise M2KRError(f"--option {value}: write it as NAME=VALUE.")
-        if name in options:
-            raise M2KRError(f"--option {name} is given twice, as {options[name]!r} and as {text!r}.")
-        options[name] = text
-    return options
 
 
 def get_retriever(

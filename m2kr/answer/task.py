@@ -437,10 +437,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise M2KRError(f"--workers is {arguments.workers}; it has to be 0 or more.")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     from m2kr.common.files import safe_name
+    from m2kr.common.options import parse_pairs
     from m2kr.dataset import load_task, nano_subset
     from m2kr.images.roots import parse_roots
     from m2kr.reader import get_reader, no_passages, oracle_passages, run_passages, run_result
-    from m2kr.retriever import parse_options
 
     sources = _sources(arguments)
     images = parse_roots(arguments.images) if arguments.images else None
@@ -466,7 +466,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         checkpoint=arguments.checkpoint,
         device=arguments.device,
         dtype=arguments.dtype,
-        options=parse_options(arguments.option),
+        options=parse_pairs("--option", arguments.option),
     )
     for data, _, _ in prepared:
         check_reader(reader, data.task, ignore_images=arguments.ignore_images)

@@ -392,10 +392,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     from m2kr.common.files import safe_name
+    from m2kr.common.options import parse_pairs
     from m2kr.dataset import load_task, nano_subset
     from m2kr.images.roots import parse_roots
     from m2kr.results.record import table
-    from m2kr.retriever import get_retriever, parse_options
+    from m2kr.retriever import get_retriever
     from m2kr.search.exact import parse_devices
 
     folder = Path(arguments.data)
@@ -424,7 +425,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         checkpoint=arguments.checkpoint,
         device=first.strip(),
         dtype=arguments.dtype,
-        options=parse_options(arguments.option),
+        options=parse_pairs("--option", arguments.option),
     )
     for task in tasks:  # of all tasks before the first begins
         _ignored_inputs(retriever, task, ignore_images=arguments.ignore_images)

@@ -11,7 +11,7 @@ import pytest
 from baselines.bm25 import BM25
 from m2kr import retriever
 from m2kr.errors import M2KRError
-from m2kr.retriever import Ranker, Retriever, get_retriever, parse_options, registered
+from m2kr.retriever import Ranker, Retriever, get_retriever, registered
 
 
 class Point:
@@ -198,12 +198,3 @@ def test_an_unknown_option_is_answered_with_those_there_are(monkeypatch: pytest.
 def test_what_has_an_argument_of_its_own_is_no_option(name: str) -> None:
     with pytest.raises(M2KRError, match=f"there is an argument for that, --{name}"):
         get_retriever("bm25", options={name: "x"})
-
-
-def test_options_are_written_name_equals_value() -> None:
-    assert parse_options(["a=1", "b=x=y", "c="]) == {"a": "1", "b": "x=y", "c": ""}
-    for value in ("a", "=1", ""):
-        with pytest.raises(M2KRError, match="write it as NAME=VALUE"):
-            parse_options([value])
-    with pytest.raises(M2KRError, match="--option a is given twice, as '1' and as '2'"):
-        parse_options(["a=1", "a=2"])

@@ -1,0 +1,112 @@
+"""Options that several commands share, each described once; a command's own options class inherits those it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from m2kr.common import cli
+from m2kr.common.cli import option
+from m2kr.errors import M2KRError
+
+ModelType: TypeAlias = Literal["float32", "float16", "bfloat16"]
+"""Name of the torch type that a model computes in."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuietOption:
+    """``--quiet``."""
+
+    quiet: bool = option("no progress, no notices", False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOption:
+    """``--data``, where a benchmark of the hub will do too."""
+
+    data: str = option("folder of the benchmark, or a dataset id of the hub")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TasksOption:
+    """``--tasks``, to be read by `m2kr.tasks.parse_tasks`."""
+
+    tasks: str = option("comma-separated, or all: those that are there; default all", "all")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitOption:
+    """``--split``."""
+
+    split: str = option("split of the queries", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagesOption:
+    """``--images``, to be read by `m2kr.images.roots.parse_roots`."""
+
+    images: tuple[str, ...] = option("pictures: folder or archive; repeatable", (), metavar="[TASK=]ROOT")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedOption:
+    """``--seed``."""
+
+    seed: int = option("of everything drawn by chance", 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitOption:
+    """``--limit``."""
+
+    limit: int | None = option("only the first N queries; the result says so", None, least=1, metavar="N")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RerunOption:
+    """``--rerun``."""
+
+    rerun: bool = option("do finished tasks again", False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceOption:
+    """``--device``."""
+
+    device: str = option("as torch names it", "cpu", in_result=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions(DeviceOption):
+    """How a registered retriever or reader is loaded."""
+
+    dtype: ModelType = option("number format of the model", "float32", in_key=True, in_result=True)
+    checkpoint: str | None = option("folder or hub id to load instead of the model's own", None)
+    option: tuple[str, ...] = cli.option("a setting of the model; repeatable", (), metavar="NAME=VALUE")
+
+    @property
+    def model_options(self) -> dict[str, str]:
+        """What ``--option`` was given, by name.
+
+        Raises:
+            M2KRError: one has no "=", or no name, or a name stands twice.
+        """
+        return parse_pairs("--option", self.option)
+
+
+def parse_pairs(flag: str, values: Iterable[str], form: str = "NAME=VALUE") -> dict[str, str]:
+    """Return the pairs of an option ``flag`` of the given form, given any number of times.
+
+    Raises:
+        M2KRError: one has no "=", or no name, or a name stands twice.
+    """
+    pairs: dict[str, str] = {}
+    for value in values:
+        name, separator, text = value.partition("=")
+        if not separator or not name:
+            raise M2KRError(f"{flag} {value}: write it as {form}.")
+        if name in pairs:
+            raise M2KRError(f"{flag} {name} is given twice, as {pairs[name]!r} and as {text!r}.")
+        pairs[name] = text
+    return pairs

@@ -1,0 +1,152 @@
+"""Work that a kill may interrupt, and that goes on where it was: notes of what is finished, kept beside it.
+
+A note holds facts in a JSON file. It is written atomically after the work that it tells of, under a key, the `digest`
+of all that the work depends on, and under another key it counts as empty. The three uses:
+
+    note = Note(folder / "table.json", key)              # something made at once
+    if not note.facts:
+        note.save(shards=write(folder))
+
+    note = Note(folder / "encoding.json", key)           # rows in chunks; time and memory are added up
+    note.in_chunks(encode_and_append, len(texts), 2048, "encode passages")
+    note.seconds, note.memory
+
+    claim(out / "run.json", settings, "run")             # a folder of a user's choice, for one run's files
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from m2kr.common.files import digest, write_json
+from m2kr.common.measure import peak_memory, reset_peak_memory
+from m2kr.common.progress import progress
+from m2kr.errors import M2KRError
+
+
+class Note:
+    """Facts of finished work, in a file.
+
+    Args:
+        path: the file; it need not exist.
+        key: of the work. None takes the facts of any key.
+        whole: whether what the facts tell of is still there; facts of which it is not are forgotten.
+    """
+
+    def __init__(
+        self, path: Path, key: str | None, *, whole: Callable[[dict[str, Any]], bool] = lambda facts: True
+    ) -> None:
+        self.path = path
+        self.key = key
+        self.facts: dict[str, Any] = {}
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if key in (None, found.pop("key")) and whole(found):
+                self.facts = found
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            pass  # none, or none of ours: the work is done again
+
+    def save(self, **facts: Any) -> None:
+        """Add facts, or replace those of the same names; when this returns, they survive a crash."""
+        self.facts |= facts
+        write_json(self.path, {"key": self.key, **self.facts})
+
+    @property
+    def rows(self) -> int:
+        """Rows finished by `in_chunks`."""
+        return int(self.facts.get("rows", 0))
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of `in_chunks`, over all interruptions."""
+        return float(self.facts.get("seconds", 0.0))
+
+    @property
+    def memory(self) -> int:
+        """Largest resident memory during `in_chunks`, bytes."""
+        return int(self.facts.get("memory", 0))
+
+    def in_chunks(
+        self,
+        make: Callable[[range], None],
+        count: int,
+        size: int,
+        description: str,
+        *,
+        first: int | None = None,
+        unit: str = "rows",
+        quiet: bool = False,
+    ) -> None:
+        """Call ``make`` with each range of rows that is not finished, and note it with its time and memory.
+
+        A range begins at a multiple of ``size``, as in a run that nothing interrupted, so that batches in it are the
+        same. What ``make`` writes has to survive a crash when it returns.
+
+        Args:
+            make: does the rows of a range, and may raise.
+            count: rows in all.
+            size: rows between two notes: what a kill costs at most.
+            description: for the progress bar.
+            first: the row to go on at, where the work itself knows better than the note.
+            unit: of the progress bar.
+            quiet: no progress.
+        """
+        row = self.rows if first is None else first
+        with progress(count, description, unit=unit, quiet=quiet) as bar:
+            bar.initial = bar.n = row  # the rate is that of what is left
+            reset_peak_memory()
+            start = time.perf_counter()
+            while row < count:
+                rows = range(row, min(row - row % size + size, count))
+                make(rows)
+                row, now = rows.stop, time.perf_counter()
+                memory = max(self.memory, peak_memory())
+                self.save(rows=row, of=count, seconds=self.seconds + now - start, memory=memory)
+                start = now
+                bar.update(len(rows))
+
+
+def claim(note: Path, settings: dict[str, Any], what: str) -> None:
+    """Make the folder of ``note`` that of the work with these settings, unless it is another's.
+
+    Args:
+        note: file of the settings, in a folder that need not exist.
+        settings: all that the result depends on, JSON-like.
+        what: the work ("run"), for messages.
+
+    Raises:
+        M2KRError: the folder holds work with other settings (which is said), or other things.
+    """
+    folder = note.parent
+    if not note.is_file():
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise M2KRError(f"{folder} is there and holds no {note.name}, so it is no {what}'s: choose another --out.")
+        write_json(note, settings)
+        return
+    try:
+        found = json.loads(note.read_text(encoding="utf-8"))
+        other = [name for name in {**found, **settings} if digest(found.get(name)) != digest(settings.get(name))]
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise M2KRError(f"{note} cannot be read ({error}): delete {folder}, or choose another --out.") from error
+    if other:
+        raise M2KRError(
+            f"{folder} holds a {what} with other settings ({', '.join(other)}): delete it, or choose another --out."
+        )
+
+
+def discard(folder: Path) -> None:
+    """Delete a working folder, if it is there."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def move_into_place(work: Path, target: Path) -> None:
+    """Give a finished working folder its final name, in the place of what had that name."""
+    if target.exists():
+        shutil.rmtree(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work.replace(target)

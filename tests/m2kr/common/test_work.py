@@ -1,0 +1,82 @@
+"""Interrupted work goes on where it was, and only where it is the same work."""
+
+import time
+
+import pytest
+
+from m2kr.common.work import Note, claim, move_into_place
+from m2kr.errors import M2KRError
+
+
+def test_facts_are_found_again_under_their_key_alone(tmp_path):
+    path = tmp_path / "work" / "note.json"
+    note = Note(path, "a")
+    assert note.facts == {}
+    note.save(shards=[1])
+    note.save(rows=2)
+    assert Note(path, "a").facts == Note(path, None).facts == {"shards": [1], "rows": 2}
+    assert Note(path, "b").facts == {}
+    assert Note(path, "a", whole=lambda facts: facts["rows"] > 2).facts == {}
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"key": "a", "ro', "null"])
+def test_a_damaged_note_counts_as_none(tmp_path, content):
+    (tmp_path / "note.json").write_text(content, encoding="utf-8")
+    assert Note(tmp_path / "note.json", "a").facts == {}
+
+
+def test_chunks_go_on_after_an_interruption_and_their_time_adds_up(tmp_path):
+    path, done = tmp_path / "note.json", []
+
+    def make(rows):
+        if rows.start == 8 and path.exists() and len(done) == 2:
+            raise KeyboardInterrupt
+        time.sleep(0.01)
+        done.append(rows)
+
+    note = Note(path, "a")
+    with pytest.raises(KeyboardInterrupt):
+        note.in_chunks(make, 10, 4, "make")
+    assert note.rows == 8
+    before = note.seconds
+    assert before >= 0.02
+    done.append("again")
+    note = Note(path, "a")
+    note.in_chunks(make, 10, 4, "make")
+    assert done == [range(4), range(4, 8), "again", range(8, 10)]
+    assert (note.rows, note.facts["of"]) == (10, 10)
+    assert note.seconds >= before + 0.01
+    assert note.memory > 1 << 20
+    note.in_chunks(make, 10, 4, "make")
+    assert done[-1] == range(8, 10)
+
+
+def test_chunks_begin_at_multiples_of_their_size(tmp_path):
+    done = []
+    Note(tmp_path / "note.json", "a").in_chunks(done.append, 11, 4, "make", first=6)
+    assert done == [range(6, 8), range(8, 11)]
+
+
+def test_a_folder_is_claimed_for_settings(tmp_path):
+    note = tmp_path / "run" / "run.json"
+    claim(note, {"seed": 1, "data": "x"}, "run")
+    claim(note, {"data": "x", "seed": 1}, "run")
+    with pytest.raises(M2KRError, match=r"run with other settings \(seed, more\)"):
+        claim(note, {"seed": 2, "data": "x", "more": 0}, "run")
+    note.write_text("[", encoding="utf-8")
+    with pytest.raises(M2KRError, match=r"run\.json cannot be read"):
+        claim(note, {}, "run")
+    note.rename(note.with_name("other.json"))
+    with pytest.raises(M2KRError, match=r"holds no run\.json"):
+        claim(note, {}, "run")
+
+
+def test_a_finished_folder_takes_the_place_of_the_old_one(tmp_path):
+    for name in ("work", "target"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+    move_into_place(tmp_path / "work", tmp_path / "target")
+    assert [path.name for path in tmp_path.rglob("*")] == ["target", "work"]
+    (tmp_path / "target").rename(tmp_path / "work")
+    move_into_place(tmp_path / "work", tmp_path / "new" / "target")
+    assert (tmp_path / "new" / "target" / "work").is_file()

@@ -12,6 +12,7 @@ from bm25s.stopwords import STOPWORDS_EN
 
 from baselines.bm25 import BM25
 from m2kr.errors import M2KRError
+from tests.tolerance import assert_within, gamma
 
 NOUNS = ["owl", "fox", "bridge", "harbour", "meadow", "lantern", "copper", "violet", "castle", "river", "ferry", "bell"]
 
@@ -57,7 +58,7 @@ def test_scores_and_order_are_those_of_the_formula(seed: int) -> None:
         wanted = np.round(np.array(reference(passages, query)), 5)
         order = np.lexsort((np.arange(len(passages)), -wanted))[:25]
         np.testing.assert_array_equal(query_rows, order)
-        np.testing.assert_allclose(query_scores, wanted[order], atol=2e-5)
+        assert_within(query_scores, wanted[order], 5e-6 + gamma(16) * wanted[order])  # half a last digit
 
 
 def test_sentences_are_read_without_capitals_stop_words_and_punctuation() -> None:
@@ -66,7 +67,8 @@ def test_sentences_are_read_without_capitals_stop_words_and_punctuation() -> Non
     assert rows[0].tolist()[:2] == [0, 1]
     assert scores[1].tolist() == [0, 0, 0, 0]
     assert rows[2].tolist() == [2, 0, 1, 3]
-    np.testing.assert_allclose(scores[2], sorted(reference(passages, "HARBOUR"), reverse=True), rtol=1e-6)
+    expected = np.array(sorted(reference(passages, "HARBOUR"), reverse=True))
+    assert_within(scores[2], expected, gamma(16) * expected)
 
 
 @pytest.mark.parametrize("k", [1, 3, 5, 6])

@@ -20,7 +20,8 @@ from baselines.sentence_transformer import SentenceTransformerRetriever, all_min
 from m2kr.common.files import sha256_of
 from m2kr.errors import M2KRError
 from m2kr.retriever import Retriever, get_retriever
-from m2kr.search.exact import maxsim_reference, search
+from m2kr.search.exact import search
+from tests.tolerance import assert_ranking, assert_vectors_near, maxsim_table
 
 TEXTS = [
     "An owl.",
@@ -93,28 +94,24 @@ def test_the_batch_size_changes_no_vector(request: pytest.FixtureRequest, kind: 
     encode = getattr(request.getfixturevalue(kind), verb)
     one, many = encode(TEXTS, batch_size=1), encode(TEXTS, batch_size=len(TEXTS))
     assert len(one) == len(many) == len(TEXTS)
-    for first, second in zip(one, many, strict=True):
-        np.testing.assert_allclose(first, second, atol=1e-5)
+    assert_vectors_near(one, many)
 
 
 def test_vectors_do_not_depend_on_what_else_is_encoded(single: SentenceTransformerRetriever) -> None:
     turned = single.encode_document(TEXTS[::-1])[::-1]
-    np.testing.assert_allclose(single.encode_document(TEXTS), turned, atol=1e-5)
+    assert_vectors_near(single.encode_document(TEXTS), turned)
 
 
 def test_one_vector_is_searched_by_the_dot_product(single: SentenceTransformerRetriever) -> None:
-    scores, rows = search(single.encode_query(QUESTIONS), single.encode_document(TEXTS), len(TEXTS))
-    assert rows[:, 0].tolist() == [1, 3, 4]
-    table = single.encode_query(QUESTIONS).astype(np.float64) @ single.encode_document(TEXTS).T.astype(np.float64)
-    np.testing.assert_allclose(scores, np.take_along_axis(table, rows, axis=1), atol=1e-5)
+    queries, passages = single.encode_query(QUESTIONS), single.encode_document(TEXTS)
+    found = search(queries, passages, len(TEXTS))
+    assert found[1][:, 0].tolist() == [1, 3, 4]
+    assert_ranking(found, len(TEXTS), *maxsim_table(queries, passages))
 
 
 def test_many_vectors_are_searched_by_maxsim(multi: SentenceTransformerRetriever) -> None:
     queries, passages = multi.encode_query(QUESTIONS), multi.encode_document(TEXTS)
-    scores, rows = search(queries, passages, len(TEXTS))
-    table = np.array([[maxsim_reference(query, passage) for passage in passages] for query in queries])
-    np.testing.assert_allclose(scores, np.take_along_axis(table, rows, axis=1), atol=1e-4)
-    np.testing.assert_allclose(scores, -np.sort(-table, axis=1), atol=1e-4)
+    assert_ranking(search(queries, passages, len(TEXTS)), len(TEXTS), *maxsim_table(queries, passages))
 
 
 def test_the_packaged_model_is_found_by_name(model: Path, single: SentenceTransformerRetriever) -> None:
@@ -143,7 +140,7 @@ def test_shorter_types_give_arrays_near_those_of_float32(
     short = SentenceTransformerRetriever(checkpoint=str(model), dtype=dtype)
     vectors = short.encode_query(QUESTIONS)
     assert isinstance(vectors, np.ndarray)
-    np.testing.assert_allclose(vectors.astype(np.float32), single.encode_query(QUESTIONS), atol=0.03)
+    assert_vectors_near(vectors, single.encode_query(QUESTIONS), 0.03)
 
 
 # --- what cannot be loaded ------------------------------------------------------------------------------------------

@@ -31,8 +31,7 @@ from m2kr.retriever import Retriever, get_retriever
 from tests.baselines.preflmr import test_encn
 from tests.baselines.preflmr.make_fixtures import DOCUMENTS, QUERIES, configuration, fill
 from tests.benchmarks import gpu_encode
-
-TOLERANCE = 1e-5
+from tests.tolerance import assert_vectors_near
 
 make_encn = test_encn.make
 
@@ -49,11 +48,6 @@ def one_thread() -> Iterator[None]:
 def picture(seed: int, size: tuple[int, int] = (30, 20)) -> Image.Image:
     values = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3))
     return Image.fromarray(values.astype(np.uint8))
-
-
-def difference(some: list[Any], others: list[Any]) -> float:
-    assert [item.shape for item in some] == [item.shape for item in others]
-    return max(float(np.abs(one - other).max()) for one, other in zip(some, others, strict=True))
 
 
 def one_by_one(model: Model, inputs: list[Any]) -> list[np.ndarray]:
@@ -92,7 +86,7 @@ def test_documents_are_their_unmasked_vectors_however_they_are_padded(either: Mo
     expected = [own[mask].numpy() for own, mask in zip(vectors.embeddings, vectors.mask, strict=True)]
     for batch_size in (1, 2, 32):
         found = either.encode_document(texts, batch_size=batch_size)
-        assert difference(found, expected) < TOLERANCE
+        assert_vectors_near(found, expected)
         assert all(item.dtype == np.float32 for item in found)
 
 
@@ -108,7 +102,7 @@ def test_queries_do_not_depend_on_their_batch(either: Model, batch_size: int) ->
         {"text": QUERIES[2], "image": picture(6)},
     ]
     found = either.encode_query(inputs, batch_size=batch_size)
-    assert difference(found, one_by_one(either, inputs)) < TOLERANCE
+    assert_vectors_near(found, one_by_one(either, inputs))
     lengths = np.concatenate([np.linalg.norm(item, axis=1) for item in found])
     assert lengths == pytest.approx(1, abs=1e-5)
 
@@ -119,7 +113,7 @@ def test_a_query_without_a_picture_gets_the_official_black_one(either: Model, ba
     inputs: list[Any] = [QUERIES[0], {"text": QUERIES[1], "image": picture(0)}, {"text": QUERIES[2]}, QUERIES[3]]
     given = [{"image": black, **(item if isinstance(item, dict) else {"text": item})} for item in inputs]
     found = either.encode_query(inputs, batch_size=batch_size)
-    assert difference(found, one_by_one(either, given)) < TOLERANCE
+    assert_vectors_near(found, one_by_one(either, given))
     either.missing_image = "none"
     assert len(either.encode_query(inputs, batch_size=batch_size)[0]) < len(found[0])
 
@@ -158,12 +152,12 @@ def test_passages_with_pictures(folder: Path) -> None:
     model.eval()
     inputs = [DOCUMENTS[0], {"text": DOCUMENTS[1], "image": picture(0)}, {"text": "owl", "image": [picture(1)] * 2}]
     found = model.encode_document(inputs)
-    assert difference(found, [model.encode_document([item])[0] for item in inputs]) < TOLERANCE
+    assert_vectors_near(found, [model.encode_document([item])[0] for item in inputs])
     text = [model.encode_document([item if isinstance(item, str) else item["text"]])[0] for item in inputs]
     prefix = config.mapping_network_prefix_length
     for item, own, regions in zip(found, text, (0, 1, 2), strict=True):
         assert len(item) == len(own) + regions * prefix
-        np.testing.assert_allclose(item[regions * prefix :], own, atol=TOLERANCE)
+        assert_vectors_near(item[regions * prefix :], own)
 
 
 def test_padding_of_an_official_xlm_roberta_counts_in_full(make_encn: Any) -> None:
@@ -174,7 +168,7 @@ def test_padding_of_an_official_xlm_roberta_counts_in_full(make_encn: Any) -> No
         vectors = official.document(*official.document_tokenizer(texts, padding="max"))
     expected = [own[mask].numpy() for own, mask in zip(vectors.embeddings, vectors.mask, strict=True)]
     for batch_size in (1, 32):
-        assert difference(official.encode_document(texts, batch_size), expected) < TOLERANCE
+        assert_vectors_near(official.encode_document(texts, batch_size), expected)
         own = sane.encode_document(texts, batch_size)
         assert all(len(item) < len(other) for item, other in zip(own, expected, strict=True))
 
@@ -199,7 +193,7 @@ def test_a_grid_is_the_whole_and_its_nine_parts(flmr: Model) -> None:
     ready = flmr.pictures.prepare(image)
     assert (ready.shape, ready.dtype) == ((10, 16, 16, 3), np.uint8)
     for given in (image, ready):
-        assert difference(flmr.encode_query([{"text": "a", "image": given}]), expected) < TOLERANCE
+        assert_vectors_near(flmr.encode_query([{"text": "a", "image": given}]), expected)
     assert len(flmr.encode_query(["a"])[0]) == len(expected[0])
     assert flmr.pictures.prepare(picture(1, (1, 2))).shape == ready.shape
 

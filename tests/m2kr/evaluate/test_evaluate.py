@@ -21,7 +21,18 @@ from m2kr.evaluate import encode
 from m2kr.evaluate import task as evaluate
 from m2kr.metrics import score
 from m2kr.results.record import Result, Run, read_result
-from tests.m2kr.evaluating import KINDS, Constant, Multi, Single, evaluated, run_of, text_of, with_settings
+from tests.m2kr.evaluating import (
+    KINDS,
+    Constant,
+    Multi,
+    Single,
+    evaluated,
+    run_of,
+    sorted_by_id,
+    text_of,
+    with_settings,
+)
+from tests.tolerance import assert_ranking, maxsim_table
 
 # --- what comes out -------------------------------------------------------------------------------------------------
 
@@ -84,19 +95,11 @@ def test_metrics_are_those_of_the_written_run(built: Path, tmp_path: Path, make:
 def test_a_run_holds_the_best_of_all_passages(okvqa: TaskData, tmp_path: Path, make: Any) -> None:
     evaluated(make(), okvqa, tmp_path, top_k=20)
     run = Run.read_trec(tmp_path / "OKVQA.run.trec.gz")
-    queries = make().encode(okvqa.query_texts(instructions=False))
-    passages = dict(
-        zip(okvqa.passages["passage_id"], make().encode(okvqa.passages["passage_content"].to_list()), strict=True)
-    )
-    for query, ids, scores in zip(queries, run.passage_ids, run.scores, strict=True):
-        # A matrix of one row is a vector: the best match of each query vector, added up.
-        table = {
-            name: float((np.atleast_2d(query) @ np.atleast_2d(passage).T).max(axis=1).sum())
-            for name, passage in passages.items()
-        }
-        assert len(set(ids)) == 20
-        np.testing.assert_allclose(scores, [table[name] for name in ids], atol=1e-4)
-        np.testing.assert_allclose(scores, sorted(table.values(), reverse=True)[:20], atol=1e-4)
+    # In the order in which passages that tie are ranked.
+    names = sorted(okvqa.passages["passage_id"], reverse=True)
+    rows = np.array([[names.index(name) for name in ids] for ids in run.passage_ids])
+    table = maxsim_table(make().encode(okvqa.query_texts(instructions=False)), make().encode(sorted_by_id(okvqa)))
+    assert_ranking((np.array(run.scores), rows), 20, *table)
 
 
 def test_bm25_finds_more_than_chance(msmarco: TaskData, tmp_path: Path) -> None:

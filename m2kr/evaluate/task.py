@@ -386,7 +386,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.nano and arguments.limit is not None:
         raise M2KRError("--nano and --limit are two ways to take fewer queries. Pass one of them.")
     if arguments.compare is not None:
-        from m2kr.metrics import compare_results
+        from m2kr.evaluate.compare import compare_results
 
         print(compare_results(arguments.compare, arguments.data))
         return 0

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL.Image import Image
 
-from baselines.common.batching import ClipPixels, Pixels, as_array, device_of, dtype_of, encode, padded, texts_of
+from baselines.common.batching import as_array, device_of, dtype_of, encode, padded, texts_of
 from baselines.common.checkpoints import (
     configuration_hash,
     count_parameters,
@@ -22,6 +22,7 @@ from baselines.common.checkpoints import (
     snapshot,
     weights_hash,
 )
+from baselines.common.clip_pixels import ClipPixels, Pixels
 from m2kr.errors import M2KRError, did_you_mean
 from m2kr.retriever import Input
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from baselines.clip import CLIP
-    from baselines.common.batching import Pixels
+    from baselines.common.clip_pixels import Pixels
     from baselines.image_text_to_text import ImageTextToText
     from baselines.preflmr.retriever import PreFLMRRetriever
 

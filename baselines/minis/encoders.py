@@ -16,8 +16,8 @@ from sentence_transformers.base.modules import InputModule
 from tokenizers import BertWordPieceTokenizer, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import BertConfig, BertModel, CLIPConfig, CLIPModel, CLIPTokenizer
 
-from baselines.common.batching import ClipPixels
 from baselines.common.checkpoints import load_model, load_tokenizer, quiet_loading
+from baselines.common.clip_pixels import ClipPixels
 from m2kr.common.files import atomic, write_json
 from m2kr.errors import M2KRError
 

@@ -185,7 +185,6 @@ def train_clip(module: Any, config: StageConfig, data: Path, images: ImageRoots,
 def export(made: dict[str, Path], out: Path) -> None:
     """Write the last checkpoint of every model in float16, as `baselines.minis` reads it."""
     from baselines.minis.encoders import ClipModule
-    from baselines.preflmr.checkpoint import save
     from baselines.preflmr.preflmr import PreFLMR
 
     module = ClipModule(made["clip-mini"])
@@ -193,7 +192,9 @@ def export(made: dict[str, Path], out: Path) -> None:
     module.save(str(out / "clip-mini"))
     for model in SHAPES:
         if f"{model}-mini {STAGES[-1]}" in made:
-            save(PreFLMR.from_pretrained(made[f"{model}-mini {STAGES[-1]}"], dtype="float16"), out / f"{model}-mini")
+            PreFLMR.from_pretrained(made[f"{model}-mini {STAGES[-1]}"], dtype="float16").save_pretrained(
+                out / f"{model}-mini"
+            )
 
 
 def _parser() -> argparse.ArgumentParser:

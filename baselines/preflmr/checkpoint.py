@@ -22,18 +22,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from baselines.common.batching import device_of, dtype_of
-from baselines.common.checkpoints import first_line
-from baselines.preflmr.configuration import PreFLMRConfig
-from baselines.preflmr.preflmr import PreFLMR
-from baselines.preflmr.tokenization import (
-    DOCUMENT_FOLDER,
-    QUERY_FOLDER,
-    DocumentTokenizer,
-    PaddingMask,
-    QueryTokenizer,
-    write_tokenizer,
-)
+from baselines.common.checkpoints import first_line, snapshot
+from baselines.preflmr.network import PreFLMRNetwork
+from baselines.preflmr.tokenization import DOCUMENT_FOLDER, QUERY_FOLDER
 from m2kr.common.files import atomic
 from m2kr.errors import M2KRError
 
@@ -69,40 +60,38 @@ _TEXT = re.compile(r"^(query|context)_text_encoder\.text_model\.")
 _BUFFERS = (".position_ids", ".token_type_ids")
 
 
-def official_state_dict(model: PreFLMR) -> dict[str, torch.Tensor]:
+def official_state_dict(model: PreFLMRNetwork) -> dict[str, torch.Tensor]:
     """Return a model's tensors by their official names, tied ones under both, as the official class lists them."""
     state = model.state_dict()  # names a shared module's tensors once for each of its names
     return {_official(name): tensor for name, tensor in state.items()}
 
 
-def load(folder: Path, *, dtype: str, device: str, padding_mask: PaddingMask) -> PreFLMR:
-    """Return the model of a checkpoint's folder; see `PreFLMR.from_pretrained`.
-
-    The model is built without memory for its weights, which are then read one by one: in memory are no more than the
-    weights in ``dtype`` and one tensor. On the CPU, safetensors already in ``dtype`` stay mapped from the file.
-    """
-    kind, place = dtype_of(dtype), str(device_of(device))
-    config = PreFLMRConfig.from_folder(folder)
-    query = QueryTokenizer(folder / QUERY_FOLDER, config)
-    document = DocumentTokenizer(folder / DOCUMENT_FOLDER, config)
-    with torch.device("meta"):
-        model = PreFLMR(config, query, document, padding_mask=padding_mask)
-    state = _read_state(folder, model, kind, place)
-    model.load_state_dict(state, strict=False, assign=True)
-    _fill_buffers(model, place)
-    return model.eval()
-
-
-def save(model: PreFLMR, folder: Path) -> None:
-    """Write a model as an official checkpoint: official names, every tensor once, and its tokenizers.
-
-    Each file appears under its name when it is whole, config.json last; a folder without it is no checkpoint.
+def checkpoint_folder(name: str | Path) -> Path:
+    """Return the folder of a checkpoint, which is downloaded if ``name`` is a hub id.
 
     Raises:
-        M2KRError: the model has no tokenizers, or the folder cannot be written.
+        M2KRError: there is no such folder, and the hub cannot be reached or has no such model.
     """
-    if model.query_tokenizer is None or model.document_tokenizer is None:
-        raise M2KRError("this model was built without tokenizers, and a checkpoint has them: pass both to PreFLMR.")
+    wanted = "config.json, model.safetensors, query_tokenizer/, context_tokenizer/"
+    return snapshot(str(name), FILES, files=wanted)
+
+
+def load_weights(model: PreFLMRNetwork, folder: Path, *, dtype: torch.dtype, device: torch.device) -> None:
+    """Fill a network that was built on the meta device with the weights in a folder.
+
+    Raises:
+        M2KRError: they cannot be read, or are not those of the network.
+    """
+    model.load_state_dict(_read_state(folder, model, dtype, str(device)), strict=False, assign=True)
+    _fill_buffers(model, device)
+
+
+def save_weights(model: PreFLMRNetwork, folder: Path) -> None:
+    """Write ``folder``/model.safetensors, atomically, with official names and every tensor once.
+
+    Raises:
+        M2KRError: it cannot be written.
+    """
     # Parameters are listed once, under the name of the query's half.
     tensors = {_official(name): tensor.detach().contiguous() for name, tensor in model.named_parameters()}
     path = folder / "model.safetensors"
@@ -111,9 +100,6 @@ def save(model: PreFLMR, folder: Path) -> None:
             save_file(tensors, file.name, metadata={"format": "pt"})
     except SafetensorError as error:
         raise M2KRError(f"{path} could not be written ({error}). Free some space or choose another folder.") from error
-    write_tokenizer(folder / QUERY_FOLDER, model.query_tokenizer.files)
-    write_tokenizer(folder / DOCUMENT_FOLDER, model.document_tokenizer.files)
-    model.config.write(folder)
 
 
 def _official(name: str) -> str:
@@ -124,7 +110,7 @@ def _official(name: str) -> str:
     raise AssertionError(f"{name} has no official name")
 
 
-def _read_state(folder: Path, model: PreFLMR, dtype: torch.dtype, device: str) -> dict[str, torch.Tensor]:
+def _read_state(folder: Path, model: PreFLMRNetwork, dtype: torch.dtype, device: str) -> dict[str, torch.Tensor]:
     """Return the weights in a folder by our names, in ``dtype`` on ``device``; refuse what the model cannot take."""
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     ours = {_official(name): name for name in shapes}
@@ -166,7 +152,7 @@ def _read_state(folder: Path, model: PreFLMR, dtype: torch.dtype, device: str) -
     return state
 
 
-def _aliases(model: PreFLMR) -> dict[str, str]:
+def _aliases(model: PreFLMRNetwork) -> dict[str, str]:
     """Return the second names of shared parameters, each with the first name of the same parameter."""
     first: dict[int, str] = {}
     aliases: dict[str, str] = {}
@@ -226,7 +212,7 @@ def _shards(index: Path) -> list[Path]:
     return paths
 
 
-def _fill_buffers(model: PreFLMR, device: str) -> None:
+def _fill_buffers(model: PreFLMRNetwork, device: torch.device) -> None:
     """Compute the buffers that no checkpoint holds and that a model built on the meta device is without."""
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):

@@ -11,18 +11,9 @@ from sentence_transformers import MultiVectorEncoder
 from sentence_transformers.base.modality_types import Modality, PairInput, SingleInput
 from sentence_transformers.base.modules import InputModule
 
-from baselines.common.batching import ClipPixels, device_of
-from baselines.preflmr.checkpoint import save
-from baselines.preflmr.inputs import (
-    Features,
-    Pictured,
-    configure,
-    document_features,
-    document_vectors,
-    query_features,
-    query_vectors,
-    reads_pictures,
-)
+from baselines.common.batching import device_of
+from baselines.common.clip_pixels import ClipPixels
+from baselines.preflmr.inputs import Features, Pictured
 from baselines.preflmr.preflmr import PreFLMR
 from m2kr.common.files import write_json
 from m2kr.errors import M2KRError
@@ -62,7 +53,7 @@ class PreFLMRModule(InputModule):
         address for one; it is given with an empty text.
         """
         config = self.model.config
-        images = reads_pictures(self.model) or config.context_concat_output_from_vision_encoder
+        images = self.model.reads_pictures or config.context_concat_output_from_vision_encoder
         return ["text", ("image", "text")] if images else ["text"]
 
     @property
@@ -92,10 +83,10 @@ class PreFLMRModule(InputModule):
         Raises:
             M2KRError: no task is given, or the model cannot read an input.
         """
-        features = query_features if _is_query(task) else document_features
+        features = self.model.query_features if _is_query(task) else self.model.document_features
         given = cast("Sequence[Pictured]", inputs)
         cpu = torch.device("cpu")
-        return dict(features(self.model, given, device=cpu, dtype=torch.float32, prompt=prompt or ""))
+        return dict(features(given, device=cpu, dtype=torch.float32, prompt=prompt or ""))
 
     def forward(self, features: dict[str, Any], task: str | None = None, **_: Any) -> dict[str, Any]:
         """Return the features with ``token_embeddings``, and ``attention_mask`` as late interaction has it.
@@ -115,7 +106,7 @@ class PreFLMRModule(InputModule):
             M2KRError: no task is given.
         """
         batch = cast("Features", features)
-        vectors = query_vectors(self.model, batch) if _is_query(task) else document_vectors(self.model, batch)
+        vectors = self.model.query_vectors(batch) if _is_query(task) else self.model.document_vectors(batch)
         return {**features, "token_embeddings": vectors.embeddings, "attention_mask": vectors.mask.long()}
 
     def get_config_dict(self) -> dict[str, Any]:
@@ -133,7 +124,7 @@ class PreFLMRModule(InputModule):
     def save(self, output_path: str, *_: Any, **__: Any) -> None:
         """Write the checkpoint in official form (safetensors), and beside it how pictures and lengths are set."""
         folder = Path(output_path)
-        save(self.model, folder)
+        self.model.save_pretrained(folder)
         write_json(folder / "preprocessor_config.json", _preprocessor(self.model.pictures.pixels))
         write_json(folder / self.config_file_name, self.get_config_dict())
 
@@ -167,7 +158,7 @@ class PreFLMRModule(InputModule):
             raise M2KRError(f"there is no PreFLMR in {model_name_or_path}: name the folder of a saved model.")
         dtype = str((kwargs.get("model_kwargs") or {}).get("dtype") or "float32").removeprefix("torch.")
         model = PreFLMR.from_pretrained(folder, dtype=dtype, padding_mask=settings.pop("padding_mask", "sane"))
-        configure(model, **{name: settings[name] for name in cls.config_keys if name in settings})
+        model.configure(**{name: settings[name] for name in cls.config_keys if name in settings})
         return cls(model)
 
 

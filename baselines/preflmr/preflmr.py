@@ -1,64 +1,42 @@
-"""PreFLMR and FLMR: late interaction between a query of text and image and passages of text (and images).
-
-Sources: FLMR (Lin et al., NeurIPS 2023, section 3), PreFLMR (Lin et al., ACL 2024, section 3) and what the official
-implementation computes from the published checkpoints. The encoders are those of transformers.
-"""
+"""`PreFLMR`: the network with its tokenizers and image settings; loads checkpoints, encodes queries and passages."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F  # noqa: N812 - the name everybody knows
-from torch import nn
-from transformers import BertConfig, BertModel, CLIPVisionConfig, CLIPVisionModel, XLMRobertaConfig, XLMRobertaModel
-from transformers.activations import ACT2FN
-from transformers.models.bert.modeling_bert import BertLayer
+from PIL import Image
 
-from baselines.common.batching import ClipPixels
-from baselines.preflmr.configuration import PreFLMRConfig, TextConfig, VisionConfig
-from baselines.preflmr.inputs import MissingImage, Pictured, Pictures, encode_documents, encode_queries
-from baselines.preflmr.scoring import Losses, contrastive_losses, maxsim
-from baselines.preflmr.tokenization import DocumentTokenizer, PaddingMask, QueryTokenizer, TokenMasks
+from baselines.common.batching import as_array, device_of, dtype_of, encode
+from baselines.common.clip_pixels import ClipPixels, Pixels
+from baselines.common.options import check_choice
+from baselines.preflmr.checkpoint import checkpoint_folder, load_weights, save_weights
+from baselines.preflmr.configuration import PreFLMRConfig
+from baselines.preflmr.inputs import Features, Pictured, add_pixels, picture_number, pictures_of, text_of
+from baselines.preflmr.network import Embeddings, ImageStates, PreFLMRNetwork
+from baselines.preflmr.pictures import MissingImage, Pictures, Regions
+from baselines.preflmr.tokenization import (
+    DOCUMENT_FOLDER,
+    QUERY_FOLDER,
+    DocumentTokenizer,
+    PaddingMask,
+    QueryTokenizer,
+    TokenMasks,
+    write_tokenizer,
+)
 from m2kr.errors import M2KRError
 
-# Vectors (n, tokens, dim) and which of them count, (n, tokens) bool; None where all do.
-_Part = tuple[torch.Tensor, torch.Tensor | None]
+_TYPICAL_TOKENS = 128
+"""Of a passage of M2KR: 100 words and their punctuation."""
 
 
-class Embeddings(NamedTuple):
-    """Late-interaction vectors ``(n, tokens, dim)`` and which of them count, ``(n, tokens)`` bool."""
-
-    embeddings: torch.Tensor
-    mask: torch.Tensor
-
-
-class ImageStates(NamedTuple):
-    """What PreFLMR reads of images.
-
-    Attributes:
-        first: the class token after CLIP's last layer, before CLIP's own pooling, ``(images, width)``.
-        patches: those after the last layer but one, ``(images, patches, width)``.
-    """
-
-    first: torch.Tensor
-    patches: torch.Tensor
-
-
-class PreFLMR(nn.Module):
-    """A late-interaction retriever with a text encoder for queries, one for passages, and a vision encoder.
-
-    Submodules, by which parts are frozen in training: ``query_text_encoder``, ``query_text_linear``,
-    ``document_text_encoder``, ``document_text_linear``, ``vision_encoder``, ``vision_projection``,
-    ``document_vision_encoder``, ``document_vision_projection`` and ``mapping_network`` (``input_linear``, ``layers``,
-    ``output_linear``). What the configuration ties is one module under two names. The vision modules are None without
-    an image encoder, ``mapping_network`` is None in FLMR. Parameters of the checkpoint that reach no output (poolers of
-    the text encoders, CLIP's last layer norm) do not require gradients.
+class PreFLMR(PreFLMRNetwork):
+    """A late-interaction retriever of texts and pictures; its submodules are those of `PreFLMRNetwork`.
 
     Args:
         config: the architecture.
@@ -83,54 +61,25 @@ class PreFLMR(nn.Module):
         *,
         padding_mask: PaddingMask = "sane",
     ) -> None:
-        super().__init__()
-        self.config = config
+        masks = None
+        if query_tokenizer is not None and document_tokenizer is not None:
+            masks = TokenMasks.of(config, query_tokenizer, document_tokenizer, padding_mask)
+        super().__init__(config, masks)
         self.query_tokenizer = query_tokenizer
         self.document_tokenizer = document_tokenizer
         self.padding_mask: PaddingMask = padding_mask
         size = config.vision_config.image_size
         self.pictures = Pictures(ClipPixels(size, (size, size)))
         self.missing_image: MissingImage = "black"
-        self._masks: TokenMasks | None = None
-        if query_tokenizer is not None and document_tokenizer is not None:
-            self._masks = TokenMasks.of(config, query_tokenizer, document_tokenizer, padding_mask)
-
-        text = config.text_config
-        # The query's half is named first, so that it is the one that parameters are listed under.
-        self.query_text_encoder = _text_encoder(text)
-        self.query_text_linear = nn.Linear(text.hidden_size, config.dim, bias=False)
-        if config.separate_query_and_context_text_encoder:
-            self.document_text_encoder = _text_encoder(text)
-            self.document_text_linear = nn.Linear(text.hidden_size, config.dim, bias=False)
-        else:
-            self.document_text_encoder = self.query_text_encoder
-            self.document_text_linear = self.query_text_linear
-
-        self.vision_encoder: CLIPVisionModel | None = None
-        self.vision_projection: nn.Sequential | None = None
-        self.document_vision_encoder: CLIPVisionModel | None = None
-        self.document_vision_projection: nn.Sequential | None = None
-        if config.use_vision_encoder:
-            self.vision_encoder = _vision_encoder(config.vision_config)
-            self.vision_projection = _vision_projection(config)
-            if config.separate_query_and_context_vision_encoder:
-                self.document_vision_encoder = _vision_encoder(config.vision_config)
-                self.document_vision_projection = _vision_projection(config)
-            else:
-                self.document_vision_encoder = self.vision_encoder
-                self.document_vision_projection = self.vision_projection
-        self.mapping_network = MappingNetwork(config) if config.mapping is not None else None
 
     @classmethod
     def from_pretrained(
-        cls,
-        name: str | Path,
-        *,
-        dtype: str = "float32",
-        device: str = "cpu",
-        padding_mask: PaddingMask = "sane",
+        cls, name: str | Path, *, dtype: str = "float32", device: str = "cpu", padding_mask: PaddingMask = "sane"
     ) -> PreFLMR:
         """Return the model of a checkpoint in official form, in evaluation mode.
+
+        The model is built without memory for its weights, which are then read one by one: in memory are no more than
+        the weights in ``dtype`` and one tensor. On the CPU, safetensors already in ``dtype`` stay mapped from the file.
 
         Pictures are prepared as a preprocessor_config.json in the folder says, or else as CLIP does at the size of
         the checkpoint's vision encoder, which is what the official models were trained with.
@@ -144,307 +93,276 @@ class PreFLMR(nn.Module):
         Raises:
             M2KRError: a file is missing, or it does not hold the model that config.json describes.
         """
-        from baselines.preflmr.checkpoint import load
-
+        kind, place = dtype_of(dtype), device_of(device)
         folder = checkpoint_folder(name)
-        model = load(folder, dtype=dtype, device=device, padding_mask=padding_mask)
-        model.pictures = Pictures(ClipPixels.from_folder(folder, model.config.vision_config.image_size))
-        return model
+        config = PreFLMRConfig.from_folder(folder)
+        query = QueryTokenizer(folder / QUERY_FOLDER, config)
+        document = DocumentTokenizer(folder / DOCUMENT_FOLDER, config)
+        with torch.device("meta"):
+            model = cls(config, query, document, padding_mask=padding_mask)
+        load_weights(model, folder, dtype=kind, device=place)
+        model.pictures = Pictures(ClipPixels.from_folder(folder, config.vision_config.image_size))
+        return model.eval()
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write an official checkpoint: official names, every tensor once, and the tokenizers.
+
+        Each file appears under its name when it is whole, config.json last; a folder without it is no checkpoint.
+
+        Raises:
+            M2KRError: the model has no tokenizers, or the folder cannot be written.
+        """
+        if self.query_tokenizer is None or self.document_tokenizer is None:
+            raise M2KRError("this model was built without tokenizers, and a checkpoint has them: pass both to PreFLMR.")
+        save_weights(self, folder)
+        write_tokenizer(folder / QUERY_FOLDER, self.query_tokenizer.files)
+        write_tokenizer(folder / DOCUMENT_FOLDER, self.document_tokenizer.files)
+        self.config.write(folder)
+
+    def configure(
+        self,
+        *,
+        missing_image: str | None = None,
+        regions: str | None = None,
+        query_maxlen: int | None = None,
+        doc_maxlen: int | None = None,
+    ) -> None:
+        """Set how inputs are read; what is None stays as it is.
+
+        Args:
+            missing_image: "black" or "none"; see `encode_query`.
+            regions: "whole" or "grid"; see `Pictures`. The grid is for models without a mapping network (FLMR).
+            query_maxlen: tokens of a query.
+            doc_maxlen: most tokens of a passage.
+
+        Raises:
+            M2KRError: a value is not possible.
+        """
+        if missing_image is not None:
+            check_choice("missing_image", missing_image, MissingImage)
+            self.missing_image = cast("MissingImage", missing_image)
+        if regions is not None:
+            check_choice("regions", regions, Regions)
+            self.pictures = replace(self.pictures, regions=cast("Regions", regions))
+        limit = self.config.text_config.max_tokens
+        for name, value, tokenizer in (
+            ("query_maxlen", query_maxlen, self.query_tokenizer),
+            ("doc_maxlen", doc_maxlen, self.document_tokenizer),
+        ):
+            if value is None or tokenizer is None:
+                continue
+            if not 4 <= value <= limit:
+                raise M2KRError(f"{name} is {value}; the text encoder takes 4 to {limit} tokens.")
+            tokenizer.maxlen = value
+
+    @property
+    def reads_pictures(self) -> bool:
+        """Whether queries may have pictures."""
+        return self.config.use_vision_encoder and self.config.query_concat_output_from_vision_encoder
+
+    # --- all inputs -------------------------------------------------------------------------------------------------
 
     def encode_query(self, inputs: Sequence[Pictured], batch_size: int = 32) -> list[npt.NDArray[np.float32]]:
-        """Return the vectors of queries, one float32 array ``(tokens_i, dim)`` each; see `inputs.encode_queries`."""
-        return encode_queries(self, inputs, batch_size)
+        """Return the vectors of queries, in torch's inference mode; the model has to be in evaluation mode.
+
+        A query without a picture gets a black one where ``missing_image`` is "black": the official evaluation does so
+        (examples/example_use_preflmr.py), and published figures on MS MARCO depend on it. The vision encoder sees it
+        once a call. With "none" such a query has its text's vectors only.
+
+        Args:
+            inputs: texts (instruction, a space, question), or mappings with ``text`` and ``image``; see `inputs`.
+            batch_size: queries of a batch. The vectors do not depend on it beyond float noise (1e-5 in float32).
+
+        Returns:
+            For each query a float32 array ``(tokens_i, dim)`` of vectors of length 1, without masked ones.
+
+        Raises:
+            M2KRError: an input is not as `inputs` says, or has a picture and the model reads none; ``batch_size`` is
+                less than 1.
+        """
+        _check_batch_size(batch_size)
+        if not inputs:
+            return []
+        numbers = [picture_number(item, self.pictures) for item in inputs]
+        black = None
+        if self.missing_image == "black" and self.reads_pictures and not all(numbers):
+            with torch.inference_mode():
+                black = self._black_states()
+
+        def run(rows: list[int]) -> list[npt.NDArray[np.float32]]:
+            features = self.query_features([inputs[row] for row in rows], device=self.device, dtype=self.dtype)
+            return _arrays(self.query_vectors(features, black))
+
+        # Sorted by the number of their pictures, so that few batches are filled up.
+        return encode(run, numbers, batch_size)
 
     def encode_document(self, inputs: Sequence[Pictured], batch_size: int = 32) -> list[npt.NDArray[np.float32]]:
-        """Return the vectors of passages, one float32 array ``(tokens_i, dim)`` each; see `inputs.encode_documents`."""
-        return encode_documents(self, inputs, batch_size)
+        """Return the vectors of passages, in torch's inference mode; the model has to be in evaluation mode.
+
+        Passages of like length go together and are filled up to the longest of them, not to 512 tokens as by the
+        official indexer; no vector depends on it beyond float noise.
+
+        Args:
+            inputs: texts, or, for models that read passage images, mappings with ``text`` and ``image``; see `inputs`.
+            batch_size: a batch has as many tokens as this many passages of 128 tokens, filling included, so that
+                batches of long and of short passages take like time and memory.
+
+        Returns:
+            For each passage a float32 array ``(tokens_i, dim)`` of vectors of length 1, without punctuation and
+            padding.
+
+        Raises:
+            M2KRError: an input is not as `inputs` says, or has a picture and the model reads none of passages;
+                ``batch_size`` is less than 1.
+        """
+        _check_batch_size(batch_size)
+        if not inputs:
+            return []
+        ids, attention = self._document_tokens([text_of(row, item) for row, item in enumerate(inputs)])
+        lengths = [ids.shape[1]] * len(ids) if self._padding_counts else attention.sum(dim=1).tolist()
+
+        def run(rows: list[int]) -> list[npt.NDArray[np.float32]]:
+            longest = max(lengths[row] for row in rows)
+            features = Features(
+                input_ids=ids[rows, :longest].to(self.device), attention_mask=attention[rows, :longest].to(self.device)
+            )
+            images = [pictures_of(row, inputs[row], self.pictures) for row in rows]
+            self._add_document_pixels(features, images, self.device, self.dtype)
+            return _arrays(self.document_vectors(features))
+
+        return encode(run, lengths, len(inputs), max_tokens=batch_size * _TYPICAL_TOKENS)
+
+    # --- batches ----------------------------------------------------------------------------------------------------
+
+    def query_features(
+        self, inputs: Sequence[Pictured], *, device: torch.device, dtype: torch.dtype, prompt: str = ""
+    ) -> Features:
+        """Return a batch of queries.
+
+        A query without a picture gets a black one if ``missing_image`` is "black" and others of the batch have one.
+        Where none has, there are no ``pixel_values``, and `query_vectors` sees to it: what all queries share is
+        encoded once.
+
+        Args:
+            inputs: n queries; the text of one is its instruction, a space and the question.
+            device: of the tensors.
+            dtype: of the pixels.
+            prompt: put in front of each text.
+
+        Raises:
+            M2KRError: an input is not as `inputs` says, or has a picture that the model does not read.
+        """
+        if self.query_tokenizer is None:
+            raise M2KRError("this model was built without tokenizers: pass both to PreFLMR.")
+        images = [pictures_of(row, item, self.pictures) for row, item in enumerate(inputs)]
+        if any(images) and not self.reads_pictures:
+            raise M2KRError("a query has a picture, and this model reads none (see config.json). Pass the text alone.")
+        ids, attention = self.query_tokenizer([prompt + text_of(row, item) for row, item in enumerate(inputs)])
+        features = Features(
+            input_ids=ids.to(device),
+            attention_mask=attention.to(device),
+            query_expansion_positions=(attention == 0).to(device),
+        )
+        if any(images):
+            if self.missing_image == "black":
+                images = [own or list(self.pictures.black()) for own in images]
+            add_pixels(features, images, self.pictures.pixels, device, dtype)
+        return features
+
+    def document_features(
+        self, inputs: Sequence[Pictured], *, device: torch.device, dtype: torch.dtype, prompt: str = ""
+    ) -> Features:
+        """Return a batch of passages, filled up to the longest; arguments and errors as in `query_features`."""
+        ids, attention = self._document_tokens([prompt + text_of(row, item) for row, item in enumerate(inputs)])
+        features = Features(input_ids=ids.to(device), attention_mask=attention.to(device))
+        images = [pictures_of(row, item, self.pictures) for row, item in enumerate(inputs)]
+        self._add_document_pixels(features, images, device, dtype)
+        return features
+
+    def query_vectors(self, features: Features, black: ImageStates | None = None) -> Embeddings:
+        """Return the vectors of a batch of queries; see `query`.
+
+        Args:
+            features: of `query_features`.
+            black: states of the black picture of one query, if they are at hand.
+        """
+        ids, attention = features["input_ids"], features["attention_mask"]
+        pixels = features.get("pixel_values")
+        if pixels is not None:
+            return self._without_fill(self.query(ids, attention, pixels), features, text_first=True)
+        if self.missing_image == "none" or not self.reads_pictures:
+            return self.query(ids, attention)
+        first, patches = self._black_states() if black is None else black
+        states = ImageStates(first.repeat(len(ids), 1), patches.repeat(len(ids), 1, 1))
+        return self.query(ids, attention, image_states=states)
+
+    def document_vectors(self, features: Features) -> Embeddings:
+        """Return the vectors of a batch of passages; see `document`."""
+        vectors = self.document(features["input_ids"], features["attention_mask"], features.get("pixel_values"))
+        return self._without_fill(vectors, features, text_first=False)
+
+    def _black_states(self) -> ImageStates:
+        """Return what the image encoder makes of the black picture of one query."""
+        pixels = self.pictures.pixels.pixels(self.pictures.black(), self.device, self.dtype)
+        return self.image_states(pixels[None])
+
+    def _document_tokens(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.document_tokenizer is None:
+            raise M2KRError("this model was built without tokenizers: pass both to PreFLMR.")
+        return self.document_tokenizer(texts, padding="max" if self._padding_counts else "longest")
 
     @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.query_text_linear.weight.device
+    def _padding_counts(self) -> bool:
+        """Whether padding has vectors of its own, as in the official code with a text encoder other than BERT.
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Type of the weights, and of the vectors that `query` and `document` return."""
-        return self.query_text_linear.weight.dtype
+        How long passages are padded then changes the scores, and only the official length repeats the official ones.
+        """
+        tokenizer = self.document_tokenizer
+        return self.padding_mask == "official" and tokenizer is not None and tokenizer.pad_id != 0
 
-    def query(
+    def _add_document_pixels(
         self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        pixel_values: torch.Tensor | None = None,
-        *,
-        image_states: ImageStates | None = None,
-    ) -> Embeddings:
-        """Return the vectors of queries: text, then projections of the image, then mapped patches of it.
-
-        Args:
-            input_ids: ``(n, tokens)`` int64, from `QueryTokenizer`.
-            attention_mask: ``(n, tokens)``, from there too.
-            pixel_values: ``(n, 3, height, width)``, or ``(n, regions, 3, height, width)`` with regions of interest (or
-                several images): each gives its own projections, and its own patches where there is a mapping network.
-                None for queries without an image; the published figures were computed with a black image in its place.
-            image_states: of `image_states`, instead of ``pixel_values``: ``n * regions`` images, query by query.
-
-        Returns:
-            Vectors ``(n, tokens + regions * (prefix + patches), dim)`` of length 1, in `dtype`. Those of masked tokens
-            (the instruction) are exactly zero and add nothing to a score.
-
-        Raises:
-            M2KRError: the tensors have the wrong shape, or the model has no tokenizers or no image encoder.
-        """
-        masks = self._token_masks()
-        input_ids, attention_mask = self._checked_text(input_ids, attention_mask)
-        hidden = self.query_text_encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        parts: list[_Part] = []
-        if self.config.query_concat_output_from_text_encoder:
-            parts.append((self.query_text_linear(hidden), masks.query(input_ids)))
-        if self.config.query_concat_output_from_vision_encoder:
-            if pixel_values is not None:
-                encoder, _ = self._vision(self.vision_encoder, self.vision_projection)
-                image_states = _image_states(encoder, self._checked_images(pixel_values, len(input_ids)))
-            if image_states is not None:
-                parts += self._image_parts(hidden, image_states, masks.attended(input_ids))
-        return _joined(parts)
-
-    def document(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, pixel_values: torch.Tensor | None = None
-    ) -> Embeddings:
-        """Return the vectors of passages: projections of the image, if there is one, then text.
-
-        Args:
-            input_ids: ``(n, tokens)`` int64, from `DocumentTokenizer`.
-            attention_mask: ``(n, tokens)``, from there too.
-            pixel_values: ``(n, 3, height, width)`` or ``(n, regions, 3, height, width)``, for models that read passage
-                images (``context_concat_output_from_vision_encoder``).
-
-        Returns:
-            Vectors ``(n, regions * prefix + tokens, dim)`` of length 1, in `dtype`; those of punctuation and padding
-            are zero, and only the mask keeps them from matching.
-
-        Raises:
-            M2KRError: the tensors have the wrong shape, or the model has no tokenizers, or reads no passage images.
-        """
-        masks = self._token_masks()
-        input_ids, attention_mask = self._checked_text(input_ids, attention_mask)
-        parts: list[_Part] = []
-        if pixel_values is not None:
+        features: Features,
+        images: Sequence[Sequence[Image.Image | Pixels]],
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        if any(images):
             if not self.config.context_concat_output_from_vision_encoder:
                 raise M2KRError(
-                    "images of passages were passed to a model that reads none "
-                    "(context_concat_output_from_vision_encoder is false): leave them out."
+                    "a passage has a picture, and this model reads none of passages "
+                    "(context_concat_output_from_vision_encoder is false). Pass the text alone."
                 )
-            encoder, projection = self._vision(self.document_vision_encoder, self.document_vision_projection)
-            pixels = self._checked_images(pixel_values, len(input_ids))
-            first = _image_states(encoder, pixels).first
-            parts.append((projection(first).view(len(input_ids), -1, self.config.dim), None))
-        if self.config.context_concat_output_from_text_encoder:
-            hidden = self.document_text_encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-            parts.append((self.document_text_linear(hidden), masks.document(input_ids)))
-        return _joined(parts)
+            add_pixels(features, images, self.pictures.pixels, device, dtype)
 
-    def score(
-        self, query_embeddings: torch.Tensor, document_embeddings: torch.Tensor, document_mask: torch.Tensor
-    ) -> torch.Tensor:
-        """Return the score of every query with every passage; see `maxsim`."""
-        return maxsim(query_embeddings, document_embeddings, document_mask)
-
-    def loss(
-        self,
-        query_embeddings: torch.Tensor,
-        document_embeddings: torch.Tensor,
-        document_mask: torch.Tensor,
-        *,
-        negatives: int,
-        first: int = 0,
-    ) -> Losses:
-        """Return the contrastive losses; see `contrastive_losses`."""
-        return contrastive_losses(
-            self.score(query_embeddings, document_embeddings, document_mask), negatives=negatives, first=first
+    def _without_fill(self, vectors: Embeddings, features: Features, *, text_first: bool) -> Embeddings:
+        """Mask the vectors of pictures that only fill a batch up."""
+        mask = features.get("picture_mask")
+        if mask is None:
+            return vectors
+        number, regions = mask.shape
+        config = self.config
+        prefix = config.mapping_network_prefix_length
+        with_text = (
+            config.query_concat_output_from_text_encoder
+            if text_first
+            else config.context_concat_output_from_text_encoder
         )
-
-    def image_states(self, pixel_values: torch.Tensor) -> ImageStates:
-        """Return what `query` reads of images, so that a picture of many queries is encoded once.
-
-        Args:
-            pixel_values: as in `query`.
-
-        Raises:
-            M2KRError: the tensor has the wrong shape, or the model has no image encoder.
-        """
-        encoder, _ = self._vision(self.vision_encoder, self.vision_projection)
-        return _image_states(encoder, self._checked_images(pixel_values, len(pixel_values)))
-
-    def _image_parts(
-        self, text_hidden: torch.Tensor, states: ImageStates, attended: torch.Tensor | None
-    ) -> list[_Part]:
-        """Return a query's vectors from its images: projections ``(n, regions * prefix, dim)``, then mapped patches."""
-        _, projection = self._vision(self.vision_encoder, self.vision_projection)
-        number = len(text_hidden)
-        first, patches = states
-        if not len(first) or len(first) % number:
-            raise M2KRError(f"there are {len(first)} images for {number} queries: pass as many for each.")
-        parts: list[_Part] = [(projection(first).view(number, -1, self.config.dim), None)]
-        if self.mapping_network is not None:
-            regions = len(first) // number
-            length = self.config.transformer_mapping_cross_attention_length
-            context = text_hidden[:, :length].repeat_interleave(regions, dim=0)
-            if attended is not None:
-                attended = attended[:, :length].repeat_interleave(regions, dim=0)
-            mapped = self.mapping_network(patches, context, attended)
-            parts.append((mapped.reshape(number, -1, self.config.dim), None))
-        return parts
-
-    def _token_masks(self) -> TokenMasks:
-        if self._masks is None:
-            raise M2KRError("this model was built without tokenizers, which say what to mask: pass both to PreFLMR.")
-        return self._masks
-
-    def _vision(
-        self, encoder: CLIPVisionModel | None, projection: nn.Sequential | None
-    ) -> tuple[CLIPVisionModel, nn.Sequential]:
-        if encoder is None or projection is None:
-            raise M2KRError("images were passed to a model without an image encoder (use_vision_encoder is false).")
-        return encoder, projection
-
-    def _checked_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        if input_ids.ndim != 2 or input_ids.shape != attention_mask.shape:
-            raise M2KRError(
-                f"input_ids {tuple(input_ids.shape)} and attention_mask {tuple(attention_mask.shape)} must both be of "
-                "the shape (n, tokens): pass what the tokenizer returned."
-            )
-        return input_ids.to(self.device), attention_mask.to(self.device)
-
-    def _checked_images(self, pixel_values: torch.Tensor, number: int) -> torch.Tensor:
-        """Return images as ``(n * regions, channels, height, width)`` in the model's type and place."""
-        vision = self.config.vision_config
-        image = (vision.num_channels, vision.image_size, vision.image_size)
-        shape = tuple(pixel_values.shape)
-        if len(shape) not in (4, 5) or shape[0] != number or shape[-3:] != image or 0 in shape:
-            raise M2KRError(
-                f"pixel_values has the shape {shape}; for {number} texts this model takes {(number, *image)} or "
-                f"({number}, regions, {', '.join(map(str, image))})."
-            )
-        return pixel_values.to(self.device, self.dtype).flatten(0, -4)
+        tokens = features["input_ids"].shape[1] if with_text else 0
+        patches = (vectors.mask.shape[1] - tokens) // regions - prefix
+        text = mask.new_ones(number, tokens)
+        parts = [mask.repeat_interleave(prefix, dim=1), mask.repeat_interleave(patches, dim=1)]
+        kept = torch.cat([text, *parts] if text_first else [*parts, text], dim=1)
+        return Embeddings(vectors.embeddings.masked_fill(~kept[..., None], 0), vectors.mask & kept)
 
 
-class MappingNetwork(nn.Module):
-    """BERT layers in which image patches attend to each other and to the query's text (PreFLMR, section 3)."""
-
-    def __init__(self, config: PreFLMRConfig) -> None:
-        super().__init__()
-        if config.mapping is None:
-            raise M2KRError("use_transformer_mapping_network is false: there is no mapping network to build.")
-        # transformers gives cross-attention to decoders only.
-        bert = BertConfig(**_bert_values(config.mapping), is_decoder=True, add_cross_attention=True)
-        self.input_linear = nn.Linear(config.vision_config.hidden_size, config.mapping.hidden_size)
-        layers: list[Any] = [BertLayer(bert) for _ in range(config.mapping.num_hidden_layers)]  # type: ignore[no-untyped-call]
-        self.output_linear = nn.Linear(config.mapping.hidden_size, config.dim)
-        self.layers = nn.ModuleList(layers)
-        for layer in layers:
-            # Patches have no order in time; left true, SDPA would hide the later ones from the earlier.
-            layer.attention.self.is_causal = False
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=config.initializer_range)
-                nn.init.zeros_(module.bias)
-
-    def forward(self, patches: torch.Tensor, text: torch.Tensor, attended: torch.Tensor | None = None) -> torch.Tensor:
-        """Map patches to late-interaction vectors.
-
-        Args:
-            patches: hidden states of the image, ``(n, patches, vision width)``.
-            text: hidden states of the query's text, ``(n, tokens, text width)``.
-            attended: tokens to look at, ``(n, tokens)`` bool; None for all, padding included, as published models do.
-
-        Returns:
-            ``(n, patches, dim)``, not normalised.
-        """
-        mask = None
-        if attended is not None:
-            lowest = torch.finfo(text.dtype).min
-            mask = torch.zeros(attended.shape, dtype=text.dtype, device=text.device)
-            mask = mask.masked_fill(~attended, lowest)[:, None, None, :]
-        hidden = self.input_linear(patches)
-        for layer in self.layers:
-            hidden = layer(hidden, None, text, encoder_attention_mask=mask)
-        mapped: torch.Tensor = self.output_linear(hidden)
-        return mapped
+def _arrays(vectors: Embeddings) -> list[npt.NDArray[np.float32]]:
+    """Return the vectors that count, input by input. They travel from the device in one piece."""
+    counts = vectors.mask.sum(dim=1).tolist()
+    flat = as_array(vectors.embeddings[vectors.mask])
+    return np.split(flat, np.cumsum(counts)[:-1])
 
 
-def _joined(parts: list[_Part]) -> Embeddings:
-    """Put the parts of queries or passages together, with length 1; vectors that do not count become zero."""
-    if not parts:
-        raise M2KRError(
-            "nothing was passed of what this model makes vectors from (see the concat fields of config.json)."
-        )
-    raw = torch.cat([vectors for vectors, _ in parts], dim=1)
-    counted = [
-        torch.ones(vectors.shape[:2], dtype=torch.bool, device=vectors.device) if mask is None else mask
-        for vectors, mask in parts
-    ]
-    mask = torch.cat(counted, dim=1)
-    # In float32: a length rounded to half precision would make the whole vector a little too long or short.
-    vectors = F.normalize(raw.float(), dim=-1).to(raw.dtype)
-    return Embeddings(vectors.masked_fill(~mask[..., None], 0), mask)
-
-
-def checkpoint_folder(name: str | Path) -> Path:
-    """Return the folder of a checkpoint, which is downloaded if ``name`` is a hub id.
-
-    Raises:
-        M2KRError: there is no such folder, and the hub cannot be reached or has no such model.
-    """
-    if Path(name).is_dir():
-        return Path(name)
-    from baselines.common.checkpoints import snapshot
-    from baselines.preflmr.checkpoint import FILES
-
-    wanted = "config.json, model.safetensors, query_tokenizer/, context_tokenizer/"
-    return snapshot(str(name), FILES, files=wanted)
-
-
-def _image_states(encoder: CLIPVisionModel, pixels: torch.Tensor) -> ImageStates:
-    hidden = encoder.pre_layrnorm(encoder.embeddings(pixels))
-    earlier = hidden
-    # The encoder's layers one by one: its own forward keeps all of their outputs to return a single one.
-    for layer in encoder.encoder.layers:
-        earlier, hidden = hidden, layer(hidden, None)
-    return ImageStates(hidden[:, 0], earlier[:, 1:])
-
-
-def _bert_values(text: TextConfig) -> dict[str, Any]:
-    """Return an encoder's fields as transformers' own configurations take them."""
-    _check_activation(text.hidden_act)
-    values = {name: value for name, value in asdict(text).items() if name not in ("family", "base", "query_maxlen")}
-    return {**values, "attn_implementation": "sdpa"}
-
-
-def _text_encoder(text: TextConfig) -> BertModel | XLMRobertaModel:
-    model: BertModel | XLMRobertaModel
-    if text.family == "xlm-roberta":
-        model = XLMRobertaModel(XLMRobertaConfig(**_bert_values(text)))
-    else:
-        model = BertModel(BertConfig(**_bert_values(text)))
-    if model.pooler is not None:
-        model.pooler.requires_grad_(False)
-    return model
-
-
-def _vision_encoder(vision: VisionConfig) -> CLIPVisionModel:
-    _check_activation(vision.hidden_act)
-    values: dict[str, Any] = {**asdict(vision), "attn_implementation": "sdpa"}
-    model = CLIPVisionModel(CLIPVisionConfig(**values))
-    model.post_layernorm.requires_grad_(False)
-    return model
-
-
-def _vision_projection(config: PreFLMRConfig) -> nn.Sequential:
-    out = config.dim * config.mapping_network_prefix_length
-    return nn.Sequential(nn.Linear(config.vision_config.hidden_size, out // 2), nn.Tanh(), nn.Linear(out // 2, out))
-
-
-def _check_activation(name: str) -> None:
-    if name not in ACT2FN:
-        raise M2KRError(f"hidden_act {name!r} is no activation of transformers, as gelu and quick_gelu are.")
+def _check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise M2KRError(f"batch_size is {batch_size}; it has to be 1 or more.")

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL.Image import Image
 
-from baselines.common.batching import Pixels
 from baselines.common.checkpoints import configuration_hash, count_parameters, weights_hash
-from baselines.preflmr.inputs import check_choice, configure, reads_pictures
+from baselines.common.clip_pixels import Pixels
+from baselines.common.options import check_choice
 from baselines.preflmr.tokenization import PaddingMask
 from m2kr.errors import M2KRError
 from m2kr.retriever import Input
@@ -71,19 +71,20 @@ class PreFLMRRetriever:
             "query_maxlen": _whole("query_maxlen", query_maxlen),
             "doc_maxlen": _whole("doc_maxlen", doc_maxlen),
         }
-        from baselines.preflmr.preflmr import PreFLMR, checkpoint_folder
+        from baselines.preflmr.checkpoint import checkpoint_folder
+        from baselines.preflmr.preflmr import PreFLMR
 
         checkpoint = checkpoint or OFFICIAL[name]
         folder = checkpoint_folder(checkpoint)
         self.model: PreFLMR = PreFLMR.from_pretrained(
             folder, dtype=dtype, device=device, padding_mask=cast("PaddingMask", padding_mask)
         )
-        configure(self.model, missing_image=missing_image, regions=regions, **lengths)
+        self.model.configure(missing_image=missing_image, regions=regions, **lengths)
         assert self.model.query_tokenizer is not None
         assert self.model.document_tokenizer is not None
         called = folder.resolve().name if Path(checkpoint).is_dir() else checkpoint
         self.name = {hub_id: known for known, hub_id in OFFICIAL.items()}.get(called, called)
-        self.reads = frozenset({"text", "image"} if reads_pictures(self.model) else {"text"})
+        self.reads = frozenset({"text", "image"} if self.model.reads_pictures else {"text"})
         self.reads_instructions = True
         self.settings: dict[str, Any] = {
             "checkpoint": called,

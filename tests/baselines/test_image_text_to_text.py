@@ -1,4 +1,4 @@
-"""`baselines.image_text_to_text` with tiny random models of real architectures: BLIP-2 with T5, and LLaVA with a chat template."""
+"""Readers with tiny random models of real architectures: BLIP-2 with T5, and LLaVA with a chat template."""
 
 from __future__ import annotations
 

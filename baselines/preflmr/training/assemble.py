@@ -50,7 +50,6 @@ def assemble(
     from transformers import BertModel, BertTokenizer, CLIPVisionModel
 
     from baselines.common.checkpoints import load_model, load_tokenizer, snapshot
-    from baselines.preflmr.checkpoint import save
     from baselines.preflmr.preflmr import PreFLMR
     from baselines.preflmr.tokenization import DOCUMENT_FOLDER, QUERY_FOLDER, DocumentTokenizer, QueryTokenizer
 
@@ -93,7 +92,7 @@ def assemble(
         _copy(bert, part, bert_folder)
     assert model.vision_encoder is not None
     _copy(clip, model.vision_encoder, clip_folder)
-    save(model, folder)
+    model.save_pretrained(folder)
     return model
 
 

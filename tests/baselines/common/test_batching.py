@@ -1,4 +1,4 @@
-"""`baselines.common.batching`: batches against their definition, pictures against transformers' CLIP image processor."""
+"""Batches against their definition, pictures against transformers' CLIP image processor."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from baselines.common import batching as encoding
+from baselines.common import clip_pixels
 from baselines.common.batching import (
-    ClipPixels,
     as_array,
     batches,
     device_of,
@@ -28,6 +27,7 @@ from baselines.common.batching import (
     padded,
     texts_of,
 )
+from baselines.common.clip_pixels import ClipPixels
 from m2kr.errors import M2KRError
 
 CPU = torch.device("cpu")
@@ -209,7 +209,7 @@ def test_the_middle_alone_of_a_very_long_picture_is_resized(
 ) -> None:
     image = picture(*shape)
     whole = ClipPixels().prepare(image).astype(int)
-    monkeypatch.setattr(encoding, "_LARGEST", 1)
+    monkeypatch.setattr(clip_pixels, "_LARGEST", 1)
     assert np.abs(ClipPixels().prepare(image).astype(int) - whole).max() <= 2
 
 

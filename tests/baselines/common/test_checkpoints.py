@@ -1,4 +1,4 @@
-"""`baselines.common.checkpoints`: hubs that answer, refuse and keep silent (all on this machine), caches, and damaged checkpoints."""
+"""Hubs that answer, refuse and keep silent (all on this machine), caches, and damaged checkpoints."""
 
 from __future__ import annotations
 

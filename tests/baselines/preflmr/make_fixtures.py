@@ -17,7 +17,6 @@ import torch
 from safetensors.torch import save_file
 
 from baselines.preflmr import PreFLMR, PreFLMRConfig
-from baselines.preflmr.checkpoint import save
 from baselines.preflmr.tokenization import DOCUMENT_FOLDER, QUERY_FOLDER, DocumentTokenizer, QueryTokenizer
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -116,7 +115,7 @@ def make(kind: str, seed: int) -> None:
     documents = DocumentTokenizer(folder / DOCUMENT_FOLDER, config)
     model = PreFLMR(config, queries, documents).eval()
     fill(model, seed)
-    save(model, folder)
+    model.save_pretrained(folder)
     (folder / "config.json").write_text(json.dumps(configuration(kind), indent=2) + "\n", encoding="utf-8")
 
     regions = () if kind == "preflmr" else (2,)

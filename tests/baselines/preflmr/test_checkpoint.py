@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from baselines.preflmr import PreFLMR
-from baselines.preflmr.checkpoint import FILES, official_state_dict, save
+from baselines.preflmr.checkpoint import FILES, official_state_dict
 from m2kr.errors import M2KRError
 
 SAFE, BIN = "model.safetensors", "pytorch_model.bin"
@@ -185,7 +185,7 @@ def test_code_in_a_pickle_is_not_run(folder, copy, capsys):
 def test_a_saved_model_is_read_again_bit_for_bit(folder, kind, tmp_path):
     model = PreFLMR.from_pretrained(folder.parent / kind)
     for _ in range(2):  # the second time over the first
-        save(model, tmp_path / "saved")
+        model.save_pretrained(tmp_path / "saved")
     again = PreFLMR.from_pretrained(tmp_path / "saved")
     assert same(again, model)
     assert again.config == model.config
@@ -202,7 +202,7 @@ def test_a_saved_model_is_read_again_bit_for_bit(folder, kind, tmp_path):
 
 def test_a_save_that_fails_leaves_what_was_there(folder, tmp_path, monkeypatch):
     model = PreFLMR.from_pretrained(folder)
-    save(model, tmp_path / "saved")
+    model.save_pretrained(tmp_path / "saved")
     before = {path: path.read_bytes() for path in (tmp_path / "saved").rglob("*") if path.is_file()}
 
     def fail(tensors, path, metadata):
@@ -210,13 +210,13 @@ def test_a_save_that_fails_leaves_what_was_there(folder, tmp_path, monkeypatch):
 
     monkeypatch.setattr("baselines.preflmr.checkpoint.save_file", fail)
     with pytest.raises(M2KRError, match="No space left"):
-        save(model, tmp_path / "saved")
+        model.save_pretrained(tmp_path / "saved")
     assert {path: path.read_bytes() for path in (tmp_path / "saved").rglob("*") if path.is_file()} == before
 
 
 def test_saved_weights_keep_their_type(folder, tmp_path):
     model = PreFLMR.from_pretrained(folder, dtype="bfloat16")
-    save(model, tmp_path / "saved")
+    model.save_pretrained(tmp_path / "saved")
     assert {tensor.dtype for tensor in load_file(tmp_path / "saved" / SAFE).values()} == {torch.bfloat16}
     assert same(PreFLMR.from_pretrained(tmp_path / "saved", dtype="bfloat16"), model)
 
@@ -240,9 +240,9 @@ def test_a_hub_id_is_resolved_to_a_folder(folder, monkeypatch):
         asked.append((name, patterns))
         return folder
 
-    monkeypatch.setattr("baselines.common.checkpoints.snapshot", snapshot)
+    monkeypatch.setattr("baselines.preflmr.checkpoint.snapshot", snapshot)
     assert same(PreFLMR.from_pretrained("org/model"), PreFLMR.from_pretrained(folder))
-    assert asked == [("org/model", FILES)]
+    assert asked[0] == ("org/model", FILES)
 
 
 def test_unusable_settings_and_folders_are_refused(folder, tmp_path):
@@ -253,5 +253,5 @@ def test_unusable_settings_and_folders_are_refused(folder, tmp_path):
     with pytest.raises(M2KRError, match=r"config\.json could not be read"):
         PreFLMR.from_pretrained(tmp_path)
     with pytest.raises(M2KRError, match="without tokenizers"):
-        save(PreFLMR(PreFLMR.from_pretrained(folder).config), tmp_path / "saved")
+        PreFLMR(PreFLMR.from_pretrained(folder).config).save_pretrained(tmp_path / "saved")
     assert not (tmp_path / "saved").exists()

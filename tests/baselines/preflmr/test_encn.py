@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from baselines.preflmr import PreFLMR, PreFLMRConfig
-from baselines.preflmr.checkpoint import official_state_dict, save
+from baselines.preflmr.checkpoint import official_state_dict
 from baselines.preflmr.tokenization import DOCUMENT_FOLDER, QUERY_FOLDER, DocumentTokenizer, QueryTokenizer
 from m2kr.errors import M2KRError
 from tests.baselines.preflmr.make_fixtures import configuration, fill
@@ -64,7 +64,7 @@ def make(tmp_path):
         )
         model = PreFLMR(config, *tokenizers)
         fill(model, 5)
-        save(model, folder)
+        model.save_pretrained(folder)
         return PreFLMR.from_pretrained(folder, padding_mask=padding_mask)
 
     return build
@@ -145,7 +145,7 @@ def test_skipped_ids_are_out_of_the_query_and_of_cross_attention(make):
 
 def test_it_is_saved_and_read_again(make, tmp_path):
     model = make()
-    save(model, tmp_path / "saved")
+    model.save_pretrained(tmp_path / "saved")
     again = PreFLMR.from_pretrained(tmp_path / "saved")
     ours, theirs = official_state_dict(model), official_state_dict(again)
     assert "query_text_encoder.bert_model.encoder.layer.1.output.dense.weight" in ours

@@ -13,7 +13,7 @@ from sentence_transformers.multi_vector_encoder.scoring import colbert_scores
 from torch import nn
 
 from baselines.preflmr import PreFLMR, PreFLMRConfig
-from baselines.preflmr.checkpoint import load, official_state_dict
+from baselines.preflmr.checkpoint import official_state_dict
 from baselines.preflmr.scoring import batch_maxsim, contrastive_losses, maxsim
 from m2kr.errors import M2KRError
 from tests.baselines.preflmr import reference
@@ -375,7 +375,7 @@ def test_what_the_model_cannot_read_is_refused(model, flmr_folder):
     with pytest.raises(M2KRError, match="must be"):
         model.score(torch.zeros(1, 2, 8), torch.zeros(1, 3, 8), torch.ones(1, 2))
     with pytest.raises(M2KRError, match="padding_mask is 'other'"):
-        load(flmr_folder, dtype="float32", device="cpu", padding_mask="other")
+        PreFLMR.from_pretrained(flmr_folder, padding_mask="other")
 
 
 def test_new_models_differ_in_every_part_and_are_finite():

@@ -17,10 +17,10 @@ from sentence_transformers.multi_vector_encoder.losses import (
     MultiVectorMultipleNegativesRankingLoss,
 )
 
-from baselines.common.batching import ClipPixels
+from baselines.common.clip_pixels import ClipPixels
 from baselines.preflmr import PreFLMR
-from baselines.preflmr.inputs import Pictures, configure
 from baselines.preflmr.module import PreFLMRModule, as_multi_vector_encoder, load_multi_vector_encoder
+from baselines.preflmr.pictures import Pictures
 from baselines.preflmr.preflmr import PreFLMR as Model
 from m2kr.errors import M2KRError
 from tests.baselines.preflmr.make_fixtures import DOCUMENTS, QUERIES
@@ -53,7 +53,7 @@ def either(request: pytest.FixtureRequest, folder: Path, flmr_folder: Path) -> M
 
 @pytest.mark.parametrize("missing_image", ["black", "none"])
 def test_the_encoder_gives_the_models_vectors(either: Model, missing_image: str) -> None:
-    configure(either, missing_image=missing_image)
+    either.configure(missing_image=missing_image)
     encoder = as_multi_vector_encoder(either)
     assert isinstance(encoder, MultiVectorEncoder)
     for inputs in (PICTURED, QUERIES):
@@ -71,15 +71,15 @@ def test_similarity_is_the_models_score(model: Model) -> None:
         query = model.query(*model.query_tokenizer(QUERIES))
         document = model.document(*model.document_tokenizer(DOCUMENTS))
     passages = [vectors[counted] for vectors, counted in zip(document.embeddings, document.mask, strict=True)]
-    configure(model, missing_image="none")
+    model.configure(missing_image="none")
     found = encoder.similarity(encoder.encode_query(QUERIES), encoder.encode_document(DOCUMENTS))
-    configure(model, missing_image="black")
+    model.configure(missing_image="black")
     assert_within(found, *maxsim_table(query.embeddings, passages, relative=SAME_NETWORK))
 
 
 def test_what_was_saved_is_read_again(either: Model, tmp_path: Path) -> None:
     either.pictures = Pictures(ClipPixels(18, (16, 16), mean=(0.1, 0.2, 0.3)))
-    configure(either, query_maxlen=20, doc_maxlen=12)
+    either.configure(query_maxlen=20, doc_maxlen=12)
     encoder = as_multi_vector_encoder(either)
     encoder.prompts["query"] = "look: "
     encoder.save(str(tmp_path / "saved"))
@@ -93,7 +93,7 @@ def test_what_was_saved_is_read_again(either: Model, tmp_path: Path) -> None:
         assert_vectors_near(one, other, 0)
     # It is an official checkpoint too.
     official = PreFLMR.from_pretrained(tmp_path / "saved")
-    configure(official, query_maxlen=20)
+    official.configure(query_maxlen=20)
     assert_vectors_near(official.encode_query(PICTURED), either.encode_query(PICTURED), 0)
     assert again[0].max_seq_length == 12
     assert again.get_embedding_dimension() == 8

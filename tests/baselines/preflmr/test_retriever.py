@@ -18,9 +18,9 @@ import pytest
 import torch
 from PIL import Image
 
-from baselines.common.batching import ClipPixels
+from baselines.common.clip_pixels import ClipPixels
 from baselines.preflmr import PreFLMR, PreFLMRConfig
-from baselines.preflmr.inputs import Pictures
+from baselines.preflmr.pictures import Pictures
 from baselines.preflmr.preflmr import PreFLMR as Model
 from baselines.preflmr.retriever import OFFICIAL, PreFLMRRetriever
 from baselines.preflmr.tokenization import DOCUMENT_FOLDER, QUERY_FOLDER, DocumentTokenizer, QueryTokenizer

@@ -9,12 +9,14 @@ BIN := $(VENV)/bin
 DEMO ?= demo
 SCALE ?= 1
 MINIS ?= runs/mini
+FUZZ_SECONDS ?= 600
 SOURCES := m2kr baselines leaderboard tests
 
 .PHONY: help
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  Variables: PYTHON (interpreter of the new environment), VENV, DEMO (folder), SCALE (of the demo's world), MINIS (folder of train-mini)"
+	@echo "  Variables: PYTHON (interpreter of the new environment), VENV, DEMO (folder), SCALE (of the demo's world), MINIS (folder of train-mini),"
+	@echo "    FUZZ_SECONDS (of each half of fuzz)"
 
 # pyproject.toml and constraints.txt decide what is installed; a change of either installs again.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -74,8 +76,9 @@ bench: setup  ## Run the benchmarks (minutes); figures are kept in tests/benchma
 	$(BIN)/python -m pytest tests/benchmarks --override-ini addopts= --import-mode=importlib --benchmark-only -s
 
 .PHONY: fuzz
-fuzz: setup  ## Build damaged raw releases, a minute for each task
-	$(BIN)/python tests/fuzz/fuzz_sources.py --seconds 60
+fuzz: setup  ## Build damaged raw releases, and run property tests with fresh seeds: FUZZ_SECONDS each
+	$(BIN)/python tests/fuzz/fuzz_sources.py --seconds $(FUZZ_SECONDS)
+	$(BIN)/python tests/fuzz/explore.py --seconds $(FUZZ_SECONDS)
 
 .PHONY: train-mini
 train-mini: setup  ## Train the small models anew and judge them (less than an hour on 2 cores)

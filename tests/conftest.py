@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -15,8 +16,10 @@ from m2kr.tasks import TASKS
 
 SCALE = 0.2
 
-# The same examples each time: a run that fails can be run again. HYPOTHESIS_PROFILE=default draws new ones.
-hypothesis.settings.register_profile("same", derandomize=True)
+# The same examples each time: a run that passes passes again, however slow the machine. `make fuzz` explores others.
+ANY_SPEED: dict[str, Any] = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
+hypothesis.settings.register_profile("same", derandomize=True, **ANY_SPEED)
+hypothesis.settings.register_profile("explore", print_blob=True, **ANY_SPEED)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 

@@ -1,10 +1,11 @@
 """Damage raw releases at random and build them: whatever they hold, the answer is a benchmark or an error for people.
 
-    make fuzz      or     python tests/fuzz/fuzz_sources.py --seconds 60 --tasks OKVQA
+    make fuzz FUZZ_SECONDS=600     or     python tests/fuzz/fuzz_sources.py --seconds 60 --tasks OKVQA
 
 For each task, hypothesis draws edits of the raw files of a tiny made-up world (bytes cut, repeated, overwritten,
 inserted; pieces that parsers stumble over are drawn often) and the task is built with ``--on-bad-rows skip``. Anything
-but a result or an `M2KRError` is a failure, and is printed shrunk to the fewest edits that show it.
+but a result or an `M2KRError` is a failure, and is printed shrunk to the fewest edits that show it: they belong into an
+``@example(edits=...)`` above `fuzz`'s ``build`` till the fault is mended, and then into a test of the parser at fault.
 """
 
 from __future__ import annotations
@@ -114,14 +115,15 @@ def fuzz(task_key: str, world: Path, seconds: float) -> int:
 def main() -> None:
     """Fuzz the tasks asked for, one after the other."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=60, help="for each task")
+    parser.add_argument("--seconds", type=float, default=600, help="for all tasks together")
     parser.add_argument("--tasks", default="all")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         world = Path(name) / "raw"
         generate(world, scale=0.02, quiet=True)
-        for task in parse_tasks(arguments.tasks, list(MODULES)):
-            tried = fuzz(task.key, world, arguments.seconds)
+        tasks = parse_tasks(arguments.tasks, list(MODULES))
+        for task in tasks:
+            tried = fuzz(task.key, world, arguments.seconds / len(tasks))
             print(f"{task.key:9} {tried:6,} damaged releases, no unhandled exception", flush=True)
 
 

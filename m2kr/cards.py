@@ -134,12 +134,12 @@ def _file_names(files: tuple[str, ...]) -> str:
 
 
 def _columns(task: Task) -> list[str]:
-    from m2kr.formats.schema import SCHEMAS
+    from m2kr.formats.schema import arrow_schema
 
     lines = ["## Columns", ""]
     for config in (task.data_config, task.passages_config):
         lines += [f"`{config}`", "", "| column | type | holds |", "| --- | --- | --- |"]
-        for column in SCHEMAS[config]:
+        for column in arrow_schema(config):
             kind = str(column.type).replace("element: ", "").replace("item: ", "").replace("double", "float64")
             lines.append(f"| `{column.name}` | {_cell(kind)} | {_cell(_COLUMNS.get(column.name, ''))} |")
         lines.append("")
@@ -156,10 +156,8 @@ def _instructions(task: Task) -> list[str]:
 
 
 def _choices(task: Task) -> list[str]:
-    from m2kr.sources.options import MODULES, source_of
+    from m2kr.sources.options import source_of
 
-    if task.key not in MODULES:
-        return ["This version has no converter for this task yet."]
     fields = dataclasses.fields(source_of(task.key).Options)
     if not fields:
         return ["None: the rules of this task are known."]
@@ -203,8 +201,6 @@ def _cell(text: str) -> str:
 
 def tasks_table(links: str = "data_cards/") -> str:
     """Return the table of tasks, each linked to its card in ``links``."""
-    from m2kr.sources.options import MODULES
-
     lines = [
         "| task | dataset | query | splits | test queries | test passages | ranked by | built here |",
         "| --- | --- | --- | --- | ---: | ---: | --- | --- |",
@@ -213,8 +209,7 @@ def tasks_table(links: str = "data_cards/") -> str:
         queries, passages = (f"{size:,}" for size in task.published["test"]) if "test" in task.published else ("", "")
         lines.append(
             f"| [{task.key}]({links}{task.key}.md) | {task.title} | {_KINDS[task.kind]} | {', '.join(task.splits)} | "
-            f"{queries} | {passages} | {task.metrics[0] if task.metrics else 'training only'} | "
-            f"{'yes' if task.key in MODULES else 'not yet'} |"
+            f"{queries} | {passages} | {task.metrics[0] if task.metrics else 'training only'} | yes |"
         )
     return "\n".join(lines)
 

@@ -200,7 +200,7 @@ def _check_tables(report: Report, data: Path, task: Task, promised: list[str]) -
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from m2kr.formats.schema import DatasetError, check_columns, check_split
+    from m2kr.formats.rules import DatasetError, check_columns, check_split
 
     tables: dict[tuple[str, str], list[Path]] = {}
     spoiled: set[tuple[str, str]] = set()
@@ -260,7 +260,7 @@ def _check_images(
     from concurrent.futures import ThreadPoolExecutor
     from itertools import islice
 
-    from m2kr.images.pack import packed_images
+    from m2kr.images.packed import packed_images
     from m2kr.images.roots import ImageError, image_paths
 
     roots = images.for_task(task) if images else packed_images(data, task)

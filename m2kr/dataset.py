@@ -12,8 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from m2kr.common.files import digest, sha256_of
-from m2kr.errors import M2KRError
+from m2kr.common.files import digest
+from m2kr.errors import M2KRError, first_line
+from m2kr.formats.manifest import identify
+from m2kr.formats.shards import readable, split_shards
+from m2kr.images.packed import packed_images
 from m2kr.images.roots import ImageRoots, parse_roots
 from m2kr.tasks import Task, get_task
 
@@ -156,26 +159,24 @@ def load_task(
         data: folder of a built or downloaded benchmark, or a dataset id of the hub.
         split: query split; its passages come with it.
         images: folder or archive of the pictures. Without it they are read from ``<TASK>_images``, where that is in
-            the folder (see `m2kr.images.pack`).
+            the folder (see `m2kr.images.packed`).
         limit: keep the first so many queries only.
 
     Raises:
         M2KRError: the folder has no such task or split, a column is missing, or the hub cannot be reached.
     """
-    task = task if isinstance(task, Task) else get_task(task)
+    task = get_task(task)
     if split not in task.splits:
         raise M2KRError(f"{task.key} has no split {split!r}; it has {', '.join(task.splits)}.")
     folder = Path(data)
-    passage_split = f"{split}_passages"
+    tables = ((task.data_config, split), (task.passages_config, f"{split}_passages"))
     synthetic = False
     if folder.is_dir():
-        query_files = _shards(folder, task.data_config, split)
-        passage_files = _shards(folder, task.passages_config, passage_split)
-        queries, passages = _read(query_files), _read(passage_files)
-        fingerprint, synthetic = _identity(folder, task, query_files, passage_files)
+        shards = [split_shards(folder, config, name) for config, name in tables]
+        queries, passages = map(_read, shards)
+        fingerprint, synthetic = identify(folder, task, [*shards[0], *shards[1]])
     else:
-        queries, first = _from_hub(str(data), task.data_config, split)
-        passages, second = _from_hub(str(data), task.passages_config, passage_split)
+        (queries, first), (passages, second) = (_from_hub(str(data), config, name) for config, name in tables)
         fingerprint = digest(first, second)
     for frame, config, columns in (
         (queries, task.data_config, ("question_id", "question", "instruction", "pos_item_ids")),
@@ -195,53 +196,27 @@ def load_task(
         raise M2KRError(f"{task.data_config}/{split} in {data} has question ids that stand more than once.")
     if isinstance(images, str | Path):
         images = parse_roots([str(images)])
-    packed = None
-    if images is None and task.reads_images and folder.is_dir():
-        from m2kr.images.pack import packed_images
-
-        packed = packed_images(folder, task)
+    if images is not None:
+        images = images.for_task(task)
+    elif task.reads_images and folder.is_dir():
+        images = packed_images(folder, task)
     return TaskData(
         task=task,
         split=split,
         queries=queries,
         passages=passages,
         qrels=qrels,
-        images=images.for_task(task) if images else packed,
+        images=images,
         fingerprint=fingerprint,
         synthetic=synthetic,
         limited=limited,
     )
 
 
-def _shards(folder: Path, config: str, split: str) -> list[Path]:
-    files = sorted((folder / config).glob(f"{split}-*.parquet"))
-    if not files:
-        there = sorted({file.name.split("-")[0] for file in (folder / config).glob("*.parquet")})
-        has = f"{config} has {', '.join(there)}" if there else f"it has no {config}"
-        raise M2KRError(f"{folder} holds no {config}/{split}: {has}. Build it with python -m m2kr.build.")
-    counted = files[0].stem.rsplit("-of-", 1)
-    if len(counted) == 2 and counted[1].isdigit() and int(counted[1]) != len(files):
-        raise M2KRError(f"{folder / config} has {len(files)} of the {int(counted[1])} shards of {split}. Get the rest.")
-    return files
-
-
-def _read(files: list[Path]) -> pl.DataFrame:
-    try:
-        return pl.read_parquet(files)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        names = ", ".join(file.name for file in files)
-        raise M2KRError(f"{files[0].parent} could not be read ({names}: {reason}). Get these files again.") from error
-
-
-def _identity(folder: Path, task: Task, *files: list[Path]) -> tuple[str, bool]:
-    """Return what identifies the tables, and whether they are made up."""
-    from m2kr.formats.manifest import read_manifest
-
-    entry = read_manifest(folder)["tasks"].get(task.key)
-    if entry is not None:
-        return entry["fingerprint"], entry["synthetic"] is not None
-    return digest([sha256_of(file) for group in files for file in group]), False
+def _read(shards: list[Path]) -> pl.DataFrame:
+    names = ", ".join(shard.name for shard in shards)
+    with readable(f"{shards[0].parent} ({names})", "Get these files again."):
+        return pl.read_parquet(shards)
 
 
 def _from_hub(name: str, config: str, split: str) -> tuple[pl.DataFrame, str]:
@@ -257,9 +232,8 @@ def _from_hub(name: str, config: str, split: str) -> tuple[pl.DataFrame, str]:
     try:
         table = load_dataset(name, config, split=split)
     except (OSError, ValueError, DatasetsError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise M2KRError(
-            f"{name} is no folder here, and {config}/{split} could not be loaded from the hub ({reason}). "
+            f"{name} is no folder here, and {config}/{split} could not be loaded from the hub ({first_line(error)}). "
             f"Build it with python -m m2kr.build, or download {HUB_ID} and pass its folder."
         ) from error
     frame = pl.from_arrow(table.data.table)

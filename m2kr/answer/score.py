@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from m2kr.errors import M2KRError
+from m2kr.tasks import TASKS
 
 if TYPE_CHECKING:
     import polars as pl
 
-ANSWER_TASKS = ("OKVQA", "Infoseek", "EVQA")
+ANSWER_TASKS = tuple(key for key, task in TASKS.items() if task.answer_metric)
 """Tasks that have an answer metric."""
 
 Range = tuple[float, float]
@@ -388,17 +389,17 @@ def score_answers(
         M2KRError: the task has no answer metric, a question has no prediction, or a row lacks what its metric needs.
     """
     metrics: dict[str, Callable[[], AnswerScores]] = {
-        "OKVQA": lambda: _score_okvqa(queries, predictions),
-        "Infoseek": lambda: _score_infoseek(queries, predictions),
-        "EVQA": lambda: _score_evqa(queries, predictions, bem),
+        "vqa": lambda: _score_okvqa(queries, predictions),
+        "infoseek": lambda: _score_infoseek(queries, predictions),
+        "evqa": lambda: _score_evqa(queries, predictions, bem),
     }
-    if task not in metrics:
+    if task not in ANSWER_TASKS:
         raise M2KRError(f"{task} has no answer metric. Those that have one are {', '.join(ANSWER_TASKS)}.")
     lacking = [name for name in queries["question_id"] if name not in predictions]
     if lacking or not queries.height:
         reason = f"{len(lacking):,} of {queries.height:,} have none, the first is {lacking[0]}" if lacking else "none"
         raise M2KRError(f"every question of {task} needs a prediction: {reason}.")
-    return metrics[task]()
+    return metrics[TASKS[task].answer_metric]()
 
 
 def _mean(values: Sequence[float]) -> float:

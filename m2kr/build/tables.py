@@ -23,7 +23,8 @@ from m2kr.common.concurrency import prefetch
 from m2kr.common.files import digest, sha256_of, write_json
 from m2kr.common.progress import progress
 from m2kr.errors import M2KRError
-from m2kr.formats.schema import SCHEMAS, check_columns, check_split, hash_passages, hash_positives
+from m2kr.formats.rules import check_columns, check_split, hash_passages, hash_positives
+from m2kr.formats.schema import arrow_schema
 from m2kr.tasks import Task
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ def write_split(
         DatasetError: the columns are not those of the config.
         M2KRError: the disk is full, or the folder cannot be written.
     """
-    schema = SCHEMAS[config]
+    schema = arrow_schema(config)
     # Passages differ from each other, and a dictionary of all of them costs time and helps nothing; queries share
     # their answers and positives.
     repeats = config.endswith("_data")

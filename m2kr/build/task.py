@@ -78,7 +78,7 @@ def build_task(
         M2KRError: and then ``out`` is as it was, but for finished intermediate files under ``.build``.
     """
     from m2kr.build.tables import write_tables
-    from m2kr.formats.manifest import Built, entry, publish
+    from m2kr.formats.manifest import entry, publish
     from m2kr.parsing.releases import Quarantine, RawFiles
     from m2kr.sources.options import make_options, source_of
 
@@ -137,7 +137,7 @@ def build_task(
     record = entry(listed, sources=hashes, options=choices, counts=counts, synthetic=synthetic)
     record["absent"] = absent
     _report(task, quarantine, out, quiet=quiet)
-    publish(out, Built(task, record, written))
+    publish(out, task, record, written)
     shutil.rmtree(state)
     _tidy(out, state, existed=True)
     return record
@@ -261,7 +261,7 @@ def _check_images(task: Task, out: Path, images: ImageRoots) -> None:
     Raises:
         DatasetError: one is missing; the message names the first and counts them.
     """
-    from m2kr.formats.schema import DatasetError
+    from m2kr.formats.rules import DatasetError
     from m2kr.images.roots import image_paths
 
     missing: dict[str, str] = {}
@@ -278,11 +278,8 @@ def _check_images(task: Task, out: Path, images: ImageRoots) -> None:
 
 
 def _list() -> None:
-    from m2kr.sources.options import MODULES
-
     for task in TASKS.values():
-        state = "" if task.key in MODULES else "  (no converter in this version)"
-        print(f"{task.key:9} {task.kind:4} {', '.join(task.splits)}{state}")
+        print(f"{task.key:9} {task.kind:4} {', '.join(task.splits)}")
         for folder in task.releases:
             release = RELEASES[folder]
             print(f"          {folder}/: {', '.join(release.files)}")
@@ -300,7 +297,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--raw", type=Path, help="folder with one folder per raw release (see --list)")
     parser.add_argument("--out", type=Path, help="folder of the benchmark")
-    parser.add_argument("--tasks", default="all", help="comma-separated, or all (those with a converter)")
+    parser.add_argument("--tasks", default="all", help="comma-separated, or all")
     parser.add_argument("--source", action="append", default=[], metavar="NAME=PATH", help="a release kept elsewhere")
     parser.add_argument("--set", action="append", default=[], metavar="TASK.OPTION=VALUE", help="an option of a source")
     parser.add_argument("--on-bad-rows", choices=("error", "skip"), default="error", help="default: error")
@@ -374,16 +371,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("POLARS_MAX_THREADS", str(workers))
     os.environ.setdefault("POLARS_IDEAL_MORSEL_SIZE", "2000")
     _keep_freed_memory()
-    from m2kr.sources.options import MODULES, make_options
+    from m2kr.sources.options import make_options
 
     if not arguments.raw.is_dir():
         raise M2KRError(f"--raw {arguments.raw} is not a folder. It should hold one folder per release; see --list.")
     if arguments.out.exists() and not arguments.out.is_dir():
         raise M2KRError(f"--out {arguments.out} is a file. Name a folder.")
-    tasks = parse_tasks(arguments.tasks, list(MODULES))
-    for task in tasks:
-        if task.key not in MODULES:
-            raise M2KRError(f"this version has no converter for {task.key}; it builds {', '.join(MODULES)}.")
+    tasks = parse_tasks(arguments.tasks)
     arguments.sources = _parse_sources(arguments.source)
     arguments.options = _parse_options(arguments.set)
     for name, given in arguments.options.items():

@@ -145,13 +145,15 @@ def _read_part(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from m2kr.dataset import _identity, _shards, query_text
-    from m2kr.images.pack import packed_images
+    from m2kr.dataset import query_text
+    from m2kr.formats.manifest import identify
+    from m2kr.formats.shards import split_shards
+    from m2kr.images.packed import packed_images
 
     if split not in task.splits:
         raise M2KRError(f"{task.key} has no split {split!r}; it has {', '.join(task.splits)}.")
-    files = _shards(data, task.data_config, split)
-    passages = _shards(data, task.passages_config, f"{split}_passages")
+    files = split_shards(data, task.data_config, split)
+    passages = split_shards(data, task.passages_config, f"{split}_passages")
     columns = ["question_id", "question", "instruction", "pos_item_ids", *(["img_path"] if task.reads_images else [])]
     try:
         queries = pl.read_parquet(files, columns=columns)
@@ -181,7 +183,7 @@ def _read_part(
                 f"the queries of {task.key} have images, and none are packed in {data}. Name their folder with "
                 "--images, or pass --ignore-images to export the texts alone."
             )
-    fingerprint, synthetic = _identity(data, task, files, passages)
+    fingerprint, synthetic = identify(data, task, [*files, *passages])
     return Part(
         task=task,
         split=split,

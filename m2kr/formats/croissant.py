@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from m2kr import __version__
+from m2kr.formats.schema import arrow_schema
 from m2kr.tasks import BENCHMARK_CITATION, RELEASES, TASKS
 
 RELEASED = "2026-11-23"
@@ -18,50 +19,26 @@ RELEASED = "2026-11-23"
 URL = "https://aclanthology.org/2024.acl-long.289/"
 """The article: a built benchmark has no address of its own."""
 
+# Croissant's recommended context: terms of its own, and others.
+_TERMS = """
+arrayShape citeAs column containedIn equivalentProperty extract field fileObject fileProperty fileSet format
+includes isArray isLiveDataset jsonPath key md5 parentField path recordSet references regex repeated replace
+samplingRate separator source subField transform unArray value
+"""
 _CONTEXT: dict[str, Any] = {
+    **{term: f"cr:{term}" for term in _TERMS.split()},
     "@language": "en",
     "@vocab": "https://schema.org/",
-    "arrayShape": "cr:arrayShape",
-    "citeAs": "cr:citeAs",
-    "column": "cr:column",
     "conformsTo": "dct:conformsTo",
-    "containedIn": "cr:containedIn",
     "cr": "http://mlcommons.org/croissant/",
     "data": {"@id": "cr:data", "@type": "@json"},
     "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
     "dct": "http://purl.org/dc/terms/",
     "description": {"@container": "@language"},
-    "equivalentProperty": "cr:equivalentProperty",
     "examples": {"@id": "cr:examples", "@type": "@json"},
-    "extract": "cr:extract",
-    "field": "cr:field",
-    "fileObject": "cr:fileObject",
-    "fileProperty": "cr:fileProperty",
-    "fileSet": "cr:fileSet",
-    "format": "cr:format",
-    "includes": "cr:includes",
-    "isArray": "cr:isArray",
-    "isLiveDataset": "cr:isLiveDataset",
-    "jsonPath": "cr:jsonPath",
-    "key": "cr:key",
-    "md5": "cr:md5",
     "name": {"@container": "@language"},
-    "parentField": "cr:parentField",
-    "path": "cr:path",
     "rai": "http://mlcommons.org/croissant/RAI/",
-    "recordSet": "cr:recordSet",
-    "references": "cr:references",
-    "regex": "cr:regex",
-    "repeated": "cr:repeated",
-    "replace": "cr:replace",
-    "samplingRate": "cr:samplingRate",
     "sc": "https://schema.org/",
-    "separator": "cr:separator",
-    "source": "cr:source",
-    "subField": "cr:subField",
-    "transform": "cr:transform",
-    "unArray": "cr:unArray",
-    "value": "cr:value",
 }
 
 _TYPES = {"string": "sc:Text", "int64": "cr:Int64", "double": "cr:Float64", "bool": "sc:Boolean"}
@@ -76,15 +53,15 @@ def croissant(manifest: dict[str, Any]) -> dict[str, Any]:
     distribution: list[dict[str, Any]] = []
     records: list[dict[str, Any]] = []
     for key, entry in entries.items():
-        configs = {**entry["configs"], **({f"{key}_images": {"images": images[key]}} if key in images else {})}
-        for config, splits in configs.items():
+        packed = {TASKS[key].images_config: {"images": images[key]}} if key in images else {}
+        for config, splits in {**entry["configs"], **packed}.items():
             for split, facts in splits.items():
                 distribution += [*(_file(shard) for shard in facts["shards"]), _file_set(config, split)]
                 records.append(_records(config, split))
     warning = f" The data of {', '.join(made_up)} is made up and describes nothing real." if made_up else ""
     releases = [RELEASES[folder] for folder in dict.fromkeys(f for key in entries for f in TASKS[key].releases)]
     return {
-        "@context": _CONTEXT,
+        "@context": dict(sorted(_CONTEXT.items())),
         "@type": "sc:Dataset",
         "conformsTo": "http://mlcommons.org/croissant/1.1",
         "name": "M2KR",
@@ -135,9 +112,6 @@ def _file_set(config: str, split: str) -> dict[str, Any]:
 
 
 def _records(config: str, split: str) -> dict[str, Any]:
-    # Arrow is heavy, and importing this module is not to be.
-    from m2kr.formats.schema import SCHEMAS
-
     name = f"{config}/{split}"
     fields: list[dict[str, Any]] = []
     left_out: list[str] = []
@@ -146,7 +120,7 @@ def _records(config: str, split: str) -> dict[str, Any]:
         fields.append(_field(name, "image", "sc:ImageObject", "The image, as its file is."))
         fields[-1]["source"]["transform"] = {"jsonPath": "bytes"}
     else:
-        for column in SCHEMAS[config]:
+        for column in arrow_schema(config):
             kind, is_list = str(column.type), str(column.type).startswith("list<")
             if is_list:
                 kind = str(column.type.value_type)

@@ -1,11 +1,10 @@
 """Where pictures come from: folders, .zip, .tar and .tar.gz archives as the releases are downloaded, or packed shards.
 
-``python -m m2kr.images pack`` puts the pictures of a task into parquet shards beside its tables; see `m2kr.images.pack`.
+``python -m m2kr.images pack`` puts the pictures of a task into Parquet shards; see `m2kr.images.pack`.
 """
 
 from __future__ import annotations
 
-import argparse
 import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,7 +13,9 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
-from m2kr.errors import M2KRError
+from m2kr.errors import M2KRError, first_line
+from m2kr.formats.shards import find_shards, read_batches
+from m2kr.images.archives import MAX_MEMBER_BYTES, archive_kind, open_archive
 from m2kr.tasks import Task, get_task
 
 if TYPE_CHECKING:
@@ -31,12 +32,6 @@ SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 
 Fault = Literal["missing", "outside", "undecodable", "truncated", "too many pixels", "unreadable"]
 """What can be wrong with an image."""
-
-# InfoSeek's pictures are OVEN's. Its published paths have no folder, while OVEN's snapshot sorts its files into folders
-# by the first two of the eight digits: oven_04999999.jpg is 04/oven_04999999.jpg there.
-_OTHER_PLACES: dict[str, tuple[re.Pattern[str], str]] = {
-    "Infoseek": (re.compile(r"(oven_(\d\d)\d{6}\.\w+)"), r"\2/\1"),
-}
 
 
 class ImageError(M2KRError):
@@ -84,7 +79,7 @@ class ImageRoots:
         folders: image roots: folders, or archives.
         per_task: task key -> roots of that task, which go for it instead of ``folders``.
         finders: other places, tried before the folders.
-        other_place: pattern and replacement that make another path to try of one that no root has.
+        alias: pattern of a path, and the path to try as well of one that matches; or none.
         prefix: folder that names inside an archive may begin with.
     """
 
@@ -94,7 +89,7 @@ class ImageRoots:
         per_task: Mapping[str, Path | Sequence[Path]] | None = None,
         *,
         finders: Sequence[Finder] = (),
-        other_place: tuple[re.Pattern[str], str] | None = None,
+        alias: tuple[str, ...] = (),
         prefix: str = "",
     ) -> None:
         self.folders = tuple(folders)
@@ -102,7 +97,7 @@ class ImageRoots:
             key: (roots,) if isinstance(roots, Path) else tuple(roots) for key, roots in (per_task or {}).items()
         }
         self._finders = tuple(finders)
-        self._other_place = other_place
+        self._alias = alias
         self._prefix = prefix
 
     def __str__(self) -> str:
@@ -114,20 +109,19 @@ class ImageRoots:
         That place may be an archive of that name (``kvqa/KVQAimgs.tar.gz``), or a folder with archives in it
         (``coco/train2014.zip``).
         """
-        other_place = _OTHER_PLACES.get(task.key)
+        places: list[Path] = []
         if task.key in self.per_task:
-            own = [place for root in self.per_task[task.key] for place in (root, *_archives_in(root))]
-            return ImageRoots(own, finders=self._finders, other_place=other_place, prefix=task.image_root)
-        nested: list[Path] = []
-        for folder in self.folders if task.image_root else ():
-            place = folder / task.image_root
-            if place.is_dir():
-                nested.append(place)
-            nested += [file for suffix in SUFFIXES if (file := Path(f"{place}{suffix}")).is_file()]
-            nested += _archives_in(place)
-        return ImageRoots(
-            [*nested, *self.folders], finders=self._finders, other_place=other_place, prefix=task.image_root
-        )
+            for root in self.per_task[task.key]:
+                places += [root, *_archives_in(root)]
+        else:
+            for folder in self.folders if task.image_root else ():
+                place = folder / task.image_root
+                if place.is_dir():
+                    places.append(place)
+                places += [file for suffix in SUFFIXES if (file := Path(f"{place}{suffix}")).is_file()]
+                places += _archives_in(place)
+            places += self.folders
+        return ImageRoots(places, finders=self._finders, alias=task.image_alias, prefix=task.image_root)
 
     def find(self, path: str) -> ImageFile | None:
         """Return the file of an ``img_path``, or None where no root has it.
@@ -142,8 +136,8 @@ class ImageRoots:
                 f"the image path {path!r} leaves its root. Images are only read below the roots given.", "outside"
             )
         paths = [path]
-        if self._other_place and (match := self._other_place[0].fullmatch(path)):
-            paths.append(match.expand(self._other_place[1]))
+        if self._alias and (match := re.fullmatch(self._alias[0], path)):
+            paths.append(match.expand(self._alias[1]))
         for candidate in paths:
             for finder in self._finders:
                 if found := finder(candidate):
@@ -168,8 +162,6 @@ class ImageRoots:
         """
         from PIL import Image, UnidentifiedImageError
 
-        from m2kr.images.archives import MAX_MEMBER_BYTES
-
         file = self.find(path)
         if file is None:
             raise ImageError(f"the image {path} is not in {self}. Name its folder with --images.")
@@ -189,9 +181,8 @@ class ImageRoots:
         except Image.DecompressionBombError as error:
             raise ImageError(f"{file} has too many pixels ({error}).", "too many pixels", str(error)) from error
         except Exception as error:  # of broken files, decoders raise ValueError, RuntimeError and more
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            if isinstance(error, UnidentifiedImageError):
-                reason = "cannot identify image file"  # its own words name a buffer of ours
+            # Of a file that is no image, its own words name a buffer of ours.
+            reason = "cannot identify image file" if isinstance(error, UnidentifiedImageError) else first_line(error)
             cut = re.search(r"truncated|unexpected end|not enough", reason, re.IGNORECASE)
             raise ImageError(
                 f"{file} cannot be decoded as an image ({reason}). Get the file again.",
@@ -215,8 +206,6 @@ def _in_folder(folder: Path, path: str) -> ImageFile | None:
 
 
 def _in_archive(file: Path, prefix: str, path: str) -> ImageFile | None:
-    from m2kr.images.archives import open_archive
-
     archive = open_archive(file)
     name = str(PurePosixPath(path))
     for candidate in dict.fromkeys([*([f"{prefix}/{name}"] if prefix else []), name, f"{archive.top}{name}"]):
@@ -242,8 +231,6 @@ def parse_roots(values: Iterable[str]) -> ImageRoots:
     Raises:
         M2KRError: a root is neither a folder nor an archive, or a task is unknown.
     """
-    from m2kr.images.archives import archive_kind
-
     folders: list[Path] = []
     per_task: dict[str, list[Path]] = {}
     for value in values:
@@ -267,63 +254,8 @@ def image_paths(data: Path, task: Task) -> Iterator[tuple[str, str, str]]:
     Raises:
         M2KRError: a table cannot be read.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     for split in reversed(task.splits):
-        for shard in sorted((data / task.data_config).glob(f"{split}-*.parquet")):
-            try:
-                with pq.ParquetFile(shard) as file:
-                    for batch in file.iter_batches(columns=["question_id", "img_path"]):
-                        columns = (batch.column(name).to_pylist() for name in ("question_id", "img_path"))
-                        for question, path in zip(*columns, strict=True):
-                            if path is not None:
-                                yield split, str(question), path
-            except (pa.ArrowException, OSError, KeyError) as error:
-                reason = str(error).splitlines()[0]
-                raise M2KRError(f"{shard} could not be read ({reason}). Get or build this file again.") from error
-
-
-_EXAMPLES = """examples:
-  python -m m2kr.images pack --data m2kr-data --tasks OKVQA,LLaVA --images raw
-  python -m m2kr.images pack --data m2kr-data --tasks KVQA --images KVQA=downloads/KVQAimgs.tar.gz
-"""
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m m2kr.images", description="Work on the images of a benchmark.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    pack = commands.add_parser(
-        "pack",
-        help="put the images of tasks into parquet shards",
-        description="Put the images that a task's queries name into parquet shards, DATA/<TASK>_images, which "
-        "evaluation and load_dataset read. Each image is there once, with the bytes it has.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    pack.add_argument("--data", type=Path, required=True, help="folder of the benchmark")
-    pack.add_argument("--tasks", default="all", help="comma-separated, or all (those there that ask with images)")
-    pack.add_argument(
-        "--images", action="append", required=True, metavar="[TASK=]ROOT", help="folder, .zip, .tar or .tar.gz"
-    )
-    pack.add_argument("--out", type=Path, help="another folder to write to; default DATA")
-    pack.add_argument("--allow-missing", action="store_true", help="pack the images that are there")
-    pack.add_argument("--rerun", action="store_true", help="pack again what is packed already")
-    pack.add_argument("--quiet", action="store_true", help="no progress, no notices")
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; see the module."""
-    arguments = _parser().parse_args(argv)
-    from m2kr.images.pack import pack_tasks
-
-    return pack_tasks(
-        arguments.data,
-        arguments.tasks,
-        parse_roots(arguments.images),
-        out=arguments.out or arguments.data,
-        allow_missing=arguments.allow_missing,
-        rerun=arguments.rerun,
-        quiet=arguments.quiet,
-    )
+        for batch in read_batches(find_shards(data / task.data_config, split), ["question_id", "img_path"]):
+            for question, path in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                if path is not None:
+                    yield split, str(question), path

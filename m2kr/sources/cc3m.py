@@ -14,7 +14,7 @@ from typing import Any
 
 import polars as pl
 
-from m2kr.formats.schema import leaves_root
+from m2kr.formats.rules import leaves_root
 from m2kr.parsing.releases import RawFiles, Tables, from_rows, where
 from m2kr.parsing.rows import Advance, BadRow, Batch, is_text, read_json_array
 from m2kr.sources.options import choice

@@ -24,7 +24,8 @@ from typing import Any
 import polars as pl
 
 from m2kr.common.files import digest
-from m2kr.formats.schema import leaves_root, polars_schema
+from m2kr.formats.rules import leaves_root
+from m2kr.formats.schema import polars_schema
 from m2kr.parsing.delimited import read_quoted
 from m2kr.parsing.releases import RawFiles, Tables, from_rows, in_file_order, where
 from m2kr.parsing.rows import Advance, BadRow, Batch, is_text, read_json_members, stream_json_array

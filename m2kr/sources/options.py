@@ -14,31 +14,12 @@ from types import ModuleType
 from typing import Any, get_type_hints
 
 from m2kr.errors import M2KRError, did_you_mean
-
-MODULES: dict[str, str] = {
-    "WIT": "m2kr.sources.wit",
-    "IGLUE": "m2kr.sources.iglue",
-    "KVQA": "m2kr.sources.kvqa",
-    "CC": "m2kr.sources.cc3m",
-    "MSMARCO": "m2kr.sources.msmarco",
-    "OVEN": "m2kr.sources.oven",
-    "LLaVA": "m2kr.sources.llava",
-    "OKVQA": "m2kr.sources.okvqa",
-    "Infoseek": "m2kr.sources.infoseek",
-    "EVQA": "m2kr.sources.evqa",
-}
-"""The module that builds each task, in the order of `m2kr.tasks.TASKS`. Imported when it is used."""
+from m2kr.tasks import TASKS
 
 
 def source_of(task: str) -> ModuleType:
-    """Return the module that builds ``task``.
-
-    Raises:
-        M2KRError: this version has no converter for it.
-    """
-    if task not in MODULES:
-        raise M2KRError(f"this version has no converter for {task}; it builds {', '.join(MODULES)}.")
-    return import_module(MODULES[task])
+    """Return the module that builds ``task``, imported when it is asked for."""
+    return import_module(TASKS[task].source)
 
 
 def choice(default: Any, does: str, evidence: str, among: tuple[str, ...] = ()) -> Any:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from datasets import Dataset, Features, Value, disable_progress_bars, load_dataset
 
-from m2kr.formats.schema import SCHEMAS
+from m2kr.formats.schema import arrow_schema
 from m2kr.sources.msmarco import TASK
 
 
@@ -38,9 +38,9 @@ def main(raw: Path, out: Path, pool_size: int, test_queries: int) -> None:
             "passage_content": row["text"],
         }
 
-    features = Features.from_arrow_schema(SCHEMAS["MSMARCO_passages"])
+    features = Features.from_arrow_schema(arrow_schema("MSMARCO_passages"))
     passages = collection.map(passage, remove_columns=["pid", "text"], features=features)
-    features = Features.from_arrow_schema(SCHEMAS["MSMARCO_data"])
+    features = Features.from_arrow_schema(arrow_schema("MSMARCO_data"))
     queries: dict[str, Dataset] = {}
     for split, name in (("train", "train"), ("valid", "dev.small")):
         positives: dict[str, list[str]] = {}

@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 
 from m2kr.build.task import build_task
 from m2kr.errors import M2KRError
-from m2kr.sources.options import MODULES
 from m2kr.synthetic.write import generate
 from m2kr.tasks import TASKS, parse_tasks
 
@@ -121,7 +120,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         world = Path(name) / "raw"
         generate(world, scale=0.02, quiet=True)
-        tasks = parse_tasks(arguments.tasks, list(MODULES))
+        tasks = parse_tasks(arguments.tasks)
         for task in tasks:
             tried = fuzz(task.key, world, arguments.seconds / len(tasks))
             print(f"{task.key:9} {tried:6,} damaged releases, no unhandled exception", flush=True)

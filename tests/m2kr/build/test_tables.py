@@ -9,7 +9,8 @@ import pytest
 
 from m2kr.build import tables as written_by
 from m2kr.build.tables import copy_split, write_split, write_tables
-from m2kr.formats.schema import SCHEMAS, DatasetError, check_split, polars_schema
+from m2kr.formats.rules import DatasetError, check_split
+from m2kr.formats.schema import arrow_schema, polars_schema
 from m2kr.parsing.releases import Tables
 from m2kr.tasks import TASKS
 
@@ -38,7 +39,7 @@ def test_rows_are_cut_into_shards_by_number(tmp_path, count, shards):
     names = [f"train_passages-{i:05d}-of-{len(shards):05d}.parquet" for i in range(len(shards))]
     assert [shard["path"] for shard in written] == names
     assert sorted(path.name for path in tmp_path.iterdir()) == names
-    assert all(pq.read_schema(tmp_path / name).equals(SCHEMAS[CONFIG]) for name in names)
+    assert all(pq.read_schema(tmp_path / name).equals(arrow_schema(CONFIG)) for name in names)
     again = pl.read_parquet(tmp_path / "*.parquet", glob=True)
     assert again.equals(rows(count).collect())
 

@@ -7,7 +7,7 @@ from datasets import load_dataset
 
 from m2kr.common.files import sha256_of
 from m2kr.formats.manifest import read_manifest
-from m2kr.formats.schema import SCHEMAS
+from m2kr.formats.schema import arrow_schema
 from m2kr.tasks import TASKS
 
 
@@ -18,7 +18,7 @@ def test_load_dataset_gives_the_published_columns_and_types(built, task, tmp_pat
         suffix = "" if config == task.data_config else "_passages"
         assert list(loaded) == [f"{split}{suffix}" for split in task.splits]
         for table in loaded.values():
-            assert table.features.arrow_schema.remove_metadata() == SCHEMAS[config]
+            assert table.features.arrow_schema.remove_metadata() == arrow_schema(config)
             assert len(table)
 
 

@@ -8,20 +8,20 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from m2kr.formats.schema import (
-    SCHEMAS,
+from m2kr.formats.rules import (
     DatasetError,
     check_columns,
     check_split,
     hash_passages,
     hash_positives,
     leaves_root,
-    polars_schema,
 )
+from m2kr.formats.schema import arrow_schema, polars_schema
 from m2kr.images.roots import ImageRoots
 from m2kr.tasks import TASKS
 
 SPEC = Path(__file__).resolve().parents[4] / "shared" / "spec" / "m2kr_schema.json"
+CONFIGS = [config for task in TASKS.values() for config in (task.data_config, task.passages_config)]
 CODES = {"s": "string", "i": "int64", "f": "double", "b": "bool", "null": "null"}
 
 
@@ -39,13 +39,13 @@ def spelled(kind: pa.DataType) -> str:
 @pytest.mark.skipif(not SPEC.exists(), reason="the published schema is not beside this checkout (shared/spec)")
 def test_every_config_has_the_published_columns_types_and_splits():
     published = json.loads(SPEC.read_text(encoding="utf-8"))["configs"]
-    assert set(SCHEMAS) == set(published)
+    assert set(CONFIGS) == set(published)
     for config, facts in published.items():
         columns = facts["columns"]
         if isinstance(columns, str):
             columns = published[columns.removeprefix("as ")]["columns"]
-        assert {field.name: spelled(field.type) for field in SCHEMAS[config]} == columns, config
-        assert SCHEMAS[config].names == list(columns), config
+        assert {field.name: spelled(field.type) for field in arrow_schema(config)} == columns, config
+        assert arrow_schema(config).names == list(columns), config
     for task in TASKS.values():
         queries = {split: counts[0] for split, counts in task.published.items()}
         passages = {f"{split}_passages": counts[1] for split, counts in task.published.items()}
@@ -54,9 +54,9 @@ def test_every_config_has_the_published_columns_types_and_splits():
 
 
 def test_there_are_twenty_configs_and_all_have_polars_types():
-    assert len(SCHEMAS) == 20
-    for config in SCHEMAS:
-        assert polars_schema(config).names() == SCHEMAS[config].names
+    assert len(CONFIGS) == 20
+    for config in CONFIGS:
+        assert polars_schema(config).names() == arrow_schema(config).names
 
 
 TASK = TASKS["LLaVA"]
@@ -166,7 +166,7 @@ def test_paths_that_stay_below_their_root(path):
 
 
 def test_columns_are_compared_by_name_order_and_type():
-    schema = SCHEMAS["OVEN_passages"]
+    schema = arrow_schema("OVEN_passages")
     check_columns("OVEN_passages", schema, "here")
     with pytest.raises(DatasetError, match=r"here: .*missing: passage_content"):
         check_columns("OVEN_passages", pa.schema(list(schema)[:-1]), "here")

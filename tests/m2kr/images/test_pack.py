@@ -16,8 +16,10 @@ from m2kr.dataset import load_task
 from m2kr.errors import run_command
 from m2kr.formats.manifest import read_manifest
 from m2kr.images import pack
-from m2kr.images.pack import PackedImages, pack_task
-from m2kr.images.roots import ImageError, ImageRoots, image_paths, main, parse_roots
+from m2kr.images.__main__ import main
+from m2kr.images.pack import pack_task
+from m2kr.images.packed import PackedImages
+from m2kr.images.roots import ImageError, ImageRoots, image_paths, parse_roots
 from m2kr.tasks import TASKS
 
 TASK = TASKS["OKVQA"]
@@ -91,20 +93,20 @@ def test_what_is_packed_is_not_packed_again_unless_asked(data, world, capsys):
 
 
 def test_a_run_after_a_kill_keeps_the_finished_shards(data, world, small, monkeypatch):
-    write, done = pack._write_shard, []
+    write, done = pack.write_shard, []
 
-    def killed(path, rows, roots):
+    def killed(path, *given, **named):
         if len(done) == 2:
             raise KeyboardInterrupt
-        write(path, rows, roots)
+        write(path, *given, **named)
         done.append(path.name)
 
-    monkeypatch.setattr(pack, "_write_shard", killed)
+    monkeypatch.setattr(pack, "write_shard", killed)
     with pytest.raises(KeyboardInterrupt):
         pack_task(data, TASK, ImageRoots([world]), out=data, quiet=True)
     assert not (data / "OKVQA_images").exists()
     done.clear()
-    monkeypatch.setattr(pack, "_write_shard", lambda *args: (write(*args), done.append(args[0].name)))
+    monkeypatch.setattr(pack, "write_shard", lambda *a, **named: (write(*a, **named), done.append(a[0].name)))
     pack_task(data, TASK, ImageRoots([world]), out=data, quiet=True)
     assert done[0].startswith("images-00002-of-")
     pack_task(data, TASK, ImageRoots([world]), out=data.parent / "whole", quiet=True)

@@ -8,7 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from m2kr.errors import BadRowsError, MissingFilesError
-from m2kr.formats.schema import check_split, polars_schema
+from m2kr.formats.rules import check_split
+from m2kr.formats.schema import polars_schema
 from m2kr.tasks import TASKS
 
 SAMPLE = Path(__file__).parents[4] / "shared" / "raw_samples" / "llava_cc3m" / "chat.json"

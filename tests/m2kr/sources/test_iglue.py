@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from m2kr.errors import BadRowsError, MissingFilesError
-from m2kr.formats.schema import check_split, polars_schema
+from m2kr.formats.rules import check_split
+from m2kr.formats.schema import polars_schema
 from m2kr.sources.wit import COLUMNS
 from m2kr.tasks import RELEASES, TASKS
 

@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from m2kr.errors import BadRowsError, MissingFilesError
-from m2kr.formats.schema import check_split, polars_schema
+from m2kr.formats.rules import check_split
+from m2kr.formats.schema import polars_schema
 from m2kr.parsing import rows as readers
 from m2kr.sources.infoseek import Articles, Options, numbers_in
 from m2kr.sources.sampling import draw

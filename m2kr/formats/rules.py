@@ -1,0 +1,200 @@
+"""The rules of the format: what the tables of a task must satisfy, checked by the builder and by ``m2kr.check``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import polars as pl
+import pyarrow as pa
+
+from m2kr.errors import M2KRError
+from m2kr.formats.schema import arrow_schema
+from m2kr.tasks import Task
+
+
+class DatasetError(M2KRError):
+    """A table breaks a rule of the format."""
+
+
+class ImagePlaces(Protocol):
+    """Where pictures are, such as `m2kr.images.roots.ImageRoots`; as text, it names the places."""
+
+    def has(self, path: str) -> bool:
+        """Whether the picture of an ``img_path`` is there."""
+
+
+def leaves_root(path: pl.Expr) -> pl.Expr:
+    """Return where a path from data could point outside the folder it is relative to.
+
+    That is an absolute path, a drive, a backslash, a null byte or a ``..`` component. `m2kr.images.roots.ImageRoots`
+    refuses such paths again when it opens them.
+    """
+    return path.str.contains(r"^[/~]|^[A-Za-z]:|\\|\x00|(^|/)\.\.(/|$)")
+
+
+def check_columns(config: str, found: pa.Schema, where: str) -> None:
+    """Check that ``found`` has the columns of ``config`` in order, with their types.
+
+    Raises:
+        DatasetError: naming the first column that differs.
+    """
+    expected = arrow_schema(config)
+    if found.names != expected.names:
+        missing = [name for name in expected.names if name not in found.names]
+        extra = [name for name in found.names if name not in expected.names]
+        detail = "; ".join(
+            part
+            for part in (
+                f"missing: {', '.join(missing)}" if missing else "",
+                f"not in the format: {', '.join(extra)}" if extra else "",
+            )
+            if part
+        )
+        raise DatasetError(f"{where}: the columns are not those of {config} ({detail or 'another order'}).")
+    for field in expected:
+        if found.field(field.name).type != field.type:
+            raise DatasetError(
+                f"{where}: column {field.name} has type {found.field(field.name).type}, {config} wants {field.type}."
+            )
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """Rows that break one rule: ``rows`` has the column ``row_id``, and should have no row."""
+
+    where: str
+    rows: pl.LazyFrame
+    row_id: str
+    says: str
+
+
+def _refuse(problems: list[_Problem]) -> None:
+    """Raise for the first problem that has any row, naming its first row and the count."""
+    for problem in problems:  # one after the other: each may need a table of all ids, and memory is bounded
+        summary = problem.rows.select(count=pl.len(), first=pl.col(problem.row_id).first())
+        count, first = summary.collect(engine="streaming").row(0)
+        if count:
+            more = f" ({count:,} rows in all)" if count > 1 else ""
+            raise DatasetError(f"{problem.where}, row {problem.row_id}={first!r}: {problem.says}{more}.")
+
+
+def check_split(
+    task: Task,
+    split: str,
+    data: pl.LazyFrame,
+    passages: pl.LazyFrame,
+    images: ImagePlaces | None = None,
+    *,
+    positives: pl.DataFrame | None = None,
+    pool: pl.DataFrame | None = None,
+) -> dict[str, int]:
+    """Check one split of a built task against the rules of the format.
+
+    Ids are present and unique; no passage is empty; every query has an image or a question; ``pos_item_ids`` and
+    ``pos_item_contents`` are parallel, every positive is a passage of this split, and its content is that passage's;
+    no image path leaves its root; with ``images``, every image is there.
+
+    Args:
+        task: the task.
+        split: its query split.
+        data: rows of ``<TASK>_data`` of that split.
+        passages: rows of ``<TASK>_passages`` of that split.
+        images: where pictures are, if they are to be looked for.
+        positives: `hash_positives` of ``data``, where that is known already.
+        pool: `hash_passages` of ``passages``, where that is known already.
+
+    Returns:
+        Counts: ``queries``, ``passages``, ``positives`` (pairs), ``without_positive`` (queries), ``images`` (distinct).
+
+    Raises:
+        DatasetError: naming the first row that breaks a rule, and how many do.
+    """
+    queries_at = f"{task.data_config}/{split}"
+    passages_at = f"{task.passages_config}/{split}_passages"
+    # A column without any value has the type null, which holds no strings to look at.
+    empty = pl.all_horizontal(_blank(name) for name in ("question", "img_path") if task.query_columns[name] != "null")
+    if pool is None:
+        pool = hash_passages(passages)
+    _refuse([*_id_problems(pool.lazy(), "passage_id", passages_at), *_id_problems(data, "question_id", queries_at)])
+    try:
+        if positives is None:
+            positives = hash_positives(data)
+    except pl.exceptions.PolarsError:
+        uneven = data.filter(pl.col("pos_item_ids").list.len() != pl.col("pos_item_contents").list.len())
+        _refuse([_Problem(queries_at, uneven, "question_id", "its positives' ids and contents differ in number")])
+        raise
+    known = pool.lazy().select("known", id="passage_id")
+    unlike = positives.lazy().join(known, left_on=["id", "content"], right_on=["id", "known"], how="anti")
+    broken = unlike.join(known, on="id", how="left").collect(engine="streaming").lazy()
+    problems = [
+        _Problem(passages_at, pool.lazy().filter("blank"), "passage_id", "the passage has no text"),
+        _Problem(queries_at, data.filter(empty), "question_id", "the query has neither a question nor an image"),
+        _Problem(
+            queries_at,
+            broken.filter(pl.col("known").is_null()),
+            "question_id",
+            f"a positive is no passage of {passages_at}",
+        ),
+        _Problem(queries_at, broken, "question_id", "the content of a positive is not the passage's"),
+    ]
+    if task.reads_images:
+        outside = data.filter(leaves_root(pl.col("img_path")))
+        problems.append(_Problem(queries_at, outside, "question_id", "the image path leaves its root"))
+    _refuse(problems)
+    counts = data.select(
+        queries=pl.len(),
+        positives=pl.col("pos_item_ids").list.len().sum(),
+        without_positive=(pl.col("pos_item_ids").list.len() == 0).sum(),
+    ).collect(engine="streaming")
+    result = {**counts.row(0, named=True), "passages": pool.height}
+    result["images"] = _check_images(data, queries_at, images) if task.reads_images else 0
+    return {name: int(value or 0) for name, value in result.items()}
+
+
+def hash_passages(passages: pl.LazyFrame) -> pl.DataFrame:
+    """Return what `check_split` has to know of passages: ``passage_id``, ``known`` (a hash) and ``blank`` (no text).
+
+    To look at the texts takes most of the time of a check, so each is read once; and to carry millions of texts into a
+    join would not fit. Hashes are equal for equal texts in one process, and mean nothing beyond it.
+    """
+    known = passages.select("passage_id", known=pl.col("passage_content").hash(), blank=_blank("passage_content"))
+    return known.collect(engine="streaming")
+
+
+def hash_positives(data: pl.LazyFrame) -> pl.DataFrame:
+    """Return what `check_split` has to know of queries' positives: ``question_id``, ``id`` and ``content`` (a hash).
+
+    Raises:
+        PolarsError: a query has not as many ids as contents.
+    """
+    pairs = data.select("question_id", id="pos_item_ids", content="pos_item_contents").explode(
+        "id", "content", empty_as_null=False, keep_nulls=False
+    )
+    return pairs.with_columns(pl.col("content").hash()).collect(engine="streaming")
+
+
+def _blank(column: str) -> pl.Expr:
+    return pl.col(column).is_null() | (pl.col(column).str.strip_chars() == "")
+
+
+def _id_problems(frame: pl.LazyFrame, column: str, where: str) -> list[_Problem]:
+    repeated = frame.group_by(column).len().filter(pl.col("len") > 1).select(pl.col(column).sort())
+    return [
+        _Problem(where, frame.filter(_blank(column)), column, "the id is empty"),
+        _Problem(where, repeated, column, "the id stands more than once"),
+    ]
+
+
+def _check_images(data: pl.LazyFrame, where: str, images: ImagePlaces | None) -> int:
+    """Return the number of distinct images, each of which has to be there."""
+    paths = data.select("question_id", "img_path").drop_nulls("img_path")
+    if images is None:
+        return int(paths.select(pl.col("img_path").n_unique()).collect(engine="streaming").item())
+    rows = paths.unique("img_path", keep="first").sort("img_path").collect(engine="streaming")
+    missing = [(row_id, path) for row_id, path in rows.iter_rows() if not images.has(path)]
+    if missing:
+        row_id, path = missing[0]
+        more = f" ({len(missing):,} images in all)" if len(missing) > 1 else ""
+        raise DatasetError(f"{where}, row question_id={row_id!r}: the image {path} is not in {images}{more}.")
+    return rows.height

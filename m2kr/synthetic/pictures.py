@@ -14,25 +14,13 @@ from functools import lru_cache
 
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
+from m2kr.synthetic.things import COLOURS, RGB, SETTINGS
 from m2kr.synthetic.world import Entity, Person
 
-RGB = tuple[int, int, int]
 Points = Sequence[tuple[float, float]]
 
 SIZE = 160
 _CANVAS = 2 * SIZE
-_RGB: dict[str, RGB] = {
-    "red": (205, 30, 45),
-    "orange": (245, 135, 25),
-    "yellow": (250, 220, 60),
-    "green": (35, 135, 60),
-    "turquoise": (55, 200, 190),
-    "blue": (35, 75, 200),
-    "violet": (120, 50, 170),
-    "pink": (250, 150, 190),
-    "white": (248, 248, 244),
-    "black": (32, 32, 36),
-}
 _INK: RGB = (40, 34, 40)
 _CREAM: RGB = (250, 240, 205)
 
@@ -66,8 +54,8 @@ class _Sheet:
         look = entity.look
         self.count = look.count
         shade = rng.uniform(0.94, 1.05)
-        self.main = _shaded(_RGB[look.colour], shade, rng)
-        self.second = _shaded(_RGB[look.second_colour], shade, rng)
+        self.main = _shaded(COLOURS[look.colour], shade, rng)
+        self.second = _shaded(COLOURS[look.second_colour], shade, rng)
         self.image = _landscape(look.setting, rng)
         self._draw = ImageDraw.Draw(self.image)
         self._size = _CANVAS * rng.uniform(0.62, 0.82)
@@ -82,10 +70,7 @@ class _Sheet:
         return [(self._x + side * (1 - x if self._flip else x), self._y + side * y) for x, y in points]
 
     def polygon(self, points: Points, fill: RGB, line: int = 3) -> None:
-        pixels = self._px(points)
-        self._draw.polygon(pixels, fill=fill)
-        if line:
-            self._draw.line([*pixels, pixels[0], pixels[1]], fill=_INK, width=line, joint="curve")
+        _outlined(self._draw, self._px(points), fill, line)
 
     def disc(self, x: float, y: float, radius: float, fill: RGB, line: int = 3) -> None:
         self.polygon(_ellipse(x, y, radius, radius, 28), fill, line)
@@ -107,7 +92,15 @@ class _Sheet:
             if self._pattern is not None:
                 self.image.paste(self.second, box, ImageChops.multiply(mask, self._pattern.crop(box)))
         for pixels in outlines:
-            self._draw.line([*pixels, pixels[0], pixels[1]], fill=_INK, width=4, joint="curve")
+            _outlined(self._draw, pixels, None, 4)
+
+
+def _outlined(draw: ImageDraw.ImageDraw, pixels: Points, fill: RGB | None, line: int) -> None:
+    """Draw a polygon, unless ``fill`` is None, and its outline ``line`` wide, unless that is 0."""
+    if fill:
+        draw.polygon(pixels, fill=fill)
+    if line:
+        draw.line([*pixels, pixels[0], pixels[1]], fill=_INK, width=line, joint="curve")
 
 
 def _shaded(colour: RGB, shade: float, rng: random.Random) -> RGB:
@@ -125,26 +118,16 @@ def _ellipse(x: float, y: float, width: float, height: float, steps: int = 40, t
     return points
 
 
-_SKIES: dict[str, tuple[RGB, RGB, RGB]] = {  # sky above, sky at the horizon, ground
-    "sea": ((150, 200, 235), (225, 240, 250), (60, 120, 175)),
-    "meadow": ((165, 210, 245), (235, 245, 250), (140, 195, 95)),
-    "desert": ((240, 205, 150), (252, 236, 205), (222, 184, 120)),
-    "snow": ((175, 190, 210), (220, 228, 238), (240, 243, 250)),
-    "forest": ((180, 205, 190), (225, 235, 225), (95, 120, 75)),
-    "mountains": ((190, 195, 220), (238, 230, 236), (165, 165, 150)),
-}
-
-
-@lru_cache(maxsize=len(_SKIES))
+@lru_cache(maxsize=len(SETTINGS))
 def _sky(setting: str) -> Image.Image:
-    top, low, _ = _SKIES[setting]
+    colours = SETTINGS[setting]
     ramp = Image.linear_gradient("L").resize((_CANVAS, _CANVAS))
-    return Image.composite(Image.new("RGB", ramp.size, low), Image.new("RGB", ramp.size, top), ramp)
+    return Image.composite(Image.new("RGB", ramp.size, colours.horizon), Image.new("RGB", ramp.size, colours.sky), ramp)
 
 
 def _landscape(setting: str, rng: random.Random) -> Image.Image:
     """Return the background: sky, what stands at the horizon, ground, and soft noise over all of it."""
-    ground = _SKIES[setting][2]
+    ground = SETTINGS[setting].ground
     image = _sky(setting).copy()
     draw = ImageDraw.Draw(image)
     horizon = _CANVAS * rng.uniform(0.58, 0.7)
@@ -348,7 +331,7 @@ def _figure(image: Image.Image, person: Person, middle: float, rng: random.Rando
     """Draw ``person`` in the foreground, ``middle`` of the width from the left: coat, trousers and hat are theirs."""
     draw = ImageDraw.Draw(image)
     shade = rng.uniform(0.94, 1.05)
-    coat, trousers, hat = (_shaded(_RGB[colour], shade, rng) for colour in person.clothes)
+    coat, trousers, hat = (_shaded(COLOURS[colour], shade, rng) for colour in person.clothes)
     height = _CANVAS * rng.uniform(0.6, 0.68)
     left, top = _CANVAS * middle, _CANVAS * 0.99 - height
 
@@ -356,9 +339,7 @@ def _figure(image: Image.Image, person: Person, middle: float, rng: random.Rando
         return [(left + height * x, top + height * y) for x, y in points]
 
     def shape(points: Points, fill: RGB) -> None:
-        pixels = at(*points)
-        draw.polygon(pixels, fill=fill)
-        draw.line([*pixels, pixels[0], pixels[1]], fill=_INK, width=4, joint="curve")
+        _outlined(draw, at(*points), fill, 4)
 
     for side in (-1, 1):
         shape([(0, 0.62), (side * 0.13, 0.62), (side * 0.12, 0.97), (side * 0.03, 0.97)], trousers)
@@ -374,7 +355,7 @@ def _figure(image: Image.Image, person: Person, middle: float, rng: random.Rando
         )
 
 
-def draw(entity: Entity, variation: object, people: Sequence[Person] = ()) -> Image.Image:
+def draw_picture(entity: Entity, variation: object, people: Sequence[Person] = ()) -> Image.Image:
     """Return picture ``variation`` of ``entity``: RGB, 160 x 160 pixels, the same each time.
 
     Kind, colours, pattern, count and setting are the entity's; place, size, side, shade and noise the variation's.
@@ -382,7 +363,7 @@ def draw(entity: Entity, variation: object, people: Sequence[Person] = ()) -> Im
     """
     rng = entity.rng(f"picture/{variation}")
     sheet = _Sheet(entity, rng)
-    _PAINTERS[entity.kind.word](sheet)
+    _PAINTERS[entity.type.word](sheet)
     middles = (0.2, 0.8) if len(people) > 1 else (rng.uniform(0.18, 0.82),)
     for person, middle in zip(people, middles, strict=False):
         _figure(sheet.image, person, middle, rng)

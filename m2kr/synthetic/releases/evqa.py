@@ -1,26 +1,34 @@
-"""Encyclopedic-VQA: questions about species and landmarks, its knowledge base, and the pictures."""
+"""Encyclopedic-VQA: questions about species and landmarks, the knowledge base, iNaturalist's annotations, pictures."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import re
 import tarfile
 import uuid
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from m2kr.synthetic import articles
-from m2kr.synthetic.releases.part import Part, encoded, json_members, page_url, picture, upload_url
-from m2kr.synthetic.world import MONTHS, Entity, Person, Shuffle, World
-
-Split = Literal["train", "val", "test"]
+from m2kr.synthetic.releases.files import (
+    ReleaseFile,
+    Split,
+    SyntheticRelease,
+    csv_rows,
+    gzipped,
+    json_items,
+    json_members,
+    md5,
+    page_url,
+    picture_file,
+    text_file,
+    upload_url,
+)
+from m2kr.synthetic.world import MONTHS, Entity, Person, World
 
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
 _COLUMNS = (
@@ -28,11 +36,6 @@ _COLUMNS = (
     *("wikipedia_url", "wikipedia_title", "evidence", "evidence_section_id", "evidence_section_title"),
     *("encyclopedic_vqa_split", "question_original", "wikipedia_url_used_in_train"),
 )
-_SPECIES = {
-    "bird": "Animalia_Chordata_Aves_Passeriformes",
-    "butterfly": "Animalia_Arthropoda_Insecta_Lepidoptera",
-    "flower": "Plantae_Tracheophyta_Magnoliopsida_Asterales",
-}
 _PICTURES = (1, 1, 2, 1, 5, 1, 1, 1, 1, 5)  # of an entity in training, by the last digit of its number
 _FACTS: dict[Split, slice] = {"train": slice(0, 5), "val": slice(5, 7), "test": slice(7, 9)}  # of a training entity
 _TRAIN_IDS, _VAL_IDS = 2_686_843, 100_000
@@ -48,10 +51,6 @@ class _Image:
     variation: str
 
 
-def _is_species(entity: Entity) -> bool:
-    return entity.kind.word in _SPECIES
-
-
 def _covered(world: World, split: Split) -> Iterator[Entity]:
     """Yield whom a split asks about: training entities, a third of them again in val and a third in test, and more."""
     sizes = world.sizes
@@ -65,45 +64,42 @@ def _covered(world: World, split: Split) -> Iterator[Entity]:
 def _images(world: World, split: Split, entity: Entity) -> list[_Image]:
     """Return the pictures of an entity in a split; val and test have pictures of their own."""
     count = _PICTURES[entity.index % len(_PICTURES)] if split == "train" else 1 + (entity.index % 4 == 2)
-    images = []
-    for number in range(count):
-        variation = f"evqa/{split}/{number}"
-        key = f"{world.seed}/{entity.index}/{variation}"
-        if _is_species(entity):
-            folder = "train" if split == "train" else "val"
-            # The two parts of iNaturalist count on their own, so one number may stand for two pictures.
-            total = max(_TRAIN_IDS if split == "train" else _VAL_IDS, 16 * world.sizes.asked)
-            place = 8 * entity.index + 4 * (split == "test") + number  # at most five in train, two in val and test
-            image_id = str(Shuffle(total, f"{world.seed}/inat {folder}").at(place))
-            name = uuid.UUID(bytes=hashlib.md5(key.encode(), usedforsecurity=False).digest(), version=4)
-            images.append(_Image(image_id, f"inat/{folder}/{_folder(entity)}/{name}.jpg", variation))
-        else:
-            image_id = hashlib.sha256(key.encode()).hexdigest()[:16]
-            path = f"google-landmark/train/{'/'.join(image_id[:3])}/{image_id}.jpg"
-            images.append(_Image(image_id, path, variation))
-    return images
+    return [_picture(world, split, entity, number) for number in range(count)]
+
+
+def _picture(world: World, split: Split, entity: Entity, number: int) -> _Image:
+    variation = f"evqa/{split}/{number}"
+    key = f"{world.seed}/{entity.index}/{variation}"
+    if not entity.type.taxonomy:
+        image_id = hashlib.sha256(key.encode()).hexdigest()[:16]
+        return _Image(image_id, f"google-landmark/train/{'/'.join(image_id[:3])}/{image_id}.jpg", variation)
+    folder = "train" if split == "train" else "val"
+    # The two parts of iNaturalist count on their own, so one number may stand for two pictures.
+    total = max(_TRAIN_IDS if split == "train" else _VAL_IDS, 16 * world.sizes.asked)
+    place = 8 * entity.index + 4 * (split == "test") + number  # at most five in train, two in val and test
+    image_id = str(world.shuffle(total, f"inat {folder}").at(place))
+    name = uuid.UUID(bytes=md5(key), version=4)
+    return _Image(image_id, f"inat/{folder}/{_folder(entity)}/{name}.jpg", variation)
 
 
 def _folder(species: Entity) -> str:
-    return f"{species.index:05d}_{_SPECIES[species.kind.word]}_{species.name}"
+    return f"{species.index:05d}_{species.type.taxonomy}_{species.name}"
 
 
-def evqa(world: World) -> Iterator[Part]:
-    """Encyclopedic-VQA: three CSV files, the knowledge base in a zip, iNaturalist's annotations, the pictures."""
+def _files(world: World) -> Iterator[ReleaseFile]:
     entities = {split: sum(1 for _ in _covered(world, split)) for split in _SPLITS}
     for split in _SPLITS:
-        yield Part(f"{split}.csv", entities[split], encoded(partial(_csv, world, split)))
+        yield text_file(f"{split}.csv", entities[split], partial(_table, world, split))
     pages = world.sizes.entities + world.sizes.people
-    base = encoded(lambda: json_members(_pages(world)))
-    yield Part("encyclopedic_kb_wiki.zip", pages, _zipped("encyclopedic_kb_wiki.json", base))
+    base = partial(_zipped, "encyclopedic_kb_wiki.json", lambda: json_members(_pages(world)))
+    yield ReleaseFile("encyclopedic_kb_wiki.zip", pages, base)
     for folder, splits in (("train", _SPLITS[:1]), ("val", _SPLITS[1:])):
-        count = sum(entities[split] for split in splits)
-        annotations = encoded(partial(_annotations, world, splits))
-        yield Part(f"{folder}.json.tar.gz", count, _tarred(f"{folder}.json", annotations))
+        tar = partial(_tar, f"{folder}.json", partial(_annotations, world, splits))
+        yield ReleaseFile(f"{folder}.json.tar.gz", sum(entities[split] for split in splits), gzipped(tar))
     for split in _SPLITS:
         for entity in _covered(world, split):
             for image in _images(world, split, entity):
-                yield picture(f"images/{image.path}", world, entity.index, image.variation)
+                yield picture_file(f"images/{image.path}", world, entity.index, image.variation)
 
 
 # --- archives -------------------------------------------------------------------------------------------------------
@@ -128,40 +124,29 @@ class _Written:
         return data
 
 
-def _zipped(name: str, pieces: Callable[[], Iterator[bytes]]) -> Callable[[], Iterator[bytes]]:
-    """Return a zip of one file, which holds no time and says the same on every platform."""
-
-    def packed() -> Iterator[bytes]:
-        file = _Written()
-        member = zipfile.ZipInfo(name)  # of 1980
-        member.compress_type, member.create_system = zipfile.ZIP_DEFLATED, 3
-        # An ``IO`` as far as zipfile asks for one.
-        with (
-            zipfile.ZipFile(file, "w") as archive,  # type: ignore[call-overload]
-            archive.open(member, "w", force_zip64=True) as content,
-        ):
-            for piece in pieces():
-                content.write(piece)
-                yield file.take()
-        yield file.take()
-
-    return packed
-
-
-def _tarred(name: str, pieces: Callable[[], Iterator[bytes]]) -> Callable[[], Iterator[bytes]]:
-    """Return a .tar.gz of one file, without a time."""
-
-    def packed() -> Iterator[bytes]:
-        member = tarfile.TarInfo(name)
-        member.size = sum(map(len, pieces()))  # stands before the content, which is therefore made twice
-        stream = zlib.compressobj(6, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
-        yield stream.compress(member.tobuf())
+def _zipped(name: str, pieces: Callable[[], Iterator[str]]) -> Iterator[bytes]:
+    """Yield a zip of one file, which holds no time and says the same on every platform."""
+    file = _Written()
+    member = zipfile.ZipInfo(name)  # of 1980
+    member.compress_type, member.create_system = zipfile.ZIP_DEFLATED, 3
+    # An ``IO`` as far as zipfile asks for one.
+    with (
+        zipfile.ZipFile(file, "w") as archive,  # type: ignore[call-overload]
+        archive.open(member, "w", force_zip64=True) as content,
+    ):
         for piece in pieces():
-            yield stream.compress(piece)
-        yield stream.compress(bytes(-member.size % tarfile.BLOCKSIZE + 2 * tarfile.BLOCKSIZE))
-        yield stream.flush()
+            content.write(piece.encode())
+            yield file.take()
+    yield file.take()
 
-    return packed
+
+def _tar(name: str, pieces: Callable[[], Iterator[str]]) -> Iterator[bytes]:
+    """Yield a tar of one file, without a time."""
+    member = tarfile.TarInfo(name)
+    member.size = sum(len(piece.encode()) for piece in pieces())  # stands before the content, which is made twice
+    yield member.tobuf()
+    yield from (piece.encode() for piece in pieces())
+    yield bytes(-member.size % tarfile.BLOCKSIZE + 2 * tarfile.BLOCKSIZE)
 
 
 # --- iNaturalist ----------------------------------------------------------------------------------------------------
@@ -171,28 +156,23 @@ def _annotations(world: World, splits: tuple[Split, ...]) -> Iterator[str]:
     """Yield iNaturalist's annotations in COCO's form, on one line, NaN where a place is not known."""
     start = {"info": {"year": 2021, "version": "0", "description": "Made up", "contributor": "", "url": ""}}
     yield json.dumps(start)[:-1] + ', "images": ['
-    yield from _listed(_image(world, image, entity) for entity, image in _species_images(world, splits))
+    yield from json_items(_image(world, image, entity) for entity, image in _species_images(world, splits))
     yield '], "categories": ['
-    yield from _listed(
-        _category(entity) for entity in map(world.entity, range(world.sizes.asked)) if _is_species(entity)
+    yield from json_items(
+        _category(entity) for entity in map(world.entity, range(world.sizes.asked)) if entity.type.taxonomy
     )
     yield '], "annotations": ['
-    yield from _listed(
+    yield from json_items(
         {"id": int(image.image_id), "image_id": int(image.image_id), "category_id": entity.index}
         for entity, image in _species_images(world, splits)
     )
     yield '], "licenses": [{"id": 0, "name": "None, the picture is made up", "url": ""}]}'
 
 
-def _listed(records: Iterator[dict[str, Any]]) -> Iterator[str]:
-    for number, record in enumerate(records):
-        yield (", " if number else "") + json.dumps(record)
-
-
 def _species_images(world: World, splits: tuple[Split, ...]) -> Iterator[tuple[Entity, _Image]]:
     for split in splits:
         for entity in _covered(world, split):
-            if _is_species(entity):
+            if entity.type.taxonomy:
                 for image in _images(world, split, entity):
                     yield entity, image
 
@@ -221,8 +201,8 @@ def _category(entity: Entity) -> dict[str, Any]:
         "id": entity.index,
         "name": entity.title,
         "common_name": entity.title,
-        "supercategory": entity.kind.word,
-        **dict(zip(_RANKS, _SPECIES[entity.kind.word].split("_"), strict=True)),
+        "supercategory": entity.type.word,
+        **dict(zip(_RANKS, entity.type.taxonomy.split("_"), strict=True)),
         "image_dir_name": _folder(entity),
     }
 
@@ -230,16 +210,9 @@ def _category(entity: Entity) -> dict[str, Any]:
 # --- questions ------------------------------------------------------------------------------------------------------
 
 
-def _csv(world: World, split: Split) -> Iterator[str]:
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, _COLUMNS, "", lineterminator="\r\n")  # as RFC 4180 has it
-    writer.writeheader()
-    for entity in _covered(world, split):
-        writer.writerows(_rows(world, split, entity))
-        yield buffer.getvalue()
-        buffer.seek(0)
-        buffer.truncate()
-    yield buffer.getvalue()
+def _table(world: World, split: Split) -> Iterator[str]:
+    groups = (_rows(world, split, entity) for entity in _covered(world, split))
+    return csv_rows(_COLUMNS, groups, lineterminator="\r\n")  # as RFC 4180 has it
 
 
 def _rows(world: World, split: Split, entity: Entity) -> Iterator[dict[str, str]]:
@@ -247,7 +220,7 @@ def _rows(world: World, split: Split, entity: Entity) -> Iterator[dict[str, str]
     images = [image.image_id for image in _images(world, split, entity)]
     seen = entity.index < world.sizes.train_entities
     common = {
-        "dataset_name": "inaturalist" if _is_species(entity) else "landmarks",
+        "dataset_name": "inaturalist" if entity.type.taxonomy else "landmarks",
         "dataset_category_id": str(entity.index),
         "wikipedia_url": page_url(entity.title),
         "wikipedia_title": entity.title,
@@ -305,7 +278,7 @@ def _several(entity: Entity) -> dict[str, str]:
     states_both = (all(articles.states(section.text, colour) for colour in colours) for section in sections)
     section_id = list(states_both).index(True)
     return {
-        "question": f"Which two colours does this {entity.kind.word} have?",
+        "question": f"Which two colours does this {entity.type.word} have?",
         "answer": f"{'&&'.join(colours)}|{'&&'.join(reversed(colours))}",
         "question_type": "multi_answer",
         "evidence_section_id": str(section_id),
@@ -316,9 +289,9 @@ def _several(entity: Entity) -> dict[str, str]:
 
 def _two_hops(entity: Entity) -> dict[str, str]:
     section_id, section, _ = _section(entity, "person")
-    person, kind = entity.person, entity.kind
+    person, made = entity.person, entity.type
     return {
-        "question": f"In which town was the {kind.role} born who {kind.by} this {kind.word}?",
+        "question": f"In which town was the {made.role} born who {made.by} this {made.word}?",
         "answer": person.birthplace.city,
         "question_type": "2_hop",
         "wikipedia_url": f"{page_url(entity.title)}|{page_url(person.name)}",
@@ -335,11 +308,11 @@ def _two_hops(entity: Entity) -> dict[str, str]:
 def _pages(world: World) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield all entities and all people: what is asked for lies between what is not."""
     entities = world.sizes.entities
-    order = Shuffle(entities + world.sizes.people, f"{world.seed}/evqa pages")
+    order = world.shuffle(entities + world.sizes.people, "evqa pages")
     for number in map(order.at, range(entities + world.sizes.people)):
         if number < entities:
             entity = world.entity(number)
-            yield _page(entity.title, articles.article(entity), articles.mention(entity, entity.rng("evqa page")))
+            yield _page(entity.title, articles.article(entity), articles.description(entity, entity.rng("evqa page")))
         else:
             person = world.maker(number - entities)
             yield _page(person.name, _life(person), "")
@@ -360,12 +333,15 @@ def _page(title: str, sections: tuple[articles.Section, ...], caption: str) -> t
 
 def _life(person: Person) -> tuple[articles.Section, ...]:
     born = f"{person.born.day} {MONTHS[person.born.month - 1]} {person.born.year}"
-    place = person.birthplace
+    place, role = person.birthplace, articles.a(person.occupation)
     return (
-        articles.Section(person.name, f"{person.name} was {articles.a(person.occupation)} of {place.country}."),
+        articles.Section(person.name, f"{person.name} was {role} of {place.country}."),
         articles.Section(
             "Life",
-            f"Born in {place.city} on {born}, {person.surname} became {articles.a(person.occupation)} and travelled much. "
+            f"Born in {place.city} on {born}, {person.surname} became {role} and travelled much. "
             f"A street in {place.city} is named after {person.name}.",
         ),
     )
+
+
+RELEASE = SyntheticRelease("Encyclopedic-VQA", _files, build_options=lambda sizes: {"EVQA": {}})

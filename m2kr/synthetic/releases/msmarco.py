@@ -1,12 +1,13 @@
-"""MS MARCO passage ranking."""
+"""MS MARCO passage ranking: TSV without header or quoting, with the native defects of passages and queries."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
 from m2kr.synthetic import articles
-from m2kr.synthetic.releases.part import Part, encoded
-from m2kr.synthetic.world import Entity, Shuffle, World
+from m2kr.synthetic.releases.files import ReleaseFile, SyntheticRelease, text_file
+from m2kr.synthetic.sizes import Sizes
+from m2kr.synthetic.world import Entity, World
 
 # Read as Latin-1 and encoded again, these give the C1 control characters of the real file; the first gives U+0085.
 _MISREAD = ("Å", "’", "é", "“quoted”", "Åsa’s", "–", "…", "ü")
@@ -22,12 +23,11 @@ class _Collection:
         self.passages = sizes.passages
         self.judged = sizes.train_queries + sizes.dev_queries
         queries = self.judged + sizes.unjudged_queries
-        seed = world.seed
-        self._window = Shuffle(_WINDOW, f"{seed}/passages")
-        self._last = Shuffle(max(1, self.passages % _WINDOW), f"{seed}/last passages")
-        self._questions = Shuffle(self.passages // 4 * len(articles.FACTS), f"{seed}/questions")
-        self._query_ids = Shuffle(max(1_200_000, 2 * queries), f"{seed}/query ids")
-        self._train_order = Shuffle(sizes.train_queries + sizes.unjudged_queries, f"{seed}/train queries")
+        self._window = world.shuffle(_WINDOW, "passages")
+        self._last = world.shuffle(max(1, self.passages % _WINDOW), "last passages")
+        self._questions = world.shuffle(self.passages // 4 * len(articles.FACTS), "questions")
+        self._query_ids = world.shuffle(max(1_200_000, 2 * queries), "query ids")
+        self._train_order = world.shuffle(sizes.train_queries + sizes.unjudged_queries, "train queries")
 
     def _place(self, number: int, forward: bool) -> int:
         window, inside = divmod(number, _WINDOW)
@@ -85,10 +85,10 @@ class _Collection:
             yield f"{qid}\t0\t{pid}\t1\n"
 
 
-def msmarco(world: World) -> Iterator[Part]:
-    """MS MARCO passage ranking: TSV without header or quoting, with the native defects of passages and queries."""
+def _files(world: World) -> Iterator[ReleaseFile]:
     sizes, collection = world.sizes, _Collection(world)
     train, dev = range(sizes.train_queries), range(sizes.train_queries, collection.judged)
+    train_rows = sizes.train_queries + sizes.unjudged_queries
 
     def queries(numbers: Iterable[int]) -> Iterator[str]:
         return (f"{collection.query_id(number)}\t{collection.query(number)}\n" for number in numbers)
@@ -96,12 +96,17 @@ def msmarco(world: World) -> Iterator[Part]:
     def passages() -> Iterator[str]:
         return (f"{pid}\t{collection.passage(pid)}\n" for pid in range(sizes.passages))
 
-    yield Part("collection.tsv", sizes.passages, encoded(passages))
-    yield Part(
-        "queries.train.tsv",
-        sizes.train_queries + sizes.unjudged_queries,
-        encoded(lambda: queries(collection.train_numbers())),
-    )
-    yield Part("qrels.train.tsv", sizes.train_queries, encoded(lambda: collection.qrels(train)))
-    yield Part("queries.dev.small.tsv", sizes.dev_queries, encoded(lambda: queries(dev)))
-    yield Part("qrels.dev.small.tsv", sizes.dev_queries, encoded(lambda: collection.qrels(dev)))
+    yield text_file("collection.tsv", sizes.passages, passages)
+    yield text_file("queries.train.tsv", train_rows, lambda: queries(collection.train_numbers()))
+    yield text_file("qrels.train.tsv", sizes.train_queries, lambda: collection.qrels(train))
+    yield text_file("queries.dev.small.tsv", sizes.dev_queries, lambda: queries(dev))
+    yield text_file("qrels.dev.small.tsv", sizes.dev_queries, lambda: collection.qrels(dev))
+
+
+def _build_options(sizes: Sizes) -> dict[str, dict[str, int]]:
+    """``pool`` is the number of passages of the valid and test pools."""
+    test_queries = max(2, round(sizes.dev_queries * 5120 / 6980))
+    return {"MSMARCO": {"pool": sizes.passages // 2, "test_queries": test_queries}}
+
+
+RELEASE = SyntheticRelease("MS MARCO passage ranking", _files, build_options=_build_options)

@@ -1,42 +1,44 @@
-"""Wikipedia: the 100-word blocks of DPR, and the summaries of Wiki6M."""
+"""Wikipedia: DPR's psgs_w100.tsv, every article in blocks of 100 words, and Wiki6M, every article with its summary."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from m2kr.synthetic import articles
-from m2kr.synthetic.releases.part import Part, encoded, gzipped, json_lines, upload_url
-from m2kr.synthetic.world import Entity, Shuffle, World
+from m2kr.synthetic.releases.files import ReleaseFile, SyntheticRelease, json_lines, text_file, upload_url
+from m2kr.synthetic.world import Entity, World
 
 
-def wikipedia(world: World) -> Iterator[Part]:
-    """DPR's psgs_w100.tsv, every article in blocks of 100 words, and Wiki6M, every article with its summary."""
+def _files(world: World) -> Iterator[ReleaseFile]:
     entities = world.sizes.entities
+    yield text_file("psgs_w100.tsv", 5 * entities, partial(_blocks, world))
+    yield text_file("Wiki6M_ver_1_0.jsonl.gz", entities, lambda: json_lines(_wiki6m(world)))
 
-    def rows() -> Iterator[str]:
-        order = Shuffle(entities, f"{world.seed}/articles")
-        number = 0
-        yield "id\ttext\ttitle\n"
-        for row in range(entities):
-            entity = world.entity(order.at(row))
-            title = entity.title
-            if '"' in title:
-                title = _quoted(title)
-            for block in articles.blocks(entity):
-                number += 1
-                yield f"{number}\t{_quoted(block)}\t{title}\n"
 
-    yield Part("psgs_w100.tsv", 5 * entities, encoded(rows))
-    yield Part("Wiki6M_ver_1_0.jsonl.gz", entities, gzipped(lambda: json_lines(_wiki6m(world))))
+def _in_order_of(world: World, file: str) -> Iterator[Entity]:
+    entities = world.sizes.entities
+    return map(world.entity, map(world.shuffle(entities, file).at, range(entities)))
+
+
+def _blocks(world: World) -> Iterator[str]:
+    number = 0
+    yield "id\ttext\ttitle\n"
+    for entity in _in_order_of(world, "articles"):
+        title = _in_quotes(entity.title) if '"' in entity.title else entity.title
+        for block in articles.blocks(entity):
+            number += 1
+            yield f"{number}\t{_in_quotes(block)}\t{title}\n"
+
+
+def _in_quotes(field: str) -> str:
+    return '"' + field.replace('"', '""') + '"'
 
 
 def _wiki6m(world: World) -> Iterator[dict[str, Any]]:
-    entities = world.sizes.entities
-    order = Shuffle(entities, f"{world.seed}/wiki6m")
-    for row in range(entities):
-        yield _wiki6m_record(world.entity(order.at(row)))
-    for index in range(6, entities, 40):  # an identifier may come again, with less to say
+    yield from map(_wiki6m_record, _in_order_of(world, "wiki6m"))
+    for index in range(6, world.sizes.entities, 40):  # an identifier may come again, with less to say
         again = _wiki6m_record(world.entity(index))
         yield again | {"wikipedia_content": None, "wikipedia_image_url": None}
 
@@ -56,5 +58,4 @@ def _wiki6m_record(entity: Entity) -> dict[str, Any]:
     return record
 
 
-def _quoted(field: str) -> str:
-    return '"' + field.replace('"', '""') + '"'
+RELEASE = SyntheticRelease("the Wikipedia passages of DPR and OVEN", _files)

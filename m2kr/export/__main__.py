@@ -1,7 +1,99 @@
-"""The command ``python -m m2kr.export``."""
+"""The command ``python -m m2kr.export``, which writes a benchmark, or result files, in the forms other tools read."""
 
-from m2kr.errors import run_command
-from m2kr.export.task import main
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from m2kr.common.cli import option, parse
+from m2kr.common.options import QuietOption, SplitOption
+from m2kr.errors import M2KRError, run_command
+
+FORMS = ("trec", "beir", "mteb", "mteb-results")
+
+_EXAMPLES = """examples:
+  python -m m2kr.export m2kr-data --to beir --out beir --tasks MSMARCO
+  python -m m2kr.export m2kr-data --to mteb --out mteb-data --tasks OKVQA --images raw
+  python -m m2kr.export results --to mteb-results --out mteb-results
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkOptions(SplitOption):
+    """Options that say something about a benchmark alone, and nothing about result files."""
+
+    tasks: str = option("comma-separated, or all (those the folder has this split of)", "all")
+    images: tuple[str, ...] = option("pictures, for mteb: folder or archive", (), metavar="[TASK=]ROOT")
+    ignore_images: bool = option("export to mteb without the queries' images", False)
+    no_instructions: bool = option("leave the instruction out of the queries' text", False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions(BenchmarkOptions, QuietOption):
+    """Options of ``python -m m2kr.export``."""
+
+    source: Path = option("folder of the benchmark; for mteb-results, of result files", positional=True)
+    to: str = option("the form", choices=FORMS)
+    out: Path = option("new folder, or an export to the same form")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; see the module."""
+    options = parse(
+        ExportOptions,
+        argv,
+        prog="python -m m2kr.export",
+        description="Write a benchmark, or result files, in the forms other tools read.",
+        epilog=_EXAMPLES,
+    )
+    if options.to == "mteb-results":
+        from m2kr.export.mteb_results import export_results
+
+        for field in fields(BenchmarkOptions):
+            if getattr(options, field.name) != field.default:
+                raise M2KRError(f"--{field.name.replace('_', '-')} says nothing about result files. Leave it out.")
+        paths = export_results(options.source, options.out, quiet=options.quiet)
+    else:
+        paths = _export_benchmark(options)
+    for path in paths:
+        print(path)
+    return 0
+
+
+def _export_benchmark(options: ExportOptions) -> list[Path]:
+    from m2kr.export.task import export_task
+    from m2kr.formats.shards import tasks_in
+    from m2kr.images.roots import parse_roots
+    from m2kr.tasks import parse_tasks
+
+    source = options.source
+    if not source.is_dir():
+        raise M2KRError(f"{source} is not a folder. Name the folder of a benchmark.")
+    there = tasks_in(source, options.split)
+    tasks = parse_tasks(options.tasks, there)
+    lacking = [task.key for task in tasks if task.key not in there]
+    if lacking or not tasks:
+        raise M2KRError(
+            f"{source} has no {options.split} split of {', '.join(lacking) or 'any task'}; "
+            f"it has one of {', '.join(there) or 'none'}. Build one with python -m m2kr.build."
+        )
+    images = parse_roots(options.images) if options.images else None
+    return [
+        export_task(
+            source,
+            task,
+            options.to,
+            options.out,
+            split=options.split,
+            images=images,
+            instructions=not options.no_instructions,
+            ignore_images=options.ignore_images,
+            quiet=options.quiet,
+        )
+        for task in tasks
+    ]
+
 
 if __name__ == "__main__":
     raise SystemExit(run_command(main))

@@ -1,4 +1,4 @@
-"""mteb with retrievers and search of ours, on an export (`m2kr.export`), and our result files as mteb has them."""
+"""Evaluation by mteb: tasks of an export (`m2kr.export`), and retrievers that search with `m2kr.search`."""
 
 from __future__ import annotations
 
@@ -11,22 +11,17 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 from weakref import finalize
 
-from m2kr.common.progress import progress, say
+from m2kr.common.progress import progress
 from m2kr.errors import M2KRError
-from m2kr.export.files import MANIFEST, open_folder
-from m2kr.tasks import TASKS, Task, get_task
+from m2kr.tasks import Task, get_task
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from m2kr.results.record import Result
     from m2kr.retriever import Ranker, Retriever
     from m2kr.search.store import EmbeddingStore
 
 PAPER = "https://aclanthology.org/2024.acl-long.289/"
-
-
-# --- evaluation by mteb ---
 
 
 def _mteb(module: str) -> Any:
@@ -43,12 +38,19 @@ def _mteb(module: str) -> Any:
         ) from error
 
 
-def _mteb_name(task: Task) -> str:
-    return f"M2KR{task.key}"  # mteb has an OKVQA and others of its own, over other passages
+def mteb_name(task: Task) -> str:
+    """Return what a task is called in mteb, which has an OKVQA and others of its own, over other passages."""
+    return f"M2KR{task.key}"
 
 
-def _mteb_model(name: str) -> str:
+def model_name(name: str) -> str:
+    """Return what a model is called in mteb: owner/name."""
     return name if name.count("/") == 1 else f"m2kr/{name.replace('/', '--')}"
+
+
+def main_score(task: Task) -> str:
+    """Return mteb's name of the measure that ranks a task."""
+    return (task.metrics or ("Recall@10",))[0].replace("Recall@", "hit_rate_at_")
 
 
 def mteb_task(folder: str | Path, task: str | Task) -> Any:
@@ -65,8 +67,9 @@ def mteb_task(folder: str | Path, task: str | Task) -> Any:
     Raises:
         M2KRError: mteb is not installed, or the folder is no such export or lacks the task.
     """
-    folder = Path(folder)
-    task = task if isinstance(task, Task) else get_task(task)
+    from m2kr.export.files import MANIFEST, open_folder
+
+    folder, task = Path(folder), get_task(task)
     if not (folder / MANIFEST).is_file():
         raise M2KRError(f"{folder} holds no export. Make one with python -m m2kr.export --to mteb --out {folder}.")
     every = open_folder(folder, "mteb")["parts"].values()
@@ -81,7 +84,7 @@ def mteb_task(folder: str | Path, task: str | Task) -> Any:
     texts = parts[0]["instructions"] or task.kind != "I2T"
     retrieval = _mteb("mteb.abstasks.retrieval").AbsTaskRetrieval
     metadata = _mteb("mteb.abstasks.task_metadata").TaskMetadata(
-        name=_mteb_name(task),
+        name=mteb_name(task),
         description=task.description,
         reference=PAPER,
         dataset={"path": str(folder.resolve()), "revision": parts[0]["dataset"]},
@@ -90,14 +93,10 @@ def mteb_task(folder: str | Path, task: str | Task) -> Any:
         modalities=["image", "text"] if images else ["text"],
         eval_splits=[part["split"] for part in parts],
         eval_langs={task.key: ["eng-Latn"]},
-        main_score=_main_score(task),
+        main_score=main_score(task),
         bibtex_citation=task.citation,
     )
     return type(metadata.name, (retrieval,), {"metadata": metadata, "task_specific_scores": _unrounded_hit_rates})()
-
-
-def _main_score(task: Task) -> str:
-    return (task.metrics or ("Recall@10",))[0].replace("Recall@", "hit_rate_at_")
 
 
 def _unrounded_hit_rates(self: Any, scores: dict[str, dict[str, float]], *_: Any, **__: Any) -> dict[str, float]:
@@ -127,7 +126,7 @@ def search_model(retriever: Retriever | Ranker, *, device: str = "cpu", ignore_i
     vectors = getattr(retriever, "vectors", None)
     meta = _mteb("mteb.models.model_meta").ModelMeta.create_empty(
         overwrites={
-            "name": _mteb_model(retriever.name),
+            "name": model_name(retriever.name),
             "revision": digest(retriever.settings, ignore_images),
             "modalities": sorted(retriever.reads - ({"image"} if ignore_images else set())),
             "model_type": [{"multi": "late-interaction", "single": "dense"}.get(str(vectors), "sparse")],
@@ -141,7 +140,10 @@ class _SearchModel:
     """See `search_model`. Vectors lie in a temporary folder, which goes when the object does."""
 
     def __init__(self, retriever: Any, meta: Any, device: str, ignore_images: bool) -> None:
+        from m2kr.retriever import Retriever
+
         self.mteb_model_meta = meta
+        self._ranks_itself = not isinstance(retriever, Retriever)
         self._retriever = retriever
         self._device = device
         self._ignore_images = ignore_images
@@ -166,7 +168,7 @@ class _SearchModel:
         order = sorted(range(len(ids)), key=ids.__getitem__, reverse=True)
         self._ids = [ids[row] for row in order]
         texts = [texts[row] for row in order]
-        if _is_ranker(self._retriever):
+        if self._ranks_itself:
             self._retriever.index(texts)
             return
         self._passages = self._encoded("passages", self._retriever.encode_document, texts, 1024, encode_kwargs)
@@ -192,7 +194,7 @@ class _SearchModel:
         inputs: Sequence[Any] = texts
         if "image" in columns and "image" in self._retriever.reads and not self._ignore_images:
             inputs = _Pictured(texts, queries)
-        if _is_ranker(self._retriever):
+        if self._ranks_itself:
             scores, rows = self._retriever.rank(texts, top_k)
         else:
             chunk = 1024 if inputs is texts else 256
@@ -214,12 +216,6 @@ class _SearchModel:
                 store.append(encode(some, batch_size=batch_size))
                 bar.update(len(some))
         return store
-
-
-def _is_ranker(retriever: Any) -> bool:
-    from m2kr.retriever import Retriever
-
-    return not isinstance(retriever, Retriever)
 
 
 class _Pictured(Sequence[Any]):
@@ -247,98 +243,9 @@ class _Pictured(Sequence[Any]):
 
 
 def _picture(query: str, image: dict[str, Any] | None) -> Image:
-    from m2kr.images.roots import ImageFile, ImageRoots
+    from m2kr.images.roots import ImageFile, decode
 
     content = (image or {}).get("bytes")
     if content is None:
         raise M2KRError(f"query {query} has no image.")
-    file = ImageFile(f"the image of query {query}", len(content), lambda: content)
-    return ImageRoots([], finders=[lambda _: file]).open("image")
-
-
-# --- result files for mteb ---
-
-
-def task_result(results: Sequence[Result]) -> dict[str, Any]:
-    """Return results of one model on splits of one task as mteb's ``TaskResult`` has them.
-
-    ``hit_rate_at_K`` is Recall@K, ``recall_at_K`` is recall_fraction@K and ``pseudo_recall_at_K``, which mteb does not
-    know, PRecall@K. Whether data are made up, images ignored or instructions given stands beside the scores. No
-    version of mteb is named, since none computed them.
-    """
-    task = TASKS[results[0]["task"]]
-    names = {
-        "Recall": "hit_rate",
-        "recall_fraction": "recall",
-        "PRecall": "pseudo_recall",
-        "MRR": "mrr",
-        "nDCG": "ndcg",
-    }
-    scores: dict[str, Any] = {}
-    for result in results:
-        values = {
-            f"{names[kind]}_at_{k}": value
-            for name, value in result["metrics"].items()
-            for kind, k in [name.split("@")]
-            if kind in names
-        }
-        if _main_score(task) not in values:
-            raise M2KRError(f"the result of {result['model']} on {task.key} lacks {_main_score(task)}. Run it again.")
-        flags = {name: result[name] for name in ("synthetic", "ignored_inputs", "instructions", "search", "top_k")}
-        scores[result["split"]] = [
-            {
-                **values,
-                "main_score": values[_main_score(task)],
-                "hf_subset": task.key,
-                "languages": ["eng-Latn"],
-                **flags,
-            }
-        ]
-    return {
-        "dataset_revision": results[0]["dataset"],
-        "task_name": _mteb_name(task),
-        "mteb_version": None,
-        "scores": scores,
-        "evaluation_time": round(sum(sum(result["seconds"].values()) for result in results), 3),
-        "kg_co2_emissions": None,
-        "date": None,
-        "evaluation_phases": None,
-    }
-
-
-def export_results(results: Path, out: Path, *, quiet: bool = False) -> list[Path]:
-    """Write the result files under ``results`` as mteb has them, ``<out>/<model>/<revision>/<task>.json``.
-
-    Results of a few queries (``--limit``, ``--nano``) are left out: mteb has no place that would say so.
-
-    Raises:
-        M2KRError: there are none; two are of the same model, task and split; ``out`` holds something else.
-    """
-    from m2kr.common.files import digest, safe_name, write_json
-    from m2kr.results.record import read_results
-
-    if not results.is_dir():
-        raise M2KRError(f"{results} is not a folder. Name a folder of result files, as m2kr.evaluate writes them.")
-    found = read_results(results)
-    whole = [result for result in found if not result["limited"] and not result["nano"]]
-    if not whole:
-        why = "only results of a few queries (--limit, --nano)" if found else "no result files"
-        raise M2KRError(f"{results} holds {why}. Make some with python -m m2kr.evaluate.")
-    if len(whole) < len(found):
-        say(f"{len(found) - len(whole)} results of a few queries (--limit, --nano) are left out", quiet=quiet)
-    groups: dict[Path, list[Result]] = {}
-    for result in whole:
-        revision = digest(result["model_settings"], bool(result["ignored_inputs"]))
-        folder = out / safe_name(_mteb_model(result["model"])).replace("--", "__") / revision
-        group = groups.setdefault(folder / f"{_mteb_name(TASKS[result['task']])}.json", [])
-        twin = next((other for other in group if other["split"] == result["split"]), None)
-        if twin or (group and group[0]["dataset"] != result["dataset"]):
-            says = "stands twice" if twin else "is there for two builds of the data"
-            raise M2KRError(f"{results}: {result['model']} on {result['task']} {says}. Export them one by one.")
-        group.append(result)
-    open_folder(out, "mteb-results")
-    with progress(len(groups), "export results", unit="files", quiet=quiet) as bar:
-        for path, group in groups.items():
-            write_json(path, task_result(group))
-            bar.update()
-    return list(groups)
+    return decode(ImageFile(f"the image of query {query}", len(content), lambda: content))

@@ -1,4 +1,4 @@
-"""A built benchmark in the forms other tools read; and evaluation by mteb with retrievers and search of ours.
+"""Exporting one split of a task of a built benchmark to the files other tools read.
 
 ``python -m m2kr.export m2kr-data --to beir --out beir`` makes a folder for each task: ``OKVQA`` for the test split,
 ``OKVQA.valid`` for another.
@@ -7,8 +7,7 @@
 | --- | --- | --- |
 | ``trec`` | ``queries.tsv``, ``collection.jsonl`` (``id``, ``contents``), ``qrels.txt`` | ir_measures, trec_eval |
 | ``beir`` | ``corpus.jsonl``, ``queries.jsonl``, ``qrels/<split>.tsv`` | beir's ``GenericDataLoader`` |
-| ``mteb`` | Parquet and a card, configs ``<TASK>-corpus``, ``-queries``, ``-qrels`` | mteb, through `mteb_task` |
-| ``mteb-results`` | from result files, ``<model>/<revision>/<task>.json`` | mteb's ``TaskResult.from_disk`` |
+| ``mteb`` | Parquet and a card, configs ``<TASK>-corpus``, ``-queries``, ``-qrels`` | `m2kr.export.mteb_task` |
 
 These readers leave out queries that no judgement names. So a query without a positive gets one: relevance 0 for the
 first passage. It scores 0, as in `m2kr.metrics`. A query's text is what `m2kr.dataset.query_text` makes of instruction
@@ -17,34 +16,23 @@ and question. There are no titles: the content of a passage is all that retrieve
 
 from __future__ import annotations
 
-import argparse
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import polars as pl
+import pyarrow.parquet as pq
 
 from m2kr import __version__
+from m2kr.common.files import digest, write_json
 from m2kr.common.progress import progress, say
-from m2kr.errors import M2KRError
-from m2kr.export.files import MANIFEST, WRITERS, Part, open_folder, read_passages, write_card
-from m2kr.export.mteb import export_results, mteb_task, search_model, task_result
-from m2kr.tasks import TASKS, Task, get_task, parse_tasks
-
-if TYPE_CHECKING:
-    import polars as pl
-
-    from m2kr.images.roots import ImageRoots
-
-__all__ = ["FORMS", "export_results", "export_task", "main", "mteb_task", "search_model", "task_result"]
-
-FORMS = ("trec", "beir", "mteb")
-"""What a benchmark is exported to."""
-
-_EXAMPLES = """examples:
-  python -m m2kr.export m2kr-data --to beir --out beir --tasks MSMARCO
-  python -m m2kr.export m2kr-data --to mteb --out mteb-data --tasks OKVQA --images raw
-  python -m m2kr.export results --to mteb-results --out mteb-results
-"""
+from m2kr.dataset import query_text
+from m2kr.errors import M2KRError, first_line
+from m2kr.export.files import MANIFEST, WRITERS, ExportedSplit, open_folder, read_passages, write_card
+from m2kr.formats.manifest import identify
+from m2kr.formats.shards import readable, split_shards
+from m2kr.images.packed import packed_images
+from m2kr.images.roots import ImageRoots
+from m2kr.tasks import TASKS, Task, get_task
 
 
 def export_task(
@@ -82,18 +70,12 @@ def export_task(
         M2KRError: the task or split is not there; images are missing; queries would be empty; ``out`` holds something
             else, or cannot be written.
     """
-    import polars as pl
-    import pyarrow as pa
-
-    from m2kr.common.files import digest, write_json
-
-    task = task if isinstance(task, Task) else get_task(task)
-    if to not in FORMS:
-        raise M2KRError(f"{to!r} is no form to export to. The forms are {', '.join(FORMS)}.")
+    task = get_task(task)
+    if to not in WRITERS:
+        raise M2KRError(f"{to!r} is no form to export to. The forms are {', '.join(WRITERS)}.")
     with_images = to == "mteb" and task.reads_images and not ignore_images
-    part = _read_part(data, task, split, images, with_images=with_images, instructions=instructions)
-    pictures = _find_images(part)
-    key = digest(__version__, to, part.fingerprint, split, instructions, pictures)
+    part = _read_split(data, task, split, images, with_images=with_images, instructions=instructions)
+    key = digest(__version__, to, part.fingerprint, split, instructions, _image_sizes(part))
     manifest = open_folder(out, to)
     folder = out / part.name
     if manifest["parts"].get(part.name, {}).get("key") == key and folder.is_dir():
@@ -112,11 +94,10 @@ def export_task(
         if folder.exists():
             shutil.rmtree(folder)
         work.replace(folder)
-    except (OSError, pa.ArrowException, pl.exceptions.PolarsError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except (OSError, pl.exceptions.PolarsError) as error:
         raise M2KRError(
-            f"{part.name} of {data} could not be written to {out} ({reason}). Free some space, or get the file again "
-            "that could not be read, then run it again."
+            f"{part.name} of {data} could not be written to {out} ({first_line(error)}). Free some space, then run it "
+            "again."
         ) from error
     manifest["parts"][part.name] = {
         "key": key,
@@ -137,31 +118,19 @@ def export_task(
     return folder
 
 
-def _read_part(
+def _read_split(
     data: Path, task: Task, split: str, images: ImageRoots | None, *, with_images: bool, instructions: bool
-) -> Part:
+) -> ExportedSplit:
     """Read the queries; of the passages, which may be millions, only what there is."""
-    import polars as pl
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from m2kr.dataset import query_text
-    from m2kr.formats.manifest import identify
-    from m2kr.formats.shards import split_shards
-    from m2kr.images.packed import packed_images
-
     if split not in task.splits:
         raise M2KRError(f"{task.key} has no split {split!r}; it has {', '.join(task.splits)}.")
     files = split_shards(data, task.data_config, split)
     passages = split_shards(data, task.passages_config, f"{split}_passages")
     columns = ["question_id", "question", "instruction", "pos_item_ids", *(["img_path"] if task.reads_images else [])]
-    try:
+    with readable(f"{task.key}/{split} in {data}", "Get these files again."):
         queries = pl.read_parquet(files, columns=columns)
         rows = sum(pq.read_metadata(file).num_rows for file in passages)
-        first = next(iter(read_passages(passages)), None)
-    except (pl.exceptions.PolarsError, pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise M2KRError(f"{task.key}/{split} in {data} could not be read ({reason}). Get these files again.") from error
+    first = next(read_passages(passages), None)
     if not queries.height or first is None:
         raise M2KRError(f"there are no {'passages' if queries.height else 'queries'} in {task.key}/{split} in {data}.")
     repeated = queries.filter(pl.col("question_id").is_duplicated())["question_id"]
@@ -183,18 +152,14 @@ def _read_part(
                 f"the queries of {task.key} have images, and none are packed in {data}. Name their folder with "
                 "--images, or pass --ignore-images to export the texts alone."
             )
+    shown = {"id": queries["question_id"], "text": text, "question": question}
+    if task.reads_images:
+        shown["img_path"] = queries["img_path"]
     fingerprint, synthetic = identify(data, task, [*files, *passages])
-    return Part(
+    return ExportedSplit(
         task=task,
         split=split,
-        queries=pl.DataFrame(
-            {
-                "id": queries["question_id"],
-                "text": text,
-                "question": question,
-                **({"img_path": queries["img_path"]} if task.reads_images else {}),
-            }
-        ),
+        queries=pl.DataFrame(shown),
         qrels=_qrels(queries, first["id"][0]),
         passages=passages,
         rows=rows,
@@ -205,8 +170,6 @@ def _read_part(
 
 
 def _qrels(queries: pl.DataFrame, stand_in: str) -> pl.DataFrame:
-    import polars as pl
-
     pairs = queries.select(pl.col("question_id").alias("query-id"), pl.col("pos_item_ids").alias("corpus-id"))
     judged = pairs.explode("corpus-id", empty_as_null=True, keep_nulls=True).unique(maintain_order=True)
     return judged.with_columns(
@@ -214,8 +177,8 @@ def _qrels(queries: pl.DataFrame, stand_in: str) -> pl.DataFrame:
     )
 
 
-def _find_images(part: Part) -> list[tuple[str, int]]:
-    """Return path and size of every picture, before anything is written."""
+def _image_sizes(part: ExportedSplit) -> list[tuple[str, int]]:
+    """Return path and size of every picture that is to be exported; all are looked for before anything is written."""
     if part.images is None:
         return []
     paths = part.queries["img_path"].drop_nulls().unique(maintain_order=True)
@@ -227,67 +190,3 @@ def _find_images(part: Part) -> list[tuple[str, int]]:
             f"{missing[0]}. Name their folder with --images, or pass --ignore-images."
         )
     return [(path, file.size) for path, file in found if file is not None]
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m m2kr.export",
-        description="Write a benchmark, or result files, in the forms other tools read.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("source", type=Path, help="folder of the benchmark; for mteb-results, of result files")
-    parser.add_argument("--to", required=True, choices=(*FORMS, "mteb-results"))
-    parser.add_argument("--out", type=Path, required=True, help="new folder, or an export to the same form")
-    parser.add_argument("--tasks", default="all", help="comma-separated, or all (those the folder has this split of)")
-    parser.add_argument("--split", default="test", help="default: test")
-    parser.add_argument(
-        "--images", action="append", default=[], metavar="[TASK=]ROOT", help="pictures, for mteb: folder or archive"
-    )
-    parser.add_argument("--ignore-images", action="store_true", help="export to mteb without the queries' images")
-    parser.add_argument("--no-instructions", action="store_true", help="leave the instruction out of the queries' text")
-    parser.add_argument("--quiet", action="store_true", help="no progress, no notices")
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; see the module."""
-    parser = _parser()
-    arguments = parser.parse_args(argv)
-    source: Path = arguments.source
-    if arguments.to == "mteb-results":
-        for name in ("tasks", "split", "images", "ignore_images", "no_instructions"):
-            if getattr(arguments, name) != parser.get_default(name):
-                raise M2KRError(f"--{name.replace('_', '-')} says nothing about result files. Leave it out.")
-        for path in export_results(source, arguments.out, quiet=arguments.quiet):
-            print(path)
-        return 0
-    from m2kr.images.roots import parse_roots
-
-    if not source.is_dir():
-        raise M2KRError(f"{source} is not a folder. Name the folder of a benchmark.")
-    there = [
-        key for key, task in TASKS.items() if any((source / task.data_config).glob(f"{arguments.split}-*.parquet"))
-    ]
-    tasks = parse_tasks(arguments.tasks, there)
-    lacking = [task.key for task in tasks if task.key not in there]
-    if lacking or not tasks:
-        raise M2KRError(
-            f"{source} has no {arguments.split} split of {', '.join(lacking) or 'any task'}; "
-            f"it has one of {', '.join(there) or 'none'}. Build one with python -m m2kr.build."
-        )
-    images = parse_roots(arguments.images) if arguments.images else None
-    for task in tasks:
-        folder = export_task(
-            source,
-            task,
-            arguments.to,
-            arguments.out,
-            split=arguments.split,
-            images=images,
-            instructions=not arguments.no_instructions,
-            ignore_images=arguments.ignore_images,
-            quiet=arguments.quiet,
-        )
-        print(folder)
-    return 0

@@ -51,7 +51,7 @@ def write_shards(
     Args:
         folder: created if need be. Shards of the split that are there already are replaced.
         split: what their names begin with.
-        schema: that of all tables.
+        schema: what all tables are cast to.
         tables: one at least; each becomes a row group.
         is_full: whether a table begins a new shard: (rows in the shard so far, their bytes in memory, rows to come).
         counted: whether names end with "-of-" and the number of shards.
@@ -96,7 +96,7 @@ def write_shard(path: Path, schema: pa.Schema, tables: Iterable[pa.Table], **lay
     rows = 0
     with atomic(path) as file, pq.ParquetWriter(file, schema, **layout) as writer:
         for table in tables:
-            writer.write_table(table, row_group_size=max(table.num_rows, 1))
+            writer.write_table(table.cast(schema), row_group_size=max(table.num_rows, 1))
             rows += table.num_rows
     return rows
 

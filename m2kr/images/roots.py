@@ -160,35 +160,44 @@ class ImageRoots:
         Raises:
             ImageError: it is not there, cannot be decoded, or has too many pixels.
         """
-        from PIL import Image, UnidentifiedImageError
-
         file = self.find(path)
         if file is None:
             raise ImageError(f"the image {path} is not in {self}. Name its folder with --images.")
-        if file.size > MAX_MEMBER_BYTES:
-            reason = f"{file.size:,} bytes, more than {MAX_MEMBER_BYTES:,}"
-            raise ImageError(f"{file} has {reason}: no picture.", "undecodable", reason)
-        try:
-            with Image.open(io.BytesIO(file.read()), formats=_FORMATS) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    reason = f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}"
-                    raise ImageError(f"{file} has {reason}.", "too many pixels", reason)
-                return image.convert("RGB")
-        except ImageError:
-            raise
-        except M2KRError as error:
-            raise ImageError(str(error), "unreadable", "it cannot be read from its archive") from error
-        except Image.DecompressionBombError as error:
-            raise ImageError(f"{file} has too many pixels ({error}).", "too many pixels", str(error)) from error
-        except Exception as error:  # of broken files, decoders raise ValueError, RuntimeError and more
-            # Of a file that is no image, its own words name a buffer of ours.
-            reason = "cannot identify image file" if isinstance(error, UnidentifiedImageError) else first_line(error)
-            cut = re.search(r"truncated|unexpected end|not enough", reason, re.IGNORECASE)
-            raise ImageError(
-                f"{file} cannot be decoded as an image ({reason}). Get the file again.",
-                "truncated" if cut else "undecodable",
-                reason,
-            ) from error
+        return decode(file)
+
+
+def decode(file: ImageFile) -> Image:
+    """Return an image, decoded to RGB.
+
+    Raises:
+        ImageError: it cannot be decoded, or has too many pixels.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    if file.size > MAX_MEMBER_BYTES:
+        reason = f"{file.size:,} bytes, more than {MAX_MEMBER_BYTES:,}"
+        raise ImageError(f"{file} has {reason}: no picture.", "undecodable", reason)
+    try:
+        with Image.open(io.BytesIO(file.read()), formats=_FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                reason = f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}"
+                raise ImageError(f"{file} has {reason}.", "too many pixels", reason)
+            return image.convert("RGB")
+    except ImageError:
+        raise
+    except M2KRError as error:
+        raise ImageError(str(error), "unreadable", "it cannot be read from its archive") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{file} has too many pixels ({error}).", "too many pixels", str(error)) from error
+    except Exception as error:  # of broken files, decoders raise ValueError, RuntimeError and more
+        # Of a file that is no image, its own words name a buffer of ours.
+        reason = "cannot identify image file" if isinstance(error, UnidentifiedImageError) else first_line(error)
+        cut = re.search(r"truncated|unexpected end|not enough", reason, re.IGNORECASE)
+        raise ImageError(
+            f"{file} cannot be decoded as an image ({reason}). Get the file again.",
+            "truncated" if cut else "undecodable",
+            reason,
+        ) from error
 
 
 def _in_folder(folder: Path, path: str) -> ImageFile | None:

@@ -14,7 +14,8 @@ from baselines.preflmr.preflmr import PreFLMR
 from baselines.preflmr.retriever import PreFLMRRetriever
 from m2kr.dataset import load_task
 from m2kr.evaluate.task import evaluate_task
-from m2kr.export.task import export_task, mteb_task, search_model
+from m2kr.export import mteb_task, search_model
+from m2kr.export.task import export_task
 from m2kr.images.roots import parse_roots
 
 TASK = "LLaVA"

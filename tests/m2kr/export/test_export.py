@@ -24,10 +24,12 @@ from baselines.bm25 import BM25
 from m2kr.dataset import TaskData, load_task
 from m2kr.errors import M2KRError, run_command
 from m2kr.evaluate.task import evaluate_task
-from m2kr.export import files as export_forms
-from m2kr.export import mteb as through_mteb
-from m2kr.export import task as export
-from m2kr.export.task import export_results, export_task, main, mteb_task, search_model, task_result
+from m2kr.export import files, mteb_task, search_model
+from m2kr.export import mteb as by
+from m2kr.export.__main__ import main
+from m2kr.export.files import WRITERS
+from m2kr.export.mteb_results import export_results, task_result
+from m2kr.export.task import export_task
 from m2kr.images.pack import pack_task
 from m2kr.images.roots import parse_roots
 from m2kr.metrics import score
@@ -96,7 +98,7 @@ def pictures(awkward: Path, world: Path, tmp_path_factory: pytest.TempPathFactor
 def exported(awkward: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`awkward` in all forms, a folder each."""
     out = tmp_path_factory.mktemp("exported")
-    for form in export.FORMS:
+    for form in WRITERS:
         export_task(awkward, "LLaVA", form, out / form, images=parse_roots([str(pictures)]), quiet=True)
     return out
 
@@ -218,7 +220,7 @@ def test_any_text_comes_back_from_beir_files(text: str, name: str, tmp_path_fact
 # --- the folder of an export ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", export.FORMS)
+@pytest.mark.parametrize("form", WRITERS)
 def test_an_export_is_the_same_bytes_each_time(
     awkward: Path, pictures: Path, exported: Path, tmp_path: Path, form: str
 ) -> None:
@@ -266,7 +268,7 @@ def test_a_folder_of_something_else_is_not_written_to(built: Path, exported: Pat
 
 def test_a_killed_export_is_made_again(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     export_task(built, "MSMARCO", "beir", tmp_path / "whole", quiet=True)
-    passages = export_forms.read_passages
+    passages = files.read_passages
     calls = []
 
     def killed(files: Any) -> Any:
@@ -275,7 +277,7 @@ def test_a_killed_export_is_made_again(built: Path, tmp_path: Path, monkeypatch:
             raise KeyboardInterrupt
         return passages(files)
 
-    monkeypatch.setattr(export_forms, "read_passages", killed)
+    monkeypatch.setattr(files, "read_passages", killed)
     with pytest.raises(KeyboardInterrupt):
         export_task(built, "MSMARCO", "beir", tmp_path / "out", quiet=True)
     assert not (tmp_path / "out" / "MSMARCO").exists()
@@ -476,8 +478,8 @@ def test_large_tables_are_cut_into_shards(
 ) -> None:
     roots = parse_roots([str(world)])
     whole = export_task(built, "LLaVA", "mteb", tmp_path / "whole", images=roots, quiet=True)
-    monkeypatch.setattr(export_forms, "_GROUP_BYTES", 5_000)
-    monkeypatch.setattr(export_forms, "_SHARD_BYTES", 20_000)
+    monkeypatch.setattr(files, "GROUP_BYTES", 5_000)
+    monkeypatch.setattr(files, "SHARD_BYTES", 20_000)
     cut = export_task(built, "LLaVA", "mteb", tmp_path / "cut", images=roots, quiet=True)
     assert len(list(cut.glob("queries-*.parquet"))) > 2
     assert pl.read_parquet(cut / "queries-*.parquet").equals(pl.read_parquet(whole / "queries-*.parquet"))
@@ -494,7 +496,7 @@ def test_without_mteb_its_install_is_named(exported: Path, monkeypatch: pytest.M
     def gone(name: str) -> Any:
         raise ModuleNotFoundError(f"No module named {name!r}")
 
-    monkeypatch.setattr(through_mteb, "import_module", gone)
+    monkeypatch.setattr(by, "import_module", gone)
     for call in (lambda: mteb_task(exported / "mteb", "LLaVA"), lambda: search_model(BM25())):
         with pytest.raises(M2KRError, match=r"cannot be imported .*python -m pip install 'mteb>="):
             call()

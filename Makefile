@@ -82,10 +82,7 @@ fuzz: setup  ## Build damaged raw releases, and run property tests with fresh se
 
 .PHONY: train-mini
 train-mini: setup  ## Train the small models anew and judge them (less than an hour on 2 cores)
-	$(BIN)/python -m baselines.minis.train --work $(MINIS)
-	$(BIN)/python -m baselines.minis.judge --work $(MINIS)
-	$(BIN)/python -m baselines.minis.reader --work $(MINIS) --clip $(MINIS)/minis/clip-mini
-	$(BIN)/python -m baselines.minis.reader_judge --work $(MINIS)
+	$(BIN)/python -m baselines.minis.recipe --work $(MINIS)
 
 .PHONY: clean
 clean:  ## Remove the demo's files and the tools' caches (not the environment)

@@ -9,14 +9,13 @@ from __future__ import annotations
 import math
 import random
 import re
-import tomllib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Annotated, Any, Literal
 
 import torch
+from msgspec import Meta
 from torch.utils.data import Dataset
 
 from baselines.image_text_to_text import PROMPT, PROMPT_WITH_PASSAGES
@@ -25,11 +24,15 @@ from m2kr.dataset import TaskData
 from m2kr.errors import M2KRError
 
 Kind = Literal["text", "positive", "wrong", "none", "several"]
+_Count = Annotated[int, Meta(ge=1)]
+_Share = Annotated[float, Meta(ge=0, le=1)]
 
 POOL = 8
 """Batches that are drawn together and shared out by length, so that little is padding."""
 
-_PASSAGE, _ANSWER = 1, 2
+PASSAGE, ANSWER = 1, 2
+"""Weights of tokens: those of a passage that are to be predicted, and those of an answer; 0 marks all others."""
+
 # Tasks whose positive passages are about what the picture shows. Those of OKVQA need only hold the answer.
 _ABOUT_THE_PICTURE = ("Infoseek", "EVQA")
 
@@ -66,46 +69,36 @@ class ReaderConfig:
         seed: of the weights and of everything that is drawn.
     """
 
-    layers: int
-    width: int
-    inner: int
-    heads: int
-    vocabulary: int
+    layers: _Count
+    width: _Count
+    inner: _Count
+    heads: _Count
+    vocabulary: Annotated[int, Meta(ge=300)]  # 256 tokens are single bytes
     tasks: tuple[str, ...]
-    steps: int
+    steps: _Count
     text_steps: int
-    batch_size: int
-    keep: float
-    cut: float
-    renamed: float
-    positive: float
-    wrong: float
-    none: float
-    several: float
-    most: int
+    batch_size: _Count
+    keep: _Share
+    cut: _Share
+    renamed: _Share
+    positive: _Share
+    wrong: _Share
+    none: _Share
+    several: _Share
+    most: Annotated[int, Meta(ge=2)]
     passage_loss: float
     learning_rate: float
     warmup_steps: int
     weight_decay: float
-    save_every: int
-    log_every: int
+    save_every: _Count
+    log_every: _Count
     seed: int
 
     def __post_init__(self) -> None:
-        for name in ("layers", "width", "inner", "heads", "steps", "batch_size", "save_every", "log_every"):
-            if getattr(self, name) < 1:
-                raise M2KRError(f"{name} is {getattr(self, name)}; it has to be 1 or more.")
-        for name in ("keep", "cut", "renamed", "positive", "wrong", "none", "several"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise M2KRError(f"{name} is {getattr(self, name)}; it has to be between 0 and 1.")
         if abs(self.positive + self.wrong + self.none + self.several - 1) > 1e-6:
             raise M2KRError("positive, wrong, none and several are shares: their sum has to be 1.")
-        if self.most < 2:
-            raise M2KRError(f"most is {self.most}; several passages are 2 or more.")
         if self.width % (2 * self.heads):
             raise M2KRError(f"width is {self.width}, and every one of {self.heads} heads needs an even part of it.")
-        if self.vocabulary < 300:
-            raise M2KRError(f"vocabulary is {self.vocabulary}; 256 tokens are single bytes, so 300 are the least.")
         if self.save_every % self.log_every:
             raise M2KRError(
                 f"save_every ({self.save_every}) is no multiple of log_every ({self.log_every}), so that a resumed run "
@@ -118,34 +111,6 @@ class ReaderConfig:
     def to_json(self) -> dict[str, Any]:
         """Return the settings as they are kept beside what was trained."""
         return {**asdict(self), "tasks": list(self.tasks)}
-
-
-def read_config(path: Path, changes: Mapping[str, Any] | None = None) -> ReaderConfig:
-    """Read the settings of a run.
-
-    Args:
-        path: a TOML file with all attributes of `ReaderConfig`.
-        changes: values that go before those of the file.
-
-    Raises:
-        M2KRError: the file cannot be read, or lacks a value, or has a name or a value that cannot be.
-    """
-    try:
-        values = {**tomllib.loads(path.read_text(encoding="utf-8")), **(changes or {})}
-    except (OSError, ValueError) as error:
-        raise M2KRError(f"{path} cannot be read ({error}): name a TOML file of settings.") from error
-    kinds = {item.name: str(item.type) for item in fields(ReaderConfig)}
-    if wrong := [*(name for name in values if name not in kinds), *(name for name in kinds if name not in values)]:
-        known = "is no setting" if wrong[0] not in kinds else "is missing"
-        raise M2KRError(f"{path}: {wrong[0]} {known}. The settings are {', '.join(kinds)}.")
-    for name, value in values.items():
-        if name == "tasks":
-            if not isinstance(value, list) or not all(isinstance(key, str) for key in value):
-                raise M2KRError(f"{path}: tasks is {value!r} where a list of names is expected.")
-            values[name] = tuple(value)
-        elif isinstance(value, bool) or not isinstance(value, int if kinds[name] == "int" else (int, float)):
-            raise M2KRError(f"{path}: {name} is {value!r}, and a number of the type {kinds[name]} is expected.")
-    return ReaderConfig(**values)
 
 
 @dataclass(frozen=True)
@@ -213,9 +178,9 @@ def names_in(texts: Iterable[str]) -> list[str]:
 class Batches(Dataset[dict[str, torch.Tensor]]):
     """The batches of a run by number: item i is that of update i.
 
-    A batch has ``input_ids`` ``(n, tokens)`` int64, padded on the right; ``weights`` ``(n, tokens)`` int64 that is 1
-    at tokens of passages that are to be predicted, 2 at those of the answer with its end, 0 elsewhere; and, after the
-    updates without pictures, ``pixel_values`` ``(n, 3, height, width)`` float32.
+    A batch has ``input_ids`` ``(n, tokens)`` int64, padded on the right; ``weights`` ``(n, tokens)`` int64, `PASSAGE`
+    at tokens of passages that are to be predicted, `ANSWER` at those of the answer with its end, 0 elsewhere; and,
+    after the updates without pictures, ``pixel_values`` ``(n, 3, height, width)`` float32.
 
     Args:
         splits: train splits, with their pictures.
@@ -233,6 +198,9 @@ class Batches(Dataset[dict[str, torch.Tensor]]):
         for question in self._questions:
             self._alike[question.text].append(question)
         self._pool: tuple[int, list[list[Example]]] = (-1, [])
+        size = processor.image_processor.crop_size
+        patches = (int(size[side]) // int(processor.patch_size) for side in ("height", "width"))
+        self._image = processor.image_token * math.prod(patches)
 
     def __len__(self) -> int:
         return self._config.steps
@@ -335,7 +303,7 @@ class Batches(Dataset[dict[str, torch.Tensor]]):
         encoded = self._processor.tokenizer([text for text, _ in parts])["input_ids"]
         ids = [token for own in encoded for token in own]
         weights = [weight for own, (_, weight) in zip(encoded, parts, strict=True) for _ in own]
-        return [*ids, self._processor.tokenizer.eos_token_id], [*weights, _ANSWER]
+        return [*ids, self._processor.tokenizer.eos_token_id], [*weights, ANSWER]
 
     def _parts(self, example: Example) -> Iterator[tuple[str, int]]:
         """Yield the parts of a prompt with their weights.
@@ -343,20 +311,13 @@ class Batches(Dataset[dict[str, torch.Tensor]]):
         They are cut before blanks, which begin tokens, so that they have the same tokens as the whole.
         """
         if example.kind != "text":
-            image = self._processor.image_token
-            yield image * self._image_tokens, 0
+            yield self._image, 0
         yield "\n", 0
         if example.passages:
             before, _, after = PROMPT_WITH_PASSAGES.partition("{passages}")
             yield before.rstrip(" "), 0
-            yield " " + " ".join(example.passages), _PASSAGE if example.about else 0
+            yield " " + " ".join(example.passages), PASSAGE if example.about else 0
         else:
             after = PROMPT
         yield after.format(question=example.question.text), 0
-        yield f" {example.question.answer}", _ANSWER
-
-    @property
-    def _image_tokens(self) -> int:
-        size = self._processor.image_processor.crop_size
-        patches = [int(size[side]) // int(self._processor.patch_size) for side in ("height", "width")]
-        return math.prod(patches)
+        yield f" {example.question.answer}", ANSWER

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from msgspec import Meta, Struct
+
+from baselines.common.settings import read_settings, read_toml, to_settings
 from m2kr.errors import M2KRError, did_you_mean
 from m2kr.tasks import TASKS
 
 if TYPE_CHECKING:
+    from baselines.preflmr.training.encoders import Shape
     from baselines.preflmr.training.stages import StageConfig
 
-FORMS = ("cpu", "gpu")
 ALL_STAGES = (1, 2, 3, 4)
 WITHOUT = {2: (1, 3, 4), 3: (1, 2, 4)}
 """Stages of the pipelines that leave one out, by the stage that is left out (PreFLMR's ablations of its stages)."""
 
-_T = TypeVar("_T")
-_ROOT = ("device", "middle", "judge", "stages", "vision", "text")
-_MADE = ("world", "clip", "model")
+_Count = Annotated[int, Meta(ge=1)]
+_Seed = Annotated[int, Meta(ge=0)]
+_Scale = Annotated[float, Meta(gt=0)]
 
 
-@dataclass(frozen=True)
-class Size:
+class Size(Struct, frozen=True, forbid_unknown_fields=True):
     """One size of an encoder: a checkpoint to load, or the sizes of one to make with random weights.
 
     Attributes:
@@ -40,26 +41,24 @@ class Size:
     width: int = 0
     heads: int = 0
 
+    @property
+    def shape(self) -> Shape:
+        """Sizes of an encoder to be made; its feed-forward layers are twice as wide, as in the small models."""
+        from baselines.preflmr.training.encoders import Shape
 
-@dataclass(frozen=True)
-class World:
-    """Two made-up worlds, one to train on and one to judge on.
-
-    Attributes:
-        train_seed: of the world to train on.
-        train_scale: see `m2kr.synthetic`.
-        test_seed: of the other.
-        test_scale: likewise.
-    """
-
-    train_seed: int
-    train_scale: float
-    test_seed: int
-    test_scale: float
+        return Shape(self.layers, self.width, 2 * self.width, self.heads)
 
 
-@dataclass(frozen=True)
-class Judge:
+class Worlds(Struct, frozen=True, forbid_unknown_fields=True):
+    """Seeds and scales of two synthetic worlds, one to train on and one to judge on; see `m2kr.synthetic`."""
+
+    train_seed: _Seed
+    train_scale: _Scale
+    test_seed: _Seed
+    test_scale: _Scale
+
+
+class Judging(Struct, frozen=True, forbid_unknown_fields=True):
     """How runs are judged.
 
     Attributes:
@@ -68,16 +67,24 @@ class Judge:
     """
 
     tasks: tuple[str, ...]
-    dtype: str = "float32"
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
 
-    def __post_init__(self) -> None:
-        for key in self.tasks:
-            if key not in TASKS:
-                raise M2KRError(f"judge names {key!r}, which is no task.{did_you_mean(key, list(TASKS))}")
-            if "test" not in TASKS[key].splits:
-                raise M2KRError(f"judge names {key}, which has no test split: leave it out.")
-        if not image_and_question(self.tasks):
-            raise M2KRError("judge names no task with an image and a question, whose mean is compared: add one.")
+
+class Middle(Struct, frozen=True, forbid_unknown_fields=True):
+    """Names of the two sizes that the axes and the ablations go through."""
+
+    vision: str
+    text: str
+
+
+class NewParts(Struct, frozen=True, forbid_unknown_fields=True):
+    """What `baselines.preflmr.training.assemble.assemble` is given besides the encoders; its defaults are these."""
+
+    dim: _Count = 128
+    prefix: _Count = 32
+    query_maxlen: _Count = 32
+    doc_maxlen: _Count = 512
+    mapping_layers: _Count = 1
 
 
 @dataclass(frozen=True)
@@ -85,28 +92,117 @@ class Settings:
     """The settings of a study.
 
     Attributes:
+        raw: the file as it was read.
         vision: sizes of the vision encoder by name, smallest first.
         text: sizes of the text encoders likewise.
-        middle: names of the two sizes that the axes and the ablations go through.
-        stages: of the training, each with the settings of a run of its own; their seeds are set by the study.
+        middle: of these sizes.
+        stages: of the training, each with the `StageConfig` of a run; their seeds are set by the study.
         judge: how runs are judged.
         device: as torch names it, unless the command names another.
-        world: where data are made; None where they are given.
-        clip: settings of the contrastive training of a CLIP that is made.
-        model: what `baselines.preflmr.training.assemble.assemble` is given besides the encoders.
-        raw: the file as it was read.
+        world: where data and encoders are made; None where they are given.
+        clip: the `StageConfig` for the contrastive training of a CLIP that is made.
+        model: sizes of what is new in it.
     """
 
+    raw: dict[str, Any]
     vision: dict[str, Size]
     text: dict[str, Size]
-    middle: tuple[str, str]
-    stages: dict[int, StageConfig]
-    judge: Judge
-    device: str
-    world: World | None
-    clip: StageConfig | None
-    model: dict[str, int]
-    raw: dict[str, Any]
+    middle: Middle
+    stages: dict[int, Any]
+    judge: Judging
+    device: str = "cpu"
+    world: Worlds | None = None
+    clip: Any = None
+    model: NewParts = field(default_factory=NewParts)
+
+    def __post_init__(self) -> None:
+        made = self.world is not None
+        if made != (self.clip is not None):
+            raise M2KRError("world and clip go together: data and encoders are made, or both are given.")
+        if self.world and self.world.train_seed == self.world.test_seed:
+            raise M2KRError(f"world trains and judges on the same world (seed {self.world.test_seed}): change one.")
+        for axis, sizes, middle in (
+            ("vision", self.vision, self.middle.vision),
+            ("text", self.text, self.middle.text),
+        ):
+            if middle not in sizes:
+                raise M2KRError(f"middle.{axis} is {middle!r}; the sizes are {', '.join(sizes)}.")
+            for name, size in sizes.items():
+                _check_size(size, name, axis, made=made)
+        if sorted(self.stages) != list(ALL_STAGES):
+            raise M2KRError(f"stages has {', '.join(map(str, self.stages)) or 'nothing'}; it needs 1, 2, 3 and 4.")
+        for key in self.judge.tasks:
+            if key not in TASKS:
+                raise M2KRError(f"judge names {key!r}, which is no task.{did_you_mean(key, TASKS)}")
+            if "test" not in TASKS[key].splits:
+                raise M2KRError(f"judge names {key}, which has no test split: leave it out.")
+        if not image_and_question(self.judge.tasks):
+            raise M2KRError("judge names no task with an image and a question, whose mean is compared: add one.")
+
+
+def _check_size(size: Size, name: str, axis: str, *, made: bool) -> None:
+    if not name.replace("_", "").replace(".", "").isalnum():  # a hyphen separates the parts of folders' names
+        raise M2KRError(f"{axis} has the size {name!r}; use letters, digits, dots and underscores.")
+    if made == bool(size.path):
+        wanted = "layers, width and heads, since data and encoders are made" if made else "a path"
+        raise M2KRError(f"{axis}.{name} needs {wanted}.")
+    if made:
+        try:
+            _ = size.shape  # before hours of training
+        except M2KRError as error:
+            raise M2KRError(f"{axis}.{name}: {error}") from error
+
+
+def read_study(path: Path) -> Settings:
+    """Read the settings of a study.
+
+    Sizes stand in tables ``vision`` and ``text``, smallest first. Each of ``stages`` (``1`` to ``4``) and ``clip`` is
+    a table that names a file of settings of a run, beside this one, as ``settings``, and what is changed of it. With
+    ``world``, data and encoders are made; without, encoders are named and data are given to the command.
+
+    Raises:
+        M2KRError: the file cannot be read, or has a name or a value that cannot be.
+    """
+    raw = read_toml(path)
+    values: dict[str, Any] = {**raw, "raw": raw}
+    try:
+        if isinstance(raw.get("stages"), dict):
+            values["stages"] = {
+                int(stage) if stage.isdecimal() else stage: _stage(f"stages.{stage}", table, stage, path.parent)
+                for stage, table in raw["stages"].items()
+            }
+        if "clip" in raw:
+            values["clip"] = _stage("clip", raw["clip"], "0", path.parent)
+        return to_settings(Settings, values)
+    except M2KRError as error:
+        raise M2KRError(f"{path}: {error}") from error
+
+
+def _stage(where: str, table: Any, stage: str, folder: Path) -> StageConfig:
+    """Return the settings of a run that a table names and changes."""
+    from baselines.preflmr.training.stages import StageConfig
+
+    changes = dict(table) if isinstance(table, dict) else {}
+    base = changes.pop("settings", None)
+    if not isinstance(base, str):
+        raise M2KRError(f"{where} does not say whose settings it begins with: add settings = FILE.")
+    if "seed" in changes:
+        raise M2KRError(f"{where} has a seed, which the study sets: leave it out.")
+    try:
+        config = read_settings(StageConfig, folder / base, changes)
+    except M2KRError as error:
+        raise M2KRError(f"{where}: {error}") from error
+    if str(config.stage) != stage:
+        raise M2KRError(f"{where} begins with {base}, the settings of stage {config.stage}: name another file.")
+    return config
+
+
+def settings_file(form: str) -> Path:
+    """Return the settings of a form of the study, "cpu" or "gpu"."""
+    return Path(__file__).parent / "configs" / f"scaling-{form}.toml"
+
+
+# --- the plan -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -125,29 +221,13 @@ class Run:
         return f"{self.vision}-{self.text}-seed{self.seed}{missing}"
 
     @property
-    def parts(self) -> list[str]:
+    def folders(self) -> list[str]:
         """What its stages' folders are called, in order: pipelines that begin alike share the beginning."""
         done = ("".join(map(str, self.stages[: number + 1])) for number in range(len(self.stages)))
         return [f"{self.vision}-{self.text}-seed{self.seed}-{stages}" for stages in done]
 
 
-def image_and_question(tasks: Sequence[str]) -> list[str]:
-    """Return those tasks that ask with an image and a question."""
-    return [key for key in tasks if TASKS[key].kind == "IQ2T"]
-
-
-def settings_file(form: str) -> Path:
-    """Return the settings of a form of the study.
-
-    Raises:
-        M2KRError: there is no such form.
-    """
-    if form not in FORMS:
-        raise M2KRError(f"--form is {form!r}; it is one of {', '.join(FORMS)}.")
-    return Path(__file__).parent / "configs" / f"scaling-{form}.toml"
-
-
-def make_plan(settings: Settings, seeds: Sequence[int], *, grid: bool = False) -> list[Run]:
+def plan_runs(settings: Settings, seeds: Sequence[int], *, grid: bool = False) -> list[Run]:
     """Return the runs of a study: for each seed, the pairs of sizes, then the ablations at the middle pair.
 
     Args:
@@ -160,19 +240,19 @@ def make_plan(settings: Settings, seeds: Sequence[int], *, grid: bool = False) -
         (vision, text)
         for vision in settings.vision
         for text in settings.text
-        if grid or vision == middle[0] or text == middle[1]
+        if grid or vision == middle.vision or text == middle.text
     ]
     whole = [Run(*pair, seed) for seed in seeds for pair in pairs]
-    return whole + [Run(*middle, seed, stages) for seed in seeds for stages in WITHOUT.values()]
+    return whole + [Run(middle.vision, middle.text, seed, stages) for seed in seeds for stages in WITHOUT.values()]
 
 
-def describe(settings: Settings, runs: Sequence[Run]) -> str:
+def describe_plan(settings: Settings, runs: Sequence[Run]) -> str:
     """Return the plan as text: a line for each run with what it trains and what it shares, then the sums."""
     seen: set[str] = set()
     lines, updates = [], 0
     for run in runs:
-        fresh = [stage for stage, part in zip(run.stages, run.parts, strict=True) if part not in seen]
-        seen.update(run.parts)
+        fresh = [stage for stage, folder in zip(run.stages, run.folders, strict=True) if folder not in seen]
+        seen.update(run.folders)
         updates += sum(settings.stages[stage].steps for stage in fresh)
         shared = [str(stage) for stage in run.stages if stage not in fresh]
         note = f" (stage {' and '.join(shared)} shared)" if shared else ""
@@ -184,142 +264,6 @@ def describe(settings: Settings, runs: Sequence[Run]) -> str:
     return "\n".join(lines)
 
 
-def read_settings(path: Path) -> Settings:
-    """Read the settings of a study.
-
-    Sizes stand in tables ``vision`` and ``text``, smallest first. Each of ``stages`` (``1`` to ``4``) and ``clip`` is
-    a table that names a file of settings of a run, beside this one, as ``settings``, and what is changed of it. With
-    ``world``, data and encoders are made; without, encoders are named and data are given to the command.
-
-    Raises:
-        M2KRError: the file cannot be read, or has a name or a value that cannot be.
-    """
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise M2KRError(f"{path} could not be read ({error.strerror}): name a file of settings.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise M2KRError(f"{path} is no TOML ({error}): correct it there.") from error
-    try:
-        return _settings(raw, path.parent)
-    except M2KRError as error:
-        raise M2KRError(f"{path}: {error}") from error
-
-
-def _settings(raw: dict[str, Any], folder: Path) -> Settings:
-    made = "world" in raw
-    known = [*_ROOT, *(_MADE if made else ())]
-    for name in raw:
-        if name not in known:
-            raise M2KRError(f"there is no setting {name!r} here.{did_you_mean(name, known)}")
-    lacking = [name for name in known if name not in raw and name not in ("device", "model")]
-    if lacking:
-        raise M2KRError(f"it does not say {', '.join(lacking)}: add it.")
-    vision, text = (_sizes(_table(raw, axis), axis, made=made) for axis in ("vision", "text"))
-    middle = _table(raw, "middle")
-    for axis, sizes in (("vision", vision), ("text", text)):
-        if middle.get(axis) not in sizes:
-            raise M2KRError(f"middle.{axis} is {middle.get(axis)!r}; the sizes are {', '.join(sizes)}.")
-    stages = _table(raw, "stages")
-    if sorted(stages) != list(map(str, ALL_STAGES)):
-        raise M2KRError(f"stages has {', '.join(stages) or 'nothing'}; it needs 1, 2, 3 and 4.")
-    configs = {stage: _stage(_table(stages, str(stage), "stages"), stage, folder) for stage in ALL_STAGES}
-    judge = dict(_table(raw, "judge"))
-    if not isinstance(judge.get("tasks"), list):
-        raise M2KRError("judge.tasks is no list of tasks: make it one.")
-    model = _table(raw, "model") if "model" in raw else {}
-    for name, value in model.items():
-        if name not in _MODEL or not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise M2KRError(f"model.{name} is {value!r}; whole numbers above 0 can be given for {', '.join(_MODEL)}.")
-    return Settings(
-        vision=vision,
-        text=text,
-        middle=(middle["vision"], middle["text"]),
-        stages=configs,
-        judge=_build(Judge, "judge", {**judge, "tasks": tuple(judge["tasks"])}),
-        device=str(raw.get("device", "cpu")),
-        world=_world(_table(raw, "world")) if made else None,
-        clip=_stage(_table(raw, "clip"), 0, folder) if made else None,
-        model=model,
-        raw=raw,
-    )
-
-
-_MODEL = ("dim", "prefix", "query_maxlen", "doc_maxlen", "mapping_layers")
-
-
-def _world(values: Mapping[str, Any]) -> World:
-    world = _build(World, "world", values)
-    if min(world.train_scale, world.test_scale) <= 0 or min(world.train_seed, world.test_seed) < 0:
-        raise M2KRError("a scale of world has to be more than 0, and a seed 0 or more.")
-    if world.train_seed == world.test_seed:
-        raise M2KRError(f"world trains and judges on the same world (seed {world.train_seed}): change one of the two.")
-    return world
-
-
-def _sizes(tables: Mapping[str, Any], axis: str, *, made: bool) -> dict[str, Size]:
-    sizes = {name: _build(Size, f"{axis}.{name}", _table(tables, name, axis)) for name in tables}
-    for name, size in sizes.items():
-        if not name.replace("_", "").replace(".", "").isalnum():  # a hyphen separates the parts of folders' names
-            raise M2KRError(f"{axis} has the size {name!r}; use letters, digits, dots and underscores.")
-        if made == bool(size.path):
-            wanted = "layers, width and heads, since data and encoders are made" if made else "a path"
-            raise M2KRError(f"{axis}.{name} needs {wanted}.")
-        if made:
-            _shape(size, f"{axis}.{name}")
-    return sizes
-
-
-def _shape(size: Size, where: str) -> None:
-    """Check the sizes of an encoder before hours of training, by the rule of what makes it."""
-    from baselines.minis.encoders import Shape
-
-    try:
-        Shape(size.layers, size.width, 2 * size.width, size.heads)
-    except M2KRError as error:
-        raise M2KRError(f"{where}: {error}") from error
-
-
-def _stage(values: Mapping[str, Any], stage: int, folder: Path) -> StageConfig:
-    from baselines.preflmr.training.stages import read_config
-
-    where = f"stages.{stage}" if stage else "clip"
-    changes = dict(values)
-    base = changes.pop("settings", None)
-    if not isinstance(base, str):
-        raise M2KRError(f"{where} does not say whose settings it begins with: add settings = FILE.")
-    if "seed" in changes:
-        raise M2KRError(f"{where} has a seed, which the study sets: leave it out.")
-    try:
-        config = read_config(folder / base, changes)
-    except M2KRError as error:
-        raise M2KRError(f"{where}: {error}") from error
-    if config.stage != stage:
-        raise M2KRError(f"{where} begins with {base}, the settings of stage {config.stage}: name another file.")
-    return config
-
-
-def _table(values: Mapping[str, Any], name: str, parent: str = "") -> dict[str, Any]:
-    table = values.get(name)
-    if not isinstance(table, dict) or not table:
-        raise M2KRError(f"{parent}{parent and '.'}{name} is {table!r} where a table with values is expected.")
-    return table
-
-
-_KINDS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,)}
-
-
-def _build(kind: type[_T], where: str, values: Mapping[str, Any]) -> _T:
-    """Return a dataclass from a table, its numbers and texts checked by the types of its attributes."""
-    known = {item.name: str(item.type) for item in fields(kind)}  # type: ignore[arg-type]
-    for name, value in values.items():
-        if name not in known:
-            raise M2KRError(f"there is no {where}.{name}.{did_you_mean(name, list(known))}")
-        wanted = _KINDS.get(known[name])
-        if wanted and (not isinstance(value, wanted) or isinstance(value, bool)):
-            raise M2KRError(f"{where}.{name} is {value!r} where {known[name]} is expected.")
-    try:
-        return kind(**values)
-    except TypeError as error:
-        lacking = [name for name in known if name not in values]
-        raise M2KRError(f"{where} does not say {', '.join(lacking)}: add it.") from error
+def image_and_question(tasks: Sequence[str]) -> list[str]:
+    """Return those tasks that ask with an image and a question."""
+    return [key for key in tasks if TASKS[key].kind == "IQ2T"]

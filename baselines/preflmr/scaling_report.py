@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict
 
+from baselines.common.markdown import markdown_table
 from baselines.preflmr.scaling_plan import ALL_STAGES, WITHOUT
 from m2kr.tasks import TASKS
 
@@ -75,39 +76,29 @@ def _pairs(scores: Sequence[RunScores]) -> str:
     groups: dict[tuple[str, str], list[RunScores]] = {}
     for run in _whole(scores):
         groups.setdefault((run["vision"], run["text"]), []).append(run)
+    rows = []
+    for pair, own in sorted(groups.items(), key=lambda item: [item[1][0]["parameters"][axis] for axis in _AXES]):
+        sizes = (_millions(own[0]["parameters"][name]) for name in (*_AXES, "all"))
+        rows.append([*pair, *sizes, *_figures(own)])
     heads = ["vision", "text", *(f"{name}, M" for name in (*_AXES.values(), "all")), *_columns(scores)]
-    lines = [_row(heads), _row(["---", "---", *["---:"] * (len(heads) - 2)])]
-    for (vision, text), own in sorted(groups.items(), key=lambda item: _size(item[1][0])):
-        sizes = [_millions(own[0]["parameters"][name]) for name in (*_AXES, "all")]
-        lines.append(_row([vision, text, *sizes, *_figures(own)]))
-    return "\n".join(lines)
-
-
-def _size(run: RunScores) -> tuple[int, int]:
-    return run["parameters"]["vision"], run["parameters"]["text"]
+    return markdown_table(heads, rows, left=2)
 
 
 def _stages(scores: Sequence[RunScores], middle: tuple[str, str]) -> str:
-    heads = ["stages", *_columns(scores)]
-    lines = [_row(heads), _row(["---", *["---:"] * (len(heads) - 1)])]
-    for stages in (ALL_STAGES, *WITHOUT.values()):
-        own = _at(scores, middle, stages)
-        if own:
-            lines.append(_row([", ".join(map(str, stages)), *_figures(own)]))
-    return "\n".join(lines)
+    runs = {stages: _at(scores, middle, stages) for stages in (ALL_STAGES, *WITHOUT.values())}
+    rows = [[", ".join(map(str, stages)), *_figures(own)] for stages, own in runs.items() if own]
+    return markdown_table(["stages", *_columns(scores)], rows)
 
 
 def _differences(scores: Sequence[RunScores], middle: tuple[str, str]) -> str:
     whole = {run["seed"]: run["mean"] for run in _at(scores, middle, ALL_STAGES)}
-    heads = ["left out", *(f"seed {seed}" for seed in whole), "mean"]
-    lines = [_row(heads), _row(["---", *["---:"] * (len(heads) - 1)])]
+    rows = []
     for missing, stages in WITHOUT.items():
         apart = {run["seed"]: run["mean"] - whole[run["seed"]] for run in _at(scores, middle, stages)}
         if apart:
-            cells = [f"{100 * apart[seed]:+.1f}" if seed in apart else "" for seed in whole]
-            mean = sum(apart.values()) / len(apart)
-            lines.append(_row([f"stage {missing}", *cells, f"{100 * mean:+.1f}"]))
-    return "\n".join(lines)
+            cells = (f"{100 * apart[seed]:+.1f}" if seed in apart else "" for seed in whole)
+            rows.append([f"stage {missing}", *cells, f"{100 * _mean(list(apart.values())):+.1f}"])
+    return markdown_table(["left out", *(f"seed {seed}" for seed in whole), "mean"], rows)
 
 
 def _columns(scores: Sequence[RunScores]) -> list[str]:
@@ -130,10 +121,6 @@ def _millions(number: int) -> str:
     """Return a number of parameters in millions, with three digits that count at most: 0.024, 1.74, 304."""
     value = number / 1e6
     return f"{value:.3f}" if value < 1 else f"{value:.2f}" if value < 10 else f"{value:.0f}"
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def draw(scores: Sequence[RunScores], middle: tuple[str, str], path: Path) -> None:

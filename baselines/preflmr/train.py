@@ -7,14 +7,20 @@ stage is also how a checkpoint is tuned to questions and passages of one's own; 
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from baselines.common.settings import parse_changes, read_settings
+from m2kr.common.cli import option, parse
 from m2kr.common.progress import say
 from m2kr.errors import M2KRError, run_command
+
+if TYPE_CHECKING:
+    from baselines.preflmr.training.stages import StageConfig
+    from m2kr.images.roots import ImageRoots
 
 _EXAMPLES = """examples:
   python -m baselines.preflmr.train --stage 1 --text bert-base-uncased --vision openai/clip-vit-base-patch32 \\
@@ -25,126 +31,97 @@ _EXAMPLES = """examples:
 """
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m baselines.preflmr.train",
-        description="Train one stage of PreFLMR. Running it again goes on where it stopped.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--stage", type=int, required=True, choices=(1, 2, 3, 4))
-    parser.add_argument("--data", required=True, help="folder of a built benchmark, or of data in its format")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the run; gets the best checkpoint")
-    parser.add_argument("--init", metavar="PATH", help="checkpoint to begin with: a folder or a hub id")
-    parser.add_argument("--text", metavar="PATH", help="without --init: a BERT for the text encoders")
-    parser.add_argument("--vision", metavar="PATH", help="without --init: a CLIP for the image encoder")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="settings; default: those of the stage")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting, as in --set steps=100"
-    )
-    parser.add_argument(
-        "--images", action="append", default=[], metavar="[TASK=]ROOT", help="pictures: folder or archive"
-    )
-    parser.add_argument("--device", default="cpu", help="as torch names it; default cpu")
-    parser.add_argument("--workers", type=int, default=0, help="processes that make batches; default 0")
-    parser.add_argument("--log", choices=("none", "tensorboard", "trackio"), default="none", help="default none")
-    parser.add_argument("--quiet", action="store_true", help="no progress")
-    return parser
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """Options of the command."""
 
-
-def parse_changes(values: Sequence[str]) -> dict[str, Any]:
-    """Return the settings of ``--set NAME=VALUE``: the value as TOML, or else as text.
-
-    Tasks are also taken as ``tasks=EVQA,OKVQA`` (equal shares), and ``validate`` likewise.
-
-    Raises:
-        M2KRError: one has no "=", or a name stands twice.
-    """
-    import tomllib
-
-    changes: dict[str, Any] = {}
-    for value in values:
-        name, separator, text = value.partition("=")
-        if not separator or not name:
-            raise M2KRError(f"--set {value}: write it as NAME=VALUE.")
-        if name in changes:
-            raise M2KRError(f"--set {name} is given twice.")
-        try:
-            changes[name] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            changes[name] = text
-        if isinstance(changes[name], str) and name in ("tasks", "validate"):
-            keys = [key for key in changes[name].split(",") if key]
-            changes[name] = dict.fromkeys(keys, 1.0) if name == "tasks" else keys
-    return changes
+    stage: Literal["1", "2", "3", "4"] = option("which stage")
+    data: str = option("folder of a built benchmark, or of data in its format")
+    out: Path = option("folder of the run; gets the best checkpoint")
+    init: str | None = option("checkpoint to begin with: a folder or a hub id", None, metavar="PATH")
+    text: str | None = option("without --init: a BERT for the text encoders", None, metavar="PATH")
+    vision: str | None = option("without --init: a CLIP for the image encoder", None, metavar="PATH")
+    config: Path | None = option("settings; default: those of the stage", None, metavar="FILE")
+    set: tuple[str, ...] = option("change a setting, as in --set steps=100", (), metavar="NAME=VALUE")
+    images: tuple[str, ...] = option("pictures: folder or archive", (), metavar="[TASK=]ROOT")
+    device: str = option("as torch names it", "cpu")
+    workers: int = option("processes that make batches", 0, least=0)
+    log: Literal["none", "tensorboard", "trackio"] = option("where losses are logged to", "none")
+    quiet: bool = option("no progress", False)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see the module."""
-    arguments = _parser().parse_args(argv)
-    from baselines.preflmr.training.stages import config_file, read_config
+    options = parse(
+        TrainOptions,
+        argv,
+        prog="python -m baselines.preflmr.train",
+        description="Train one stage of PreFLMR. Running it again goes on where it stopped.",
+        epilog=_EXAMPLES,
+    )
+    from baselines.preflmr.training.stages import StageConfig, config_file
 
-    path = arguments.config or config_file(arguments.stage)
-    config = read_config(path, parse_changes(arguments.set))
-    if config.stage != arguments.stage:
-        raise M2KRError(f"{path} has the settings of stage {config.stage}, and --stage is {arguments.stage}.")
-    if (arguments.init is None) == (arguments.text is None or arguments.vision is None):
+    stage = int(options.stage)
+    path = options.config or config_file(stage)
+    config = read_settings(StageConfig, path, parse_changes(options.set))
+    if config.stage != stage:
+        raise M2KRError(f"{path} has the settings of stage {config.stage}, and --stage is {stage}.")
+    encoders = (options.text, options.vision) if options.text and options.vision else None
+    if (options.init is None) == (encoders is None):
         raise M2KRError("say what to begin with: --init CHECKPOINT, or --text BERT and --vision CLIP.")
-    if arguments.workers < 0:
-        raise M2KRError(f"--workers is {arguments.workers}; it has to be 0 or more.")
-    if arguments.log != "none":
+    if options.log != "none":
         import importlib.util
 
-        if importlib.util.find_spec(arguments.log) is None:
-            raise M2KRError(f"--log {arguments.log} needs the package {arguments.log}: pip install {arguments.log}.")
+        if importlib.util.find_spec(options.log) is None:
+            raise M2KRError(f"--log {options.log} needs the package {options.log}: pip install {options.log}.")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # batches are made in forked processes
     from m2kr.images.roots import parse_roots
 
     result = run_stage(
         config,
-        arguments.data,
-        arguments.out,
-        init=arguments.init,
-        encoders=(arguments.text, arguments.vision),
-        images=parse_roots(arguments.images) if arguments.images else None,
-        device=arguments.device,
-        workers=arguments.workers,
-        report=arguments.log,
-        quiet=arguments.quiet,
+        options.data,
+        options.out,
+        init=options.init,
+        encoders=encoders,
+        images=parse_roots(options.images) if options.images else None,
+        device=options.device,
+        workers=options.workers,
+        report=options.log,
+        quiet=options.quiet,
     )
     best = "" if result["Recall@5"] is None else f", Recall@5 {100 * result['Recall@5']:.1f} on the valid splits"
     if int(os.environ.get("RANK", "0")) == 0:
-        say(f"{arguments.out}: trained, the best checkpoint is that of update {result['best_step']}{best}")
+        say(f"{options.out}: trained, the best checkpoint is that of update {result['best_step']}{best}")
     return 0
 
 
 def run_stage(
-    config: Any,
+    config: StageConfig,
     data: str | Path,
     out: Path,
     *,
-    init: str | Path | None,
-    encoders: tuple[str | None, str | None] = (None, None),
-    images: Any = None,
+    init: str | Path | None = None,
+    encoders: tuple[str, str] | None = None,
+    images: ImageRoots | None = None,
     device: str = "cpu",
     single: bool = False,
     workers: int = 0,
     report: str = "none",
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Train one stage; see `baselines.preflmr.training.train`, whose result is returned.
+    """Train one stage; see `baselines.preflmr.training.trainer.train`, whose result is returned.
 
     Args:
-        config: a `baselines.preflmr.training.stages.StageConfig`.
+        config: settings.
         data: folder of the benchmark.
         out: folder of the run.
-        init: checkpoint to begin with; None to begin with ``encoders``, a BERT and a CLIP.
-        encoders: see ``init``.
-        images: an `ImageRoots` for the pictures, unless they are packed in ``data``.
+        init: checkpoint to begin with, a folder or a hub id; None to begin with ``encoders``.
+        encoders: folders or hub ids of a BERT and a CLIP.
+        images: where the pictures are, unless they are packed in ``data``.
         device: as torch names it.
         single: train for one vector, the mean of all, instead of late interaction.
         workers: processes that make batches.
-        report: where to log to.
+        report: "tensorboard", "trackio" or "none".
         quiet: no progress.
     """
     from sentence_transformers import MultiVectorEncoder
@@ -165,13 +142,11 @@ def run_stage(
         config, data, images, lambda split: mine(split, config.mined_depth, out.parent / "negatives", quiet=quiet)
     )
     valid = load_validation(config, data, images)
-    if init is None:
-        text, vision = encoders
-        assert text is not None
-        assert vision is not None
+    if encoders is not None:
         start = out.parent / f"{out.name}-start"
-        model = assemble(text, vision, start, seed=config.seed)
+        model = assemble(*encoders, start, seed=config.seed)
     else:
+        assert init is not None
         start = Path(init)
         model = PreFLMR.from_pretrained(init)
     identity = {
@@ -188,9 +163,8 @@ def run_stage(
         modules.append(ImageVectors())  # type: ignore[no-untyped-call]
     if single:
         modules.append(OneVector())  # type: ignore[no-untyped-call]
-    encoder = MultiVectorEncoder(modules=modules, device=str(model.device))
     return train(
-        encoder,
+        MultiVectorEncoder(modules=modules, device=str(model.device)),
         config,
         tasks,
         valid,

@@ -10,8 +10,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from baselines import minis
-from baselines.minis import NAMES, OneVectorRetriever, clip_mini, encoders, judge, preflmr_mini, train
+from baselines.common.synthetic_data import make_data
+from baselines.minis import OneVectorRetriever, clip_mini, judging, preflmr_mini, recipe
+from baselines.minis.models import RETRIEVERS, SEED, SINGLE_SCALE, model_folder
+from baselines.preflmr.training import encoders
 from m2kr.dataset import load_task
 from m2kr.errors import run_command
 from m2kr.evaluate.task import evaluate_task
@@ -30,19 +32,19 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", RETRIEVERS)
 def test_a_committed_model_is_a_retriever_with_a_card(name: str) -> None:
     retriever = MAKERS[name]()
     assert isinstance(retriever, Retriever)
     assert retriever.name == name
     assert retriever.reads == {"text", "image"}
-    card = (minis.folder(name) / "README.md").read_text()
-    assert f"seed {train.SEED}" in card
+    card = (model_folder(name) / "README.md").read_text()
+    assert f"seed {SEED}" in card
     assert "make train-mini" in card
 
 
 def test_the_committed_models_are_small() -> None:
-    sizes = [path.stat().st_size for name in NAMES for path in minis.folder(name).rglob("*") if path.is_file()]
+    sizes = [path.stat().st_size for name in RETRIEVERS for path in model_folder(name).rglob("*") if path.is_file()]
     assert sum(sizes) < 12_000_000
 
 
@@ -58,11 +60,11 @@ def test_a_committed_model_finds_passages_of_another_world(
 
 
 def test_one_vector_is_the_mean_of_all() -> None:
-    many, one = preflmr_mini(checkpoint=str(minis.folder("dpr-mini"))), OneVectorRetriever()
+    many, one = preflmr_mini(checkpoint=str(model_folder("dpr-mini"))), OneVectorRetriever()
     picture = Image.effect_noise((80, 70), 60).convert("RGB")
     inputs = [{"text": "Find it: a bird?", "image": picture}, {"text": "Find it: a boat?", "image": picture}]
     for encode, short, passages, length in (
-        (many.encode_query, one.encode_query, inputs, minis.SINGLE_SCALE),
+        (many.encode_query, one.encode_query, inputs, SINGLE_SCALE),
         (many.encode_document, one.encode_document, ["a bird", "a boat with two sails"], 1),
     ):
         means = np.stack([vectors.mean(axis=0) for vectors in encode(passages)])
@@ -77,14 +79,32 @@ def test_a_small_model_can_be_made_anew(tmp_path: Path) -> None:
     values |= {"valid_queries": 4, "valid_passages": 10}
     small = [f"--set={name}={value}" for name, value in values.items()]
     work = tmp_path / "work"
-    command = ["--work", str(work), "--scale", "0.1", "--models", "dpr", "--jobs", "1", "--quiet", *small]
-    assert run_command(train.main, command) == 0
-    folders = [work / "clip", *(work / "dpr" / stage for stage in train.STAGES)]
+    command = [
+        "--work",
+        str(work),
+        "--scale",
+        "0.1",
+        "--models",
+        "dpr-mini",
+        "--test-scale",
+        "0.05",
+        "--jobs",
+        "1",
+        "--quiet",
+        *small,
+    ]
+    assert run_command(recipe.main, command) == 0
+    folders = [work / "clip", *(work / "dpr" / stage for stage in recipe.STAGES)]
     written = {folder: (folder / "model.safetensors").stat().st_mtime_ns for folder in folders}
-    assert run_command(train.main, command) == 0  # everything is there
+    assert run_command(recipe.main, command) == 0  # everything is there
     assert {folder: (folder / "model.safetensors").stat().st_mtime_ns for folder in folders} == written
     exported = load_file(work / "minis" / "dpr-mini" / "model.safetensors")
     assert {tensor.dtype for tensor in exported.values()} == {torch.float16}
+    for name in ("clip-mini", "dpr-mini"):
+        assert "make train-mini" in (work / "minis" / name / "README.md").read_text()
+    scores = (work / "judged" / "scores.md").read_text()
+    assert "| dpr-mini stage1 |" in scores
+    assert "| dpr-mini (stage 4) |" in scores
     assert OneVectorRetriever(checkpoint=str(work / "minis" / "dpr-mini")).encode_query(["a"]).shape == (1, 128)
 
 
@@ -101,13 +121,11 @@ def test_encoders_begin_the_same_each_time(built: Path, tmp_path: Path) -> None:
             assert len({(folder / name).read_bytes() for folder in folders}) == 1
 
 
-def test_the_committed_models_are_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["--work", str(tmp_path), "--committed", "--scale", "0.05", "--seed", "3", "--quiet"]
-    assert run_command(judge.main, command) == 0
-    out = capsys.readouterr().out
-    for name in ("bm25", *NAMES):
-        assert f"| {name} |" in out
-    assert out.endswith((tmp_path / "judged-committed" / "scores.md").read_text())
+def test_the_committed_models_are_judged(tmp_path: Path) -> None:
+    data, images = make_data(tmp_path / "world", 3, 0.05, quiet=True)
+    report = judging.retrievers_report(judging.judge_retrievers(None, data, images, tmp_path, quiet=True))
+    for name in ("bm25", *RETRIEVERS):
+        assert f"| {name} |" in report
 
 
 def test_differences_of_means_are_paired() -> None:
@@ -117,23 +135,25 @@ def test_differences_of_means_are_paired() -> None:
         "a": {"OKVQA": (hard > 0.4).astype(float), "EVQA": (hard > 0.5).astype(float)},
         "b": {"OKVQA": (hard > 0.5).astype(float), "EVQA": (hard > 0.5).astype(float)},
     }
-    mean, low, high = judge.difference(scores, "a", "b", ["OKVQA", "EVQA"])
+    mean, low, high = judging.difference(scores, "a", "b", ["OKVQA", "EVQA"])
     expected = np.mean([(scores["a"][key] - scores["b"][key]).mean() for key in ("OKVQA", "EVQA")])
     assert mean == pytest.approx(expected)
     assert 0 < low < mean < high < 2 * mean
-    assert judge.difference(scores, "a", "a", ["OKVQA", "EVQA"]) == (0, 0, 0)
+    assert judging.difference(scores, "a", "a", ["OKVQA", "EVQA"]) == (0, 0, 0)
 
 
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (lambda: train.main(["--work", "x", "--models", "bert"]), "--models names 'bert'"),
-        (lambda: train.main(["--work", "x", "--scale", "0"]), "--scale is 0"),
-        (lambda: train.main(["--work", "x", "--jobs", "0"]), "--jobs is 0"),
-        (lambda: judge.main(["--work", "x", "--seed", "7"]), "take another"),
-        (lambda: judge.main(["--work", "x"]), "holds no trained models"),
+        (["--models", "bert"], "--models names 'bert'"),
+        (["--scale", "0"], "--scale is 0"),
+        (["--jobs", "0"], "--jobs is 0"),
+        (["--seed", "0"], "take another"),
+        (["--set", "steps"], "NAME=VALUE"),
     ],
 )
-def test_what_cannot_be_is_said_in_a_line(command, message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_command(lambda _: command()) == 2
+def test_what_cannot_be_is_said_in_a_line(
+    command: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(recipe.main, ["--work", str(tmp_path), *command]) == 2
     assert message in capsys.readouterr().err

@@ -18,15 +18,15 @@ from safetensors.torch import load_file
 from transformers import AutoProcessor, LlamaConfig, LlavaForConditionalGeneration
 from transformers.models.llama.modeling_llama import LlamaModel
 
-from baselines import minis
+from baselines.common.settings import read_settings
 from baselines.image_text_to_text import PROMPT, PROMPT_WITH_PASSAGES, ImageTextToText
-from baselines.minis import reader, reader_judge, reader_mini, train
-from baselines.minis.reader_data import Batches, ReaderConfig, names_in, read_config
-from baselines.minis.reader_model import make_tokenizer, wire_copying, write_start
-from baselines.minis.reader_trainer import reader_loss
+from baselines.minis import reader_mini, recipe
+from baselines.minis.models import READER, SEED, model_folder
+from baselines.minis.reader import make_tokenizer, reader_loss, wire_copying, write_start
+from baselines.minis.reader_data import Batches, ReaderConfig, names_in
 from m2kr.answer.task import answer_task
 from m2kr.dataset import TaskData, load_task
-from m2kr.errors import M2KRError, run_command
+from m2kr.errors import M2KRError
 from m2kr.images.roots import parse_roots
 from m2kr.reader import Asked, Reader, no_passages, oracle_passages
 
@@ -53,9 +53,9 @@ def splits(built: Path, world: Path) -> list[TaskData]:
 @pytest.fixture(scope="module")
 def small(splits: list[TaskData], tmp_path_factory: pytest.TempPathFactory) -> tuple[ReaderConfig, Path]:
     """Settings of a tiny reader, and the folder of it before training."""
-    config = read_config(train.settings_file("reader"), SMALL)
+    config = read_settings(ReaderConfig, recipe.settings_file("reader"), SMALL)
     folder = tmp_path_factory.mktemp("reader") / "start"
-    write_start(splits[2].passages["passage_content"], minis.folder("clip-mini"), folder, config)
+    write_start(splits[2].passages["passage_content"], model_folder("clip-mini"), folder, config)
     return config, folder
 
 
@@ -76,19 +76,19 @@ def asked_of(data: TaskData, count: int) -> list[Asked]:
 
 
 def test_the_committed_reader_is_small_and_has_a_card(committed: ImageTextToText) -> None:
-    folder = minis.folder(reader.NAME)
+    folder = model_folder(READER)
     assert isinstance(committed, Reader)
-    assert (committed.name, committed.reads) == (reader.NAME, {"text", "image"})
+    assert (committed.name, committed.reads) == (READER, {"text", "image"})
     assert sum(path.stat().st_size for path in folder.iterdir()) < 6_000_000
     assert {tensor.dtype for tensor in load_file(folder / "model.safetensors").values()} == {torch.float16}
     card = (folder / "README.md").read_text(encoding="utf-8")
-    assert f"seed {train.SEED}" in card
+    assert f"seed {SEED}" in card
     assert "make train-mini" in card
 
 
 def test_its_eyes_are_those_of_clip_mini() -> None:
-    own = load_file(minis.folder(reader.NAME) / "model.safetensors")
-    clip = load_file(minis.folder("clip-mini") / "model.safetensors")
+    own = load_file(model_folder(READER) / "model.safetensors")
+    clip = load_file(model_folder("clip-mini") / "model.safetensors")
     found = {name.rpartition("vision_tower.")[2]: tensor for name, tensor in own.items() if "vision_tower" in name}
     assert len(found) > 60
     for name, tensor in found.items():
@@ -265,13 +265,12 @@ def test_the_vocabulary_is_the_same_each_time(splits: list[TaskData]) -> None:
 
 def test_a_stopped_run_goes_on_as_if_it_had_not(built: Path, world: Path, tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    changes = [f"--set={name}={value}" for name, value in SMALL.items()]
+    images = parse_roots([str(world)])
 
     def made(work: Path) -> tuple[dict[str, torch.Tensor], list[float]]:
-        command = ["--work", str(work), "--data", str(built), "--images", str(world), "--quiet", *changes]
-        assert run_command(reader.main, command) == 0
+        recipe.make_reader(work, built, images, SMALL, quiet=True)
         log = json.loads((work / "reader" / "training.json").read_text(encoding="utf-8"))["log"]
-        return load_file(work / "minis" / reader.NAME / "model.safetensors"), [entry["loss"] for entry in log]
+        return load_file(work / "minis" / READER / "model.safetensors"), [entry["loss"] for entry in log]
 
     weights, losses = made(whole)
     assert len(losses) == 4
@@ -287,13 +286,11 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(built: Path, world: Path, tmp_pa
     assert other == losses
     for name, tensor in weights.items():
         torch.testing.assert_close(again[name], tensor, rtol=0, atol=0)
-    assert str(minis.folder("clip-mini")) not in (cut / "minis" / reader.NAME / "config.json").read_text(
-        encoding="utf-8"
-    )
+    assert str(model_folder("clip-mini")) not in (cut / "minis" / READER / "config.json").read_text(encoding="utf-8")
     written = (cut / "reader" / "model.safetensors").stat().st_mtime_ns
     assert made(cut)[1] == losses  # finished: nothing is trained again
     assert (cut / "reader" / "model.safetensors").stat().st_mtime_ns == written
-    ImageTextToText(checkpoint=str(cut / "minis" / reader.NAME))
+    ImageTextToText(checkpoint=str(cut / "minis" / READER))
 
 
 @pytest.mark.parametrize(
@@ -304,31 +301,14 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(built: Path, world: Path, tmp_pa
         ({"positive": 0.9}, "their sum has to be 1"),
         ({"most": 1}, "most is 1"),
         ({"heads": 3}, "even part"),
-        ({"vocabulary": 100}, "single bytes"),
+        ({"vocabulary": 100}, "vocabulary is 100"),
         ({"save_every": 7}, "no multiple of log_every"),
         ({"tasks": ["WIT"]}, "tasks names 'WIT'"),
-        ({"tasks": "EVQA"}, "a list of names is expected"),
-        ({"steps": "many"}, "a number of the type int"),
-        ({"step": 3}, "step is no setting"),
+        ({"tasks": "EVQA"}, "tasks is 'EVQA'"),
+        ({"steps": "many"}, "steps is 'many'"),
+        ({"step": 3}, "there is no setting 'step'"),
     ],
 )
 def test_settings_that_cannot_be_are_said(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(M2KRError, match=message):
-        read_config(train.settings_file("reader"), changes)
-
-
-@pytest.mark.parametrize(
-    ("main", "command", "message"),
-    [
-        (reader.main, ["--data", "x"], "--data and --images go together"),
-        (reader.main, ["--scale", "0"], "--scale is 0"),
-        (reader_judge.main, ["--seed", "7"], "take another"),
-        (reader_judge.main, [], "holds no trained reader"),
-        (reader_judge.main, ["--images", "x"], "--data and --images go together"),
-    ],
-)
-def test_what_cannot_be_is_said_in_a_line(
-    main: Any, command: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run_command(main, ["--work", str(tmp_path), *command]) == 2
-    assert message in capsys.readouterr().err
+        read_settings(ReaderConfig, recipe.settings_file("reader"), changes)

@@ -1,8 +1,8 @@
 """What a training run reads: queries, positives and negatives of several tasks, in an order fixed beforehand.
 
-The whole order is drawn before the first update (`plan`), and whatever else is chosen for a query (positive, negatives,
-instruction) depends on the seed and on its place in that order alone. So a run that was stopped goes on with the very
-batches it would have had. Pictures are decoded when their batch is made.
+The whole order is drawn before the first update (`draw_order`), and whatever else is chosen for a query (positive,
+negatives, instruction) depends on the seed and on its place in that order alone. So a run that was stopped goes on with
+the very batches it would have had. Pictures are decoded when their batch is made.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class TrainingTask:
 
     Args:
         data: the split.
-        mined: rows of passages for each query, hard negatives as `baselines.preflmr.training.negatives.mine` returns them,
+        mined: rows of passages for each query, hard negatives as `mine` of the module ``negatives`` returns them,
             -1 where there are fewer; None for none.
 
     Attributes:
@@ -151,7 +151,7 @@ def load_training(
 
 
 @dataclass(frozen=True)
-class Plan:
+class BatchOrder:
     """Which queries are trained on, in order: batch after batch, each of one task.
 
     Attributes:
@@ -163,7 +163,9 @@ class Plan:
     query: Rows
 
 
-def plan(tasks: Sequence[TrainingTask], shares: Sequence[float], batches: int, batch_size: int, seed: int) -> Plan:
+def draw_order(
+    tasks: Sequence[TrainingTask], shares: Sequence[float], batches: int, batch_size: int, seed: int
+) -> BatchOrder:
     """Draw the order of a run.
 
     The task of each batch is drawn by its share. The queries of a task come in shuffled rounds, each once a round. No
@@ -187,7 +189,7 @@ def plan(tasks: Sequence[TrainingTask], shares: Sequence[float], batches: int, b
     queries = np.empty((batches, batch_size), dtype=np.int64)
     for number, task in enumerate(chosen):
         queries[number] = next(streams[task])
-    return Plan(chosen.astype(np.int64), queries)
+    return BatchOrder(chosen.astype(np.int64), queries)
 
 
 def _stream(task: TrainingTask, batch_size: int, rng: np.random.Generator) -> Iterator[list[int]]:
@@ -226,10 +228,10 @@ def _stream(task: TrainingTask, batch_size: int, rng: np.random.Generator) -> It
 
 
 class Collator:
-    """Makes the tensors of a batch from entries of the plan; what the data loader calls, in other processes if asked.
+    """Makes the tensors of a batch from entries of the order; what the data loader calls, in other processes if asked.
 
     Args:
-        tasks: of the plan.
+        tasks: of the order.
         preprocess: of the model's input module: texts, or texts with pictures, and the task, to tensors.
         config: of the run.
         prepare: what makes of a picture the array the model sees, or None.
@@ -250,7 +252,7 @@ class Collator:
         """Return one batch: tensors named ``query_...``, ``positive_...`` and ``negative_1_...`` and so on.
 
         Args:
-            entries: with ``task`` and ``query`` of the plan and ``place``, their place in it.
+            entries: with ``task`` and ``query`` of the order and ``place``, their place in it.
         """
         config = self._config
         queries: list[Any] = []

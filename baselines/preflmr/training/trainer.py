@@ -1,17 +1,8 @@
-"""One training run: a pipeline, its data and its settings, through the trainer of sentence-transformers.
-
-The folder of a run holds ``run.json`` (settings), ``checkpoints/`` (weights, optimiser, random numbers: what resuming
-needs), logs, and, when the run has ended, the best checkpoint in official form with ``training.json``.
-"""
+"""Training of a pipeline, with its data and settings, through the trainer of sentence-transformers."""
 
 from __future__ import annotations
 
-import json
-import math
 import os
-import shutil
-import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -25,22 +16,13 @@ from sentence_transformers.multi_vector_encoder.losses import (
     MultiVectorMultipleNegativesRankingLoss,
 )
 from torch.utils.data import SequentialSampler
-from transformers import TrainerCallback
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from baselines.preflmr.scoring import batch_maxsim
-from baselines.preflmr.training.batches import Collator, Plan, TrainingTask, plan
+from baselines.preflmr.training.batches import BatchOrder, Collator, TrainingTask, draw_order
+from baselines.preflmr.training.runs import METRIC, run_training, shared_arguments
 from baselines.preflmr.training.stages import StageConfig
 from baselines.preflmr.training.validation import Validation
-from m2kr.common.files import digest, write_json
-from m2kr.common.measure import versions
-from m2kr.common.progress import say
 from m2kr.dataset import TaskData
-from m2kr.errors import M2KRError
-
-RUN, DONE, CHECKPOINTS = "run.json", "training.json", "checkpoints"
-_STATE = "trainer_state.json"  # the trainer writes it last, so a checkpoint with it is whole
-_METRIC = "eval_Recall@5"
 
 
 def train(
@@ -81,57 +63,36 @@ def train(
     Raises:
         M2KRError: the folder holds another run, or the loss is no longer a number.
     """
-    settings = {"config": config.to_json(), **identity}
-    done = claim(out, settings)
-    if done is not None:
-        say(f"{out}: already trained, nothing to do", quiet=quiet)
-        return done
     if report == "tensorboard":
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(out / "logs")
-    arguments = _arguments(config, out, bool(valid), encoder.device.type, workers, report, quiet)
     module: Any = encoder[0]
-    order = plan(
-        tasks,
-        list(config.tasks.values()),
-        config.steps * config.accumulate * arguments.world_size,
-        config.batch_size,
-        config.seed,
-    )
-    callbacks: list[TrainerCallback] = [NoNonsense()]
-    trainer = _Trainer(
-        model=encoder,
-        args=arguments,
-        train_dataset=_entries(order),
-        loss=loss_of(encoder, config),
-        evaluator=Validation(valid, config.batch_size, instructions=config.instructions != "none") if valid else None,
-        data_collator=cast("Any", Collator(tasks, module.preprocess, config, prepare)),
-        callbacks=callbacks,
-    )
-    if quiet or not sys.stderr.isatty():
-        trainer.remove_callback(PrinterCallback)
-        trainer.remove_callback(ProgressCallback)
-    last = last_checkpoint(out)
-    if last is not None:
-        say(f"{out}: going on after {last.name}", quiet=quiet)
-    start = time.perf_counter()
-    trainer.train(resume_from_checkpoint=str(last) if last else None)
-    seconds = time.perf_counter() - start
-    log = [entry for entry in trainer.state.log_history if "loss" in entry or _METRIC in entry]
-    result = {
-        **settings,
-        "seconds": round(seconds, 1),
-        "resumed": last is not None,
-        "best_step": _best_step(trainer),
-        "Recall@5": trainer.state.best_metric,
-        "parameters": sum(parameter.numel() for parameter in encoder.parameters()),
-        "trained_parameters": sum(p.numel() for p in encoder.parameters() if p.requires_grad),
-        "versions": versions(),
-        "log": log,
-    }
-    if trainer.is_world_process_zero():
-        module.save(str(out))
-        write_json(out / DONE, result)
-    return result
+
+    def make_trainer(_: Path | None) -> _Trainer:
+        arguments = _arguments(config, out, bool(valid), encoder.device.type, workers, report, quiet=quiet)
+        batches = config.steps * config.accumulate * arguments.world_size
+        order = draw_order(tasks, list(config.tasks.values()), batches, config.batch_size, config.seed)
+        instructions = config.instructions != "none"
+        return _Trainer(
+            model=encoder,
+            args=arguments,
+            train_dataset=_entries(order),
+            loss=loss_of(encoder, config),
+            evaluator=Validation(valid, config.batch_size, instructions=instructions) if valid else None,
+            data_collator=cast("Any", Collator(tasks, module.preprocess, config, prepare)),
+        )
+
+    def finish(trainer: Any) -> dict[str, Any]:
+        best = trainer.state.best_model_checkpoint
+        if trainer.is_world_process_zero():
+            module.save(str(out))
+        return {
+            "best_step": int(best.rsplit("-", 1)[-1]) if best else int(trainer.state.global_step),
+            "Recall@5": trainer.state.best_metric,
+            "parameters": sum(parameter.numel() for parameter in encoder.parameters()),
+            "trained_parameters": sum(p.numel() for p in encoder.parameters() if p.requires_grad),
+        }
+
+    return run_training(out, {"config": config.to_json(), **identity}, make_trainer, finish, quiet=quiet)
 
 
 def loss_of(encoder: MultiVectorEncoder, config: StageConfig) -> torch.nn.Module:
@@ -169,24 +130,12 @@ class _Trainer(MultiVectorEncoderTrainer):
         """Make no model card: it would look for examples in the data, which are row numbers here."""
 
 
-class NoNonsense(TrainerCallback):
-    """Ends a run whose loss is no longer a number, which never comes back."""
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        """Raise an M2KRError if the loss is infinite or NaN."""
-        loss = (logs or {}).get("loss")
-        if loss is not None and not math.isfinite(loss):
-            raise M2KRError(
-                f"the loss is {loss} after {state.global_step} updates: lower learning_rate, or train in float32."
-            )
-
-
 def in_order(dataset: Dataset, **keywords: Any) -> DefaultBatchSampler:
     """Return batches of the plan as they stand; the order was drawn before."""
     return DefaultBatchSampler(SequentialSampler(dataset), **keywords)
 
 
-def _entries(order: Plan) -> Dataset:
+def _entries(order: BatchOrder) -> Dataset:
     batches, size = order.query.shape
     return Dataset.from_dict(
         {
@@ -198,101 +147,27 @@ def _entries(order: Plan) -> Dataset:
 
 
 def _arguments(
-    config: StageConfig, out: Path, validated: bool, device: str, workers: int, report: str, quiet: bool
+    config: StageConfig, out: Path, validated: bool, device: str, workers: int, report: str, *, quiet: bool
 ) -> MultiVectorEncoderTrainingArguments:
-    watched = "steps" if validated else "no"
     return MultiVectorEncoderTrainingArguments(
-        output_dir=str(out / CHECKPOINTS),
-        max_steps=config.steps,
+        **shared_arguments(config, out, device, quiet=quiet),
         per_device_train_batch_size=config.batch_size,
         gradient_accumulation_steps=config.accumulate,
-        learning_rate=config.learning_rate,
         lr_scheduler_type=config.schedule,
-        warmup_steps=config.warmup_steps,
-        weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
         bf16=config.precision == "bfloat16",
-        use_cpu=device == "cpu",
-        seed=config.seed,
-        data_seed=config.seed,
         batch_sampler=in_order,
         dataloader_drop_last=True,
         dataloader_num_workers=workers,
-        dataloader_pin_memory=device != "cpu",
-        eval_strategy=watched,
+        eval_strategy="steps" if validated else "no",
         eval_steps=config.evaluate_every,
-        save_strategy="steps",
         save_steps=config.evaluate_every,
-        save_total_limit=2,
         load_best_model_at_end=validated,
-        metric_for_best_model=_METRIC if validated else None,
+        metric_for_best_model=METRIC if validated else None,
         greater_is_better=True if validated else None,
-        logging_steps=config.log_every,
-        logging_nan_inf_filter=False,
         report_to=[] if report == "none" else [report],
-        disable_tqdm=quiet or not sys.stderr.isatty(),
         # With cached gradients, each mini-batch reaches one encoder only, and the others are without gradients then.
         # Without, all encoders run before the one backward pass, in which DDP must not look for such parameters.
         ddp_find_unused_parameters=config.mini_batch > 0,
         ddp_broadcast_buffers=False,
     )
-
-
-def _best_step(trainer: Any) -> int:
-    best = trainer.state.best_model_checkpoint
-    return int(best.rsplit("-", 1)[-1]) if best else int(trainer.state.global_step)
-
-
-def claim(out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """Return what a finished run wrote; else make the folder this run's, unless it is another's.
-
-    Args:
-        out: folder of the run.
-        settings: all that its result depends on.
-
-    Raises:
-        M2KRError: the folder holds another run, or something else.
-    """
-    known = out / RUN
-    if not first_process():
-        return json.loads((out / DONE).read_text(encoding="utf-8")) if (out / DONE).is_file() else None
-    if known.is_file():
-        try:
-            found = json.loads(known.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise M2KRError(f"{known} is no JSON ({error}): delete {out}, or choose another --out.") from error
-        if digest(found) != digest(settings):
-            names = [name for name in {**found, **settings} if digest(found.get(name)) != digest(settings.get(name))]
-            raise M2KRError(
-                f"{out} holds a run with other settings ({', '.join(names)}): delete it, or choose another --out."
-            )
-        if (out / DONE).is_file():
-            result: dict[str, Any] = json.loads((out / DONE).read_text(encoding="utf-8"))
-            return result
-        return None
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise M2KRError(f"{out} is there and holds no {RUN}, so it is not a run's: choose another --out.")
-    write_json(known, settings)
-    return None
-
-
-def last_checkpoint(out: Path) -> Path | None:
-    """Return the newest checkpoint that is whole, and delete later ones, which a kill cut off."""
-    found = sorted(
-        (folder for folder in (out / CHECKPOINTS).glob("checkpoint-*") if folder.name.rsplit("-", 1)[-1].isdigit()),
-        key=lambda folder: -int(folder.name.rsplit("-", 1)[-1]),
-    )
-    for folder in found:
-        try:
-            json.loads((folder / _STATE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            if first_process():
-                shutil.rmtree(folder)
-            continue
-        return folder
-    return None
-
-
-def first_process() -> bool:
-    """Whether this is the only process, or the first of those that accelerate or torchrun started."""
-    return os.environ.get("RANK", "0") == "0"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from baselines.minis import encoders
 from baselines.preflmr import scaling
-from baselines.preflmr.scaling_plan import WITHOUT, Run, describe, make_plan, read_settings, settings_file
+from baselines.preflmr.scaling_plan import WITHOUT, Run, describe_plan, plan_runs, read_study, settings_file
 from baselines.preflmr.scaling_report import RunScores, draw, report
+from baselines.preflmr.training import encoders
 from baselines.preflmr.training import trainer as training
 from m2kr.dataset import load_task
 from m2kr.errors import M2KRError, run_command
@@ -79,26 +80,28 @@ def made_up(run: Run, mean: float) -> RunScores:
 
 @pytest.mark.parametrize("form", ["cpu", "gpu"])
 def test_the_plan_crosses_at_the_middle(form: str) -> None:
-    settings = read_settings(settings_file(form))
+    settings = read_study(settings_file(form))
     sizes = len(settings.vision), len(settings.text)
-    runs = make_plan(settings, [0, 5])
+    runs = plan_runs(settings, [0, 5])
     whole = [run for run in runs if len(run.stages) == 4]
     assert len(whole) == 2 * (sum(sizes) - 1)
-    assert all(run.vision == settings.middle[0] or run.text == settings.middle[1] for run in whole)
+    assert all(run.vision == settings.middle.vision or run.text == settings.middle.text for run in whole)
     assert len({run.name for run in runs}) == len(runs) == len(whole) + 2 * len(WITHOUT)
-    assert all((run.vision, run.text) == settings.middle for run in runs if len(run.stages) < 4)
-    grid = make_plan(settings, [0], grid=True)
+    assert all(
+        (run.vision, run.text) == (settings.middle.vision, settings.middle.text) for run in runs if len(run.stages) < 4
+    )
+    grid = plan_runs(settings, [0], grid=True)
     assert len({(run.vision, run.text) for run in grid}) == sizes[0] * sizes[1]
-    assert set(make_plan(settings, [0])) <= set(grid)
+    assert set(plan_runs(settings, [0])) <= set(grid)
 
 
 def test_ablations_share_what_they_begin_with() -> None:
     whole, without_2, without_3 = Run("m", "m", 0), Run("m", "m", 0, WITHOUT[2]), Run("m", "m", 0, WITHOUT[3])
-    assert [part.rsplit("-", 1)[1] for part in whole.parts] == ["1", "12", "123", "1234"]
-    assert set(whole.parts) & set(without_2.parts) == {whole.parts[0]}
-    assert set(whole.parts) & set(without_3.parts) == set(whole.parts[:2])
-    assert set(without_2.parts) & set(without_3.parts) == {whole.parts[0]}
-    assert not set(whole.parts) & set(Run("m", "m", 1).parts)
+    assert [part.rsplit("-", 1)[1] for part in whole.folders] == ["1", "12", "123", "1234"]
+    assert set(whole.folders) & set(without_2.folders) == {whole.folders[0]}
+    assert set(whole.folders) & set(without_3.folders) == set(whole.folders[:2])
+    assert set(without_2.folders) & set(without_3.folders) == {whole.folders[0]}
+    assert not set(whole.folders) & set(Run("m", "m", 1).folders)
 
 
 def test_the_plan_is_listed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -110,8 +113,8 @@ def test_the_plan_is_listed(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
     # Three pairs of four stages, and 3, 4 and 4: stage 4 without 3 begins where stage 2 of the whole ended.
     assert lines[-2] == "5 runs, 15 stages to train, 30 updates"
     assert lines[-1] == "2 image encoders to train before, 4 updates"
-    settings = read_settings(path)
-    assert describe(settings, make_plan(settings, [7])).splitlines() == lines
+    settings = read_study(path)
+    assert describe_plan(settings, plan_runs(settings, [7])).splitlines() == lines
 
 
 def test_a_study_from_end_to_end_trains_nothing_twice(
@@ -184,19 +187,20 @@ def test_encoders_and_data_that_are_given(tmp_path: Path, built: Path, world: Pa
         text=f"{{ big = {{ path = {json.dumps(str(tmp_path / 'bert'))} }} }}",
         judge='{ tasks = ["OVEN"], dtype = "bfloat16" }',
     )
-    settings = read_settings(path)
+    settings = read_study(path)
     assert settings.world is settings.clip is None
     out = tmp_path / "study"
     runs = [Run("big", "big", 2)]
-    (own,) = scaling.run_study(settings, out, runs, data=built, images=[str(world)], quiet=True)
+    study = scaling.Study(settings, out, built, (str(world),), quiet=True)
+    (own,) = scaling.run_study(study, runs)
     assert own["seconds"].keys() == {"1", "2", "3", "4"}
     assert json.loads((out / "big-big-seed2" / "OVEN.json").read_text())["dtype"] == "bfloat16"
     assert not (out / "encoders").exists()
     assert not (out / "world").exists()
-    trained = [json.loads((out / "trained" / part / "training.json").read_text()) for part in runs[0].parts]
+    trained = [json.loads((out / "trained" / part / "training.json").read_text()) for part in runs[0].folders]
     assert [stage["config"]["seed"] for stage in trained] == [21, 22, 23, 24]
     with pytest.raises(M2KRError, match=r"other settings \(data\)"):
-        scaling.run_study(settings, out, runs, data=tmp_path, quiet=True)
+        scaling.run_study(replace(study, data=tmp_path), runs)
 
 
 def test_report_on_made_up_scores(tmp_path: Path) -> None:
@@ -239,13 +243,13 @@ def test_report_on_made_up_scores(tmp_path: Path) -> None:
         ({"judge": '{ tasks = ["WIT"] }'}, "no task with an image and a question"),
         ({"vision": "{ big = { layers = 1, width = 9, heads = 2 } }"}, "vision.big: an encoder's width is 9"),
         ({"text": '{ big = { path = "bert" } }'}, "text.big needs layers, width and heads"),
-        ({"text": "{ a-b = { layers = 1, width = 8, heads = 2 }, big = {} }"}, "text.big is {}"),
+        ({"text": "{ a-b = { layers = 1, width = 8, heads = 2 }, big = {} }"}, "the size 'a-b'"),
         ({"text": "{ big = { layers = 1, width = 8, heads = 2 }, a-b = { layers = 1 } }"}, "the size 'a-b'"),
         ({"world": "{ train_seed = 3, train_scale = 0.1, test_seed = 3, test_scale = 0.1 }"}, "on the same world"),
-        ({"world": "{ train_seed = 3, train_scale = 0.1 }"}, "world does not say test_seed, test_scale"),
-        ({"world": '{ train_seed = "3", train_scale = 0.1 }'}, "world.train_seed is '3' where int is expected"),
-        ({"model": "{ dims = 8 }"}, "model.dims is 8"),
-        ({"depth": "3"}, "no setting 'depth'"),
+        ({"world": "{ train_seed = 3, train_scale = 0.1 }"}, "missing required field `test_seed`"),
+        ({"world": '{ train_seed = "3", train_scale = 0.1 }'}, "world.train_seed is '3'. Expected `int`"),
+        ({"model": "{ dims = 8 }"}, "unknown field `dims`"),
+        ({"depth": "3"}, "there is no setting 'depth'"),
         ({"extra": "[stages.4]\nsteps = 3"}, "stages.4 does not say whose settings"),
         ({"extra": f'[stages.4]\nsettings = "{MINIS / "stage4.toml"}"\nseed = 3'}, "stages.4 has a seed"),
         ({"extra": f'[stages.4]\nsettings = "{MINIS / "stage3.toml"}"'}, "the settings of stage 3"),
@@ -254,14 +258,13 @@ def test_report_on_made_up_scores(tmp_path: Path) -> None:
 )
 def test_settings_that_cannot_be_are_refused(changes: dict[str, str], message: str, tmp_path: Path) -> None:
     with pytest.raises(M2KRError, match=r"tiny\.toml") as error:
-        read_settings(tiny(tmp_path / "tiny.toml", **changes))
+        read_study(tiny(tmp_path / "tiny.toml", **changes))
     assert message in str(error.value)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--form", "tpu", "--out", "x"], "--form is 'tpu'; it is one of cpu, gpu"),
         (["--config", "nowhere.toml", "--out", "x"], "nowhere.toml could not be read"),
         (["--form", "gpu", "--out", "x"], "--data is not given, and scaling-gpu.toml makes no data"),
         (["--form", "gpu", "--out", "x", "--data", "nowhere"], "--data nowhere is no folder"),
@@ -270,7 +273,7 @@ def test_settings_that_cannot_be_are_refused(changes: dict[str, str], message: s
         (["--out", "x", "--seeds", "0,0"], "--seeds is '0,0'"),
         (["--out", "x", "--seeds", "-1"], "--seeds is '-1'"),
         (["--out", "x", "--jobs", "0"], "--jobs is 0"),
-        (["--out", "{taken}"], "so it is not a study's"),
+        (["--out", "{taken}"], "so it is no study's"),
     ],
 )
 def test_what_cannot_be_is_said_in_a_line(

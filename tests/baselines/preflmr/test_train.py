@@ -21,12 +21,13 @@ from PIL import Image
 from safetensors.torch import load_file
 from sentence_transformers import MultiVectorEncoder
 
+from baselines.common.settings import parse_changes, read_settings
 from baselines.preflmr import PreFLMR
 from baselines.preflmr.module import PreFLMRModule
 from baselines.preflmr.scoring import contrastive_losses
-from baselines.preflmr.train import main, parse_changes, run_stage
+from baselines.preflmr.train import main, run_stage
 from baselines.preflmr.training.heads import ImageVectors, OneVector
-from baselines.preflmr.training.stages import StageConfig, config_file, read_config, trained_names
+from baselines.preflmr.training.stages import StageConfig, config_file, trained_names
 from baselines.preflmr.training.trainer import loss_of
 from m2kr.errors import M2KRError, run_command
 from m2kr.images.roots import parse_roots
@@ -175,7 +176,7 @@ def test_a_folder_of_another_run_is_left_alone(
     out.mkdir()
     (out / "thesis.txt").write_text("mine")
     assert run_command(main, command(folder, built, world, out)) == 2
-    assert "is not a run's" in capsys.readouterr().err
+    assert "is no run's" in capsys.readouterr().err
     (out / "thesis.txt").unlink()
     (out / "run.json").write_text(json.dumps({"config": {"stage": 3}}))
     assert run_command(main, command(folder, built, world, out)) == 2
@@ -228,13 +229,13 @@ def test_tuning_to_questions_of_ones_own(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--set=learning_rate=-1"], "learning_rate and scale have to be more than 0"),
+        (["--set=learning_rate=-1"], "learning_rate is -1. Expected `float` > 0"),
         (["--set=rate=1"], "there is no setting 'rate'"),
         (["--set=tasks=OKVKA"], "Did you mean OKVQA"),
         (["--set=tasks=IGLUE"], "IGLUE, which has no train split"),
         (["--set=validate=Infoseek"], "Infoseek, which has no valid split"),
         (["--set=steps"], "write it as NAME=VALUE"),
-        (["--set=steps=many"], "where a whole number is expected"),
+        (["--set=steps=many"], "steps is 'many'. Expected `int`"),
         (["--set=batch_size=4000"], "lower batch_size"),
         (["--stage", "3"], "--stage is 3"),
         (["--text", "bert"], None),
@@ -273,7 +274,7 @@ def test_what_cannot_be_is_said_in_a_line(
 
 @pytest.mark.parametrize("stage", [1, 2, 3, 4])
 def test_settings_of_every_stage_can_be_read(stage: int) -> None:
-    config = read_config(config_file(stage))
+    config = read_settings(StageConfig, config_file(stage))
     assert config.stage == stage
     assert replace(config) == config
     assert set(config.tasks) <= {"WIT", "CC", "KVQA", "MSMARCO", "OVEN", "LLaVA", "OKVQA", "Infoseek", "EVQA"}

@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from baselines.bm25 import BM25
+from baselines.common.settings import read_settings
 from baselines.preflmr.training.assemble import assemble
-from baselines.preflmr.training.batches import Collator, TrainingTask, load_training, plan
+from baselines.preflmr.training.batches import Collator, TrainingTask, draw_order, load_training
 from baselines.preflmr.training.negatives import mine
-from baselines.preflmr.training.stages import StageConfig, read_config
+from baselines.preflmr.training.stages import StageConfig
 from m2kr.dataset import TaskData, load_task
 from m2kr.errors import M2KRError
 from m2kr.images.roots import ImageRoots, parse_roots
@@ -60,7 +61,7 @@ def test_no_two_queries_of_a_batch_share_a_positive(positives: list[list[int]], 
     # A query that shares a positive with every other one has none to stand beside.
     if any(all(first & second for second in sets) for first in sets):
         return
-    order = plan([task], [1.0], 12, 2, seed)
+    order = draw_order([task], [1.0], 12, 2, seed)
     for batch in order.query:
         own = [set(task.positives(query).tolist()) for query in batch]
         assert not own[0] & own[1]
@@ -69,20 +70,20 @@ def test_no_two_queries_of_a_batch_share_a_positive(positives: list[list[int]], 
 
 def test_every_query_comes_once_a_round() -> None:
     task = made([[row] for row in range(12)], 12)
-    order = plan([task], [1.0], 6, 4, 0)
+    order = draw_order([task], [1.0], 6, 4, 0)
     for first in (0, 3):
         assert sorted(order.query[first : first + 3].ravel().tolist()) == list(range(12))
     assert order.query[:3].tolist() != order.query[3:].tolist()
-    again = plan([task], [1.0], 6, 4, 0)
+    again = draw_order([task], [1.0], 6, 4, 0)
     np.testing.assert_array_equal(order.query, again.query)
-    assert plan([task], [1.0], 6, 4, 1).query.tolist() != order.query.tolist()
+    assert draw_order([task], [1.0], 6, 4, 1).query.tolist() != order.query.tolist()
     # A longer run begins like a shorter one.
-    np.testing.assert_array_equal(plan([task], [1.0], 9, 4, 0).query[:6], order.query)
+    np.testing.assert_array_equal(draw_order([task], [1.0], 9, 4, 0).query[:6], order.query)
 
 
 def test_tasks_are_drawn_by_their_shares() -> None:
     tasks = [made([[row] for row in range(8)], 8) for _ in range(3)]
-    order = plan(tasks, [1.0, 2.0, 5.0], 4000, 2, 0)
+    order = draw_order(tasks, [1.0, 2.0, 5.0], 4000, 2, 0)
     shares = np.bincount(order.task, minlength=3) / 4000
     np.testing.assert_allclose(shares, [0.125, 0.25, 0.625], atol=0.02)
 
@@ -103,7 +104,7 @@ def test_negatives_are_no_positives(number: int, mined: int, seed: int) -> None:
 
 def test_queries_that_share_their_positives_fill_no_batch() -> None:
     with pytest.raises(M2KRError, match="lower batch_size"):
-        plan([made([[0, 1], [1, 2], [1]], 4)], [1.0], 1, 2, 0)
+        draw_order([made([[0, 1], [1, 2], [1]], 4)], [1.0], 1, 2, 0)
 
 
 def test_too_few_passages_for_the_negatives() -> None:
@@ -164,7 +165,7 @@ def test_pictures_are_decoded_with_their_batch(built: Path, world: Path) -> None
         return {"input_ids": len(inputs)}
 
     collate = Collator(tasks, preprocess, replace(CONFIG, negatives=2), prepare=lambda image: image.size)
-    order = plan(tasks, [1.0], 2, 4, 0)
+    order = draw_order(tasks, [1.0], 2, 4, 0)
     assert CountingRoots.opened == 0
     entries = [{"task": 0, "query": int(query), "place": place} for place, query in enumerate(order.query[0])]
     batch = collate(entries)
@@ -202,14 +203,14 @@ def test_images_are_asked_for(built: Path) -> None:
     ("line", "message"),
     [
         ("steps = ", "is no TOML"),
-        ("[tasks]\nEVQA = 'much'", "a table of tasks and their shares"),
-        ("query_text = 1", "where true or false is expected"),
+        ("[tasks]\nEVQA = 'much'", "tasks is {'EVQA': 'much'}"),
+        ("query_text = 1", "query_text is 1. Expected `bool`"),
         ("seed = -1", "seed is -1"),
         ("mined = 2", "more than the 1 negatives"),
-        ("instructions = 'some'", "one of fixed, sampled, none"),
+        ("instructions = 'some'", "is one of fixed, sampled, none"),
         ("log_every = 3", "no multiple of log_every"),
-        ("validate = 'EVQA'", "a list of tasks"),
-        ("batch_size = 1", "batch_size is 1; it has to be 2 or more"),
+        ("validate = 'EVQA'", "validate is 'EVQA'"),
+        ("batch_size = 1", "batch_size is 1. Expected `int` >= 2"),
     ],
 )
 def test_settings_that_cannot_be(line: str, message: str, tmp_path: Path) -> None:
@@ -221,7 +222,7 @@ def test_settings_that_cannot_be(line: str, message: str, tmp_path: Path) -> Non
     path = tmp_path / "settings.toml"
     path.write_text("\n".join([*lines, line]))
     with pytest.raises(M2KRError, match=r"settings\.toml") as caught:
-        read_config(path)
+        read_settings(StageConfig, path)
     assert message in str(caught.value)
 
 

@@ -1,4 +1,7 @@
-"""The encoders that the small models begin with: a BERT and a CLIP, with vocabularies of their own, random weights."""
+"""Small encoders to begin with, where none are downloaded: a BERT and a CLIP with random weights and own vocabularies.
+
+`train_clip` trains a CLIP contrastively, on pictures and what is said of them.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name everybody knows
 from PIL.Image import Image
+from sentence_transformers import MultiVectorEncoder
 from sentence_transformers.base.modality_types import Modality
 from sentence_transformers.base.modules import InputModule
 from tokenizers import BertWordPieceTokenizer, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
@@ -18,8 +22,13 @@ from transformers import BertConfig, BertModel, CLIPConfig, CLIPModel, CLIPToken
 
 from baselines.common.checkpoints import load_model, load_tokenizer, quiet_loading
 from baselines.common.clip_pixels import ClipPixels
+from baselines.preflmr.training.batches import load_training
+from baselines.preflmr.training.stages import StageConfig
+from baselines.preflmr.training.trainer import train
+from baselines.preflmr.training.validation import load_validation
 from m2kr.common.files import atomic, write_json
 from m2kr.errors import M2KRError
+from m2kr.images.roots import ImageRoots
 
 IMAGE_SIZE = 64
 """Pixels of a picture's side: 64 patches of 8 x 8 keep the spots and stripes of the made-up world apart."""
@@ -66,15 +75,9 @@ TEXT_SHAPE, IMAGE_SHAPE = Shape(TEXT_LAYERS), Shape(IMAGE_LAYERS)
 
 
 def write_bert(texts: Iterable[str], folder: Path, seed: int, shape: Shape = TEXT_SHAPE) -> None:
-    """Write a BERT with random weights, and a wordpiece vocabulary trained on ``texts``.
+    """Write a BERT with random weights, and a wordpiece vocabulary trained on ``texts``, to a folder.
 
     It has no dropout: the models are small and see each text a few times only.
-
-    Args:
-        texts: what the vocabulary is learned from.
-        folder: where to write it.
-        seed: of the weights.
-        shape: of its layers.
     """
     wordpiece = BertWordPieceTokenizer(lowercase=True)
     texts = list(texts)
@@ -92,11 +95,8 @@ def write_bert(texts: Iterable[str], folder: Path, seed: int, shape: Shape = TEX
     torch.manual_seed(seed)
     model = BertModel(
         BertConfig(
+            **_sizes(shape),
             vocab_size=len(vocabulary),
-            hidden_size=shape.width,
-            intermediate_size=shape.inner,
-            num_hidden_layers=shape.layers,
-            num_attention_heads=shape.heads,
             max_position_embeddings=DOC_MAXLEN,
             hidden_dropout_prob=0.0,
             attention_probs_dropout_prob=0.0,
@@ -109,14 +109,9 @@ def write_bert(texts: Iterable[str], folder: Path, seed: int, shape: Shape = TEX
 def write_clip(
     texts: Iterable[str], folder: Path, seed: int, image: Shape = IMAGE_SHAPE, text: Shape = TEXT_SHAPE
 ) -> None:
-    """Write a CLIP with random weights, and a byte-pair vocabulary as CLIP's, trained on ``texts``.
+    """Write a CLIP with random weights, and a byte-pair vocabulary as CLIP's, trained on ``texts``, to a folder.
 
-    Args:
-        texts: what the vocabulary is learned from.
-        folder: where to write it.
-        seed: of the weights.
-        image: of the layers of the image tower.
-        text: of the layers of the text tower. The two towers meet in vectors of `WIDTH` numbers, whatever their own.
+    Its two towers meet in vectors of `WIDTH` numbers, whatever their own width.
     """
     bpe = Tokenizer(models.BPE(unk_token=_END, continuing_subword_prefix="", end_of_word_suffix="</w>"))
     # How CLIPTokenizer cuts texts into words.
@@ -147,18 +142,11 @@ def write_clip(
     with atomic(folder / "merges.txt", "w") as file:
         file.write("#version: 0.2\n")
         file.writelines(f"{' '.join(pair)}\n" for pair in learned["merges"])
-    ids: dict[str, Any] = {
-        "bos_token_id": vocabulary[_START],
-        "eos_token_id": vocabulary[_END],
-        "pad_token_id": vocabulary[_END],
-    }
+    start, end = vocabulary[_START], vocabulary[_END]
+    ids: dict[str, Any] = {"bos_token_id": start, "eos_token_id": end, "pad_token_id": end}
+    lengths = {"vocab_size": len(vocabulary), "max_position_embeddings": _CLIP_MAXLEN}
     config = CLIPConfig(
-        text_config={
-            **_sizes(text),
-            **ids,
-            "vocab_size": len(vocabulary),
-            "max_position_embeddings": _CLIP_MAXLEN,
-        },
+        text_config={**_sizes(text), **ids, **lengths},
         vision_config={**_sizes(image), "image_size": IMAGE_SIZE, "patch_size": 8},
         projection_dim=WIDTH,
         **ids,
@@ -167,20 +155,14 @@ def write_clip(
     with quiet_loading():
         CLIPModel(config).save_pretrained(folder)
     write_json(folder / "tokenizer_config.json", {"tokenizer_class": "CLIPTokenizer", "model_max_length": _CLIP_MAXLEN})
-    size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    sizes = {"size": {"shortest_edge": IMAGE_SIZE}, "crop_size": {"height": IMAGE_SIZE, "width": IMAGE_SIZE}}
     write_json(
-        folder / "preprocessor_config.json",
-        {
-            "image_processor_type": "CLIPImageProcessor",
-            "size": {"shortest_edge": IMAGE_SIZE},
-            "crop_size": size,
-            "resample": 3,
-        },
+        folder / "preprocessor_config.json", {"image_processor_type": "CLIPImageProcessor", **sizes, "resample": 3}
     )
 
 
-def _sizes(shape: Shape) -> dict[str, int]:
-    """Return the sizes of a tower as CLIP's configurations name them."""
+def _sizes(shape: Shape) -> dict[str, Any]:
+    """Return the sizes of layers as configurations of transformers name them."""
     return {
         "hidden_size": shape.width,
         "intermediate_size": shape.inner,
@@ -255,3 +237,28 @@ class ClipModule(InputModule):
     def load(cls, model_name_or_path: str, **_: Any) -> ClipModule:  # type: ignore[override]
         """Return a saved module."""
         return cls(Path(model_name_or_path))
+
+
+def train_clip(start: Path, config: StageConfig, data: Path, images: ImageRoots, out: Path, *, quiet: bool) -> None:
+    """Train a CLIP contrastively, its pictures as queries and its texts as passages.
+
+    Args:
+        start: folder of the CLIP to begin with.
+        config: settings, with ``stage = 0``.
+        data: folder of the benchmark.
+        images: where its pictures are.
+        out: folder of the run, see `baselines.preflmr.training.trainer.train`.
+        quiet: no progress.
+    """
+    module = ClipModule(start)
+    tasks = load_training(config, data, images)
+    train(
+        MultiVectorEncoder(modules=[module], device="cpu"),
+        config,
+        tasks,
+        load_validation(config, data, images),
+        out,
+        identity={"data": [task.fingerprint for task in tasks]},
+        prepare=module.pixels.prepare,
+        quiet=quiet,
+    )

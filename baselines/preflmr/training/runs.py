@@ -1,0 +1,138 @@
+"""The folder of a training run: what it holds, how a run that was stopped goes on, what is written at its end.
+
+It holds ``run.json`` (settings), ``checkpoints/`` (weights, optimiser, random numbers: what resuming needs), logs, and,
+when the run has ended, the trained model with ``training.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from m2kr.common.files import write_json
+from m2kr.common.measure import versions
+from m2kr.common.progress import say
+from m2kr.errors import M2KRError
+
+RUN, DONE, CHECKPOINTS = "run.json", "training.json", "checkpoints"
+_STATE = "trainer_state.json"  # the trainer writes it last, so a checkpoint with it is whole
+METRIC = "eval_Recall@5"
+
+
+def run_training(
+    out: Path,
+    settings: dict[str, Any],
+    make_trainer: Callable[[Path | None], Any],
+    finish: Callable[[Any], dict[str, Any]],
+    *,
+    quiet: bool,
+) -> dict[str, Any]:
+    """Train, going on where an earlier run of the same settings stopped; return what ``training.json`` holds.
+
+    Args:
+        out: folder of the run.
+        settings: all that its result depends on.
+        make_trainer: makes a trainer of transformers, given the checkpoint that is gone on from.
+        finish: called with the trainer after training; writes the model and returns what is said of it.
+        quiet: no progress.
+
+    Raises:
+        M2KRError: the folder holds another run, or the loss is no longer a number.
+    """
+    if first_process():
+        claim(out / RUN, settings, "run")
+    if (done := read_done(out)) is not None:
+        say(f"{out}: already trained, nothing to do", quiet=quiet)
+        return done
+    last = last_checkpoint(out)
+    if last is not None:
+        say(f"{out}: going on after {last.name}", quiet=quiet)
+    trainer = make_trainer(last)
+    trainer.add_callback(FiniteLoss())
+    if quiet or not sys.stderr.isatty():
+        trainer.remove_callback(PrinterCallback)
+        trainer.remove_callback(ProgressCallback)
+    began, computed = time.perf_counter(), time.process_time()
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    result = {
+        **settings,
+        "seconds": round(time.perf_counter() - began, 1),
+        "cpu_seconds": round(time.process_time() - computed, 1),
+        "resumed": last is not None,
+        **finish(trainer),
+        "versions": versions(),
+        "log": [entry for entry in trainer.state.log_history if "loss" in entry or METRIC in entry],
+    }
+    if trainer.is_world_process_zero():
+        write_json(out / DONE, result)
+    return result
+
+
+def shared_arguments(config: Any, out: Path, device: str, *, quiet: bool) -> dict[str, Any]:
+    """Return the arguments of a trainer that follow alike from the settings of any run."""
+    return {
+        "output_dir": str(out / CHECKPOINTS),
+        "max_steps": config.steps,
+        "learning_rate": config.learning_rate,
+        "warmup_steps": config.warmup_steps,
+        "weight_decay": config.weight_decay,
+        "use_cpu": device == "cpu",
+        "seed": config.seed,
+        "data_seed": config.seed,
+        "dataloader_pin_memory": device != "cpu",
+        "save_strategy": "steps",
+        "save_total_limit": 2,
+        "logging_steps": config.log_every,
+        "logging_nan_inf_filter": False,
+        "disable_tqdm": quiet or not sys.stderr.isatty(),
+    }
+
+
+class FiniteLoss(TrainerCallback):
+    """Ends a run whose loss is no longer a number, which never comes back."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        """Raise an M2KRError if the loss is infinite or NaN."""
+        loss = (logs or {}).get("loss")
+        if loss is not None and not math.isfinite(loss):
+            raise M2KRError(
+                f"the loss is {loss} after {state.global_step} updates: lower learning_rate, or train in float32."
+            )
+
+
+def read_done(out: Path) -> dict[str, Any] | None:
+    """Return what a finished run wrote, or None."""
+    if not (out / DONE).is_file():
+        return None
+    found: dict[str, Any] = json.loads((out / DONE).read_text(encoding="utf-8"))
+    return found
+
+
+def last_checkpoint(out: Path) -> Path | None:
+    """Return the newest checkpoint that is whole, and delete later ones, which a kill cut off."""
+    numbers = {folder: folder.name.rsplit("-", 1)[-1] for folder in (out / CHECKPOINTS).glob("checkpoint-*")}
+    found = sorted((folder for folder, number in numbers.items() if number.isdigit()), key=lambda f: -int(numbers[f]))
+    for folder in found:
+        try:
+            json.loads((folder / _STATE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            if first_process():
+                shutil.rmtree(folder)
+            continue
+        return folder
+    return None
+
+
+def first_process() -> bool:
+    """Whether this is the only process, or the first of those that accelerate or torchrun started."""
+    return os.environ.get("RANK", "0") == "0"

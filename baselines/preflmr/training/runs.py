@@ -22,6 +22,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from m2kr.common.files import write_json
 from m2kr.common.measure import versions
 from m2kr.common.progress import say
+from m2kr.common.work import claim
 from m2kr.errors import M2KRError
 
 RUN, DONE, CHECKPOINTS = "run.json", "training.json", "checkpoints"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
+from filelock import FileLock
 
 from m2kr.build.task import build_task
 from m2kr.synthetic.write import generate
@@ -22,18 +24,31 @@ hypothesis.settings.register_profile("explore", print_blob=True, **ANY_SPEED)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
+def made_once(folder: str, factory: pytest.TempPathFactory, make: Callable[[Path], None]) -> Path:
+    """Return a folder of a session that one worker of pytest-xdist has made, for all of them."""
+    base = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    out, mark = base / folder, base / f"{folder}.made"
+    with FileLock(base / f"{folder}.lock"):
+        if not mark.exists():
+            make(out)
+            mark.touch()
+    return out
+
+
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The raw releases of a small world, one folder each; also the root of its images. Not to be changed."""
-    root = tmp_path_factory.mktemp("world") / "raw"
-    generate(root, scale=SCALE, quiet=True)
-    return root
+    return made_once("raw", tmp_path_factory, lambda out: generate(out, scale=SCALE, quiet=True))
 
 
 @pytest.fixture(scope="session")
 def built(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The benchmark built from `world`: every task. Not to be changed."""
-    out = tmp_path_factory.mktemp("built") / "m2kr"
-    for task in TASKS.values():
-        build_task(task, world, out, quiet=True)
-    return out
+
+    def build(out: Path) -> None:
+        for task in TASKS.values():
+            build_task(task, world, out, quiet=True)
+
+    return made_once("m2kr", tmp_path_factory, build)

@@ -337,13 +337,15 @@ def _write_card(work: Path, name: str, *, about: str, data: str, how: str, reads
 
     reads = (
         "The data are those of `python -m m2kr.synthetic` and `python -m m2kr.build`, whatever the seed. "
-        f"{reads}Pictures are read at {IMAGE_SIZE} x {IMAGE_SIZE} pixels."
+        f"{reads}Pictures are read at {IMAGE_SIZE}\xa0x\xa0{IMAGE_SIZE} pixels."  # kept on one line
     )
     recipe = (
         f"`make train-mini` repeats it: `python -m baselines.minis.recipe`, on {data} of the made-up world of seed "
         f"{TRAINED_SEED} at scale {SCALE:g}. {how}"
     )
     prose = {"about": about, "reads": reads, "recipe": recipe}
-    text = _CARD.format(name=name, **{key: fill(value, 120) for key, value in prose.items()}, **texts)
+    text = _CARD.format(
+        name=name, **{key: fill(value, 120).replace("\xa0", " ") for key, value in prose.items()}, **texts
+    )
     with atomic(work / "minis" / name / "README.md", "w") as file:
         file.write(text)

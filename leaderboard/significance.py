@@ -37,7 +37,7 @@ class Pairs:
 def pairwise(hits: Mapping[str, npt.NDArray[np.float64]]) -> Pairs:
     """Return the p-values of the two-sided paired t-test over the queries, for all pairs.
 
-    The same test as in `m2kr.metrics.compare`, for all pairs at once: the variance of a difference is known from the
+    The same test as in `m2kr.significance.compare`, for all pairs at once: the variance of a difference is known from the
     covariances. Not corrected for the number of comparisons.
 
     Args:

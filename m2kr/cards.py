@@ -1,4 +1,4 @@
-"""Cards of the tasks: ``python -m m2kr.cards --update`` writes ``data_cards/`` and the table in ``README.md``.
+"""Cards of the tasks: ``python -m m2kr.cards --update`` writes ``data_cards/`` and the tables in ``README.md``.
 
 A card is generated from `m2kr.tasks`, `m2kr.formats.schema` and the options of the task's module, so that it cannot say
 anything else than the code; ``--check`` fails when one is stale. With ``--data`` the cards also tell what was counted
@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from m2kr.errors import M2KRError, run_command
+from m2kr.metrics import measures_table
 from m2kr.tasks import BENCHMARK_CITATION, RELEASES, TASKS, Task
 
 ROOT = Path(__file__).resolve().parents[1]
 """The checkout, with ``data_cards/`` and ``README.md``."""
-
-BEGIN, END = "<!-- tasks:begin -->", "<!-- tasks:end -->"
 
 _KINDS = {"I2T": "an image", "Q2T": "a question", "IQ2T": "an image and a question"}
 
@@ -226,19 +225,22 @@ def index() -> str:
     )
 
 
-def readme_with_table(text: str, where: Path) -> str:
-    """Return the README with the table of tasks between its markers.
+def readme_with_tables(text: str, where: Path) -> str:
+    """Return the README with the tables of tasks and measures, each between its markers.
 
     Raises:
         M2KRError: the markers are not there, once each and in order.
     """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end or BEGIN in rest or END in after:
-        raise M2KRError(
-            f"{where} does not hold the markers {BEGIN} and {END} once each. Put them where the table goes."
-        )
-    return f"{before}{BEGIN}\n{tasks_table()}\n{END}{after}"
+    for name, table in (("tasks", tasks_table()), ("measures", measures_table())):
+        opening, closing = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+        before, begin, rest = text.partition(opening)
+        _, end, after = rest.partition(closing)
+        if not begin or not end or opening in rest or closing in after:
+            raise M2KRError(
+                f"{where} does not hold the markers {opening} and {closing} once each. Put them where the table goes."
+            )
+        text = f"{before}{opening}\n{table}\n{closing}{after}"
+    return text
 
 
 def pages(root: Path) -> dict[Path, str]:
@@ -249,7 +251,7 @@ def pages(root: Path) -> dict[Path, str]:
         raise M2KRError(f"{root} has no data_cards and README.md: cards are kept in a checkout of m2kr. Pass --root.")
     cards = {folder / f"{task.key}.md": card(task) for task in TASKS.values()}
     text = readme.read_text(encoding="utf-8")
-    return {**cards, folder / "README.md": index(), readme: readme_with_table(text, readme)}
+    return {**cards, folder / "README.md": index(), readme: readme_with_tables(text, readme)}
 
 
 def _stale(root: Path) -> dict[Path, str | None]:
@@ -262,7 +264,7 @@ def _stale(root: Path) -> dict[Path, str | None]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m m2kr.cards", description="Write, or check, the cards of the tasks and the table in the README."
+        prog="python -m m2kr.cards", description="Write, or check, the cards of the tasks and the tables in the README."
     )
     action = parser.add_mutually_exclusive_group(required=True)
     action.add_argument("--check", action="store_true", help="exit with 1 if a card or the table is stale")

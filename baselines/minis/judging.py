@@ -100,7 +100,7 @@ def difference(scores: Scores, ours: str, other: str, keys: Sequence[str], seed:
     Queries are drawn with replacement within each task, the same for both models (a paired bootstrap); every task
     counts alike, whatever its number of queries.
     """
-    from m2kr.metrics import bootstrap_means
+    from m2kr.significance import bootstrap_means
 
     apart = [(scores[ours][key] - scores[other][key])[:, None] for key in keys]
     drawn = np.mean(

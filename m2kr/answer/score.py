@@ -489,7 +489,7 @@ def intervals(scores: AnswerScores, *, resamples: int = 10_000, seed: int = 0) -
     """Return the 95 % interval of every measure, [low, high]: percentiles of a bootstrap over the questions."""
     import numpy as np
 
-    from m2kr.metrics import bootstrap_means
+    from m2kr.significance import bootstrap_means
 
     main = scores.table.columns[1]
     columns = {name: scores.table[name].to_numpy() for name in scores.table.columns[1:]}

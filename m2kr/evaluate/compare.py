@@ -10,8 +10,8 @@ import polars as pl
 from m2kr.common.files import sha256_of
 from m2kr.common.text_table import aligned
 from m2kr.errors import M2KRError
-from m2kr.metrics import compare
 from m2kr.results.record import Result, Run, notes_on, read_result
+from m2kr.significance import compare
 
 _FEW_QUERIES = 30
 

@@ -11,10 +11,12 @@ from m2kr.common.progress import progress, say
 from m2kr.errors import M2KRError
 from m2kr.export.files import open_folder
 from m2kr.export.mteb import main_score, model_name, mteb_name
+from m2kr.metrics import MEASURES
 from m2kr.results.record import Result, read_results
 from m2kr.tasks import TASKS
 
-_NAMES = {"Recall": "hit_rate", "recall_fraction": "recall", "PRecall": "pseudo_recall", "MRR": "mrr", "nDCG": "ndcg"}
+# mteb's names are ranx's.
+_NAMES = {measure.name: measure.ranx for measure in MEASURES} | {"PRecall": "pseudo_recall"}
 
 
 def task_result(results: Sequence[Result]) -> dict[str, Any]:

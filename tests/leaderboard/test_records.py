@@ -7,7 +7,7 @@ import pytest
 
 from leaderboard.records import figures, interval, models_of, read_records, usual_data, with_marks
 from m2kr.errors import M2KRError
-from m2kr.metrics import bootstrap_means
+from m2kr.significance import bootstrap_means
 
 
 def marks_of(make, tmp_path, **changes):

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from m2kr import cards
-from m2kr.cards import BEGIN, END, ROOT, card, main, tasks_table
+from m2kr.cards import ROOT, card, main, tasks_table
 from m2kr.errors import run_command
 from m2kr.formats.schema import arrow_schema
 from m2kr.sources.options import source_of
@@ -67,6 +67,9 @@ def test_stale_missing_and_extra_files_fail_the_check_and_are_mended(checkout, c
     assert main(["--check", *root]) == 0
     assert readme.read_text(encoding="utf-8") == text
     assert not (checkout / "data_cards" / "OLD.md").exists()
+
+
+BEGIN, END = "<!-- tasks:begin -->", "<!-- measures:end -->"
 
 
 @pytest.mark.parametrize("change", [(BEGIN, ""), (END, ""), (BEGIN, END), (END, f"{END}{END}")])

@@ -20,10 +20,10 @@ from m2kr.common.files import sha256_of
 from m2kr.dataset import TaskData, load_task
 from m2kr.errors import M2KRError, run_command
 from m2kr.evaluate.task import evaluate_task
-from m2kr.metrics import bootstrap_means
 from m2kr.reader import Answer, Asked, no_passages, oracle_passages, run_passages
 from m2kr.results.record import main as show_results
 from m2kr.results.record import read_results, table
+from m2kr.significance import bootstrap_means
 from tests.m2kr.evaluating import entry_points_of
 
 

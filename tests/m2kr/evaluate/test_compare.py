@@ -14,8 +14,8 @@ from m2kr import dataset
 from m2kr.dataset import load_task
 from m2kr.errors import run_command
 from m2kr.evaluate.task import main
-from m2kr.metrics import compare
 from m2kr.results.record import Run
+from m2kr.significance import compare
 from tests.m2kr.evaluating import Single, evaluated, run_of
 
 

@@ -1,26 +1,28 @@
 """Check a benchmark folder: ``python -m m2kr.check DATA [--images ROOT]``.
 
 Files against the manifest (there, nothing else there, size, rows, SHA-256), columns and types, the rules of the format
-(`m2kr.formats.schema.check_split`), and every image that a query names: there, whole, decodable, of sane size. A folder without
-a manifest, such as the published benchmark, is checked too, but for its hashes.
+(`m2kr.formats.rules.check_split`), and every image that a query names: there, whole, decodable, of sane size. A folder
+without a manifest, such as the published benchmark, is checked too, but for its hashes.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m2kr import __version__
+from m2kr.common.cli import option, parse
+from m2kr.common.options import QuietOption
 from m2kr.common.progress import progress, say
-from m2kr.errors import M2KRError, run_command
+from m2kr.errors import M2KRError, first_line, run_command
 from m2kr.tasks import TASKS, Task, parse_tasks
 
 if TYPE_CHECKING:
+    from m2kr.formats.shards import Shard
     from m2kr.images.roots import ImageRoots
 
 LISTED = 10_000
@@ -89,12 +91,12 @@ class Report:
         """Whether nothing is wrong."""
         return not self.problems
 
-    def add(self, problem: Problem) -> None:
+    def add(self, task: str, kind: str, where: str, says: str, **image: Any) -> None:
         """Count a problem, and list it unless there are too many like it."""
-        counter = self.counts.setdefault(problem.task, Counter())
-        counter[problem.kind] += 1
-        if counter[problem.kind] <= LISTED:
-            self.problems.append(problem)
+        counter = self.counts.setdefault(task, Counter())
+        counter[kind] += 1
+        if counter[kind] <= LISTED:
+            self.problems.append(Problem(task, kind, where, says, **image))
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as it is written."""
@@ -126,22 +128,14 @@ def check(
     Raises:
         M2KRError: the manifest cannot be read.
     """
-    from m2kr.formats.manifest import MANIFEST, read_manifest
+    from m2kr.formats.manifest import CARD, CROISSANT, MANIFEST, read_manifest, shards_of
 
     report = Report(hashes_checked=(data / MANIFEST).exists())
     manifest = read_manifest(data)
-    entries, packed = manifest["tasks"], manifest.get("images", {})
     for task in tasks:
-        shards = [
-            shard
-            for splits in entries.get(task.key, {}).get("configs", {}).values()
-            for facts in splits.values()
-            for shard in facts["shards"]
-        ]
-        shards += packed.get(task.key, {}).get("shards", [])
-        folders = [
-            folder for suffix in ("data", "passages", "images") if (folder := data / f"{task.key}_{suffix}").is_dir()
-        ]
+        entry = manifest["tasks"].get(task.key, {})
+        shards = [*shards_of(entry), *manifest.get("images", {}).get(task.key, {}).get("shards", [])]
+        folders = [folder for config in _configs(task) if (folder := data / config).is_dir()]
         if not shards and not folders:
             continue
         report.tasks[task.key] = {"files": 0, "rows": 0, "images": 0}
@@ -151,63 +145,70 @@ def check(
             for file in sorted(file for folder in folders for file in folder.rglob("*") if file.is_file()):
                 name = file.relative_to(data).as_posix()
                 if name not in listed and not file.name.startswith("."):
-                    report.add(Problem(task.key, "file", name, "the manifest does not list this file"))
-        _check_tables(report, data, task, sorted(entries.get(task.key, {}).get("configs", {})))
+                    report.add(task.key, "file", name, "the manifest does not list this file")
+        _check_tables(report, data, task, entry.get("configs", {}))
         if task.reads_images and (data / task.data_config).is_dir():
             _check_images(report, data, task, images, workers=workers, quiet=quiet)
     if report.hashes_checked and len(tasks) == len(TASKS):
-        known = {"README.md", MANIFEST, "croissant.json", "quarantine"}
-        known |= {f"{task.key}_{suffix}" for task in tasks for suffix in ("data", "passages", "images")}
+        known = {CARD, MANIFEST, CROISSANT, "quarantine", *(config for task in tasks for config in _configs(task))}
         for path in sorted(data.iterdir()):
             if path.name not in known and not path.name.startswith("."):
-                report.add(Problem("", "file", path.name, "this belongs to no task and to no benchmark folder"))
+                report.add("", "file", path.name, "this belongs to no task and to no benchmark folder")
     return report
 
 
-def _check_files(report: Report, data: Path, task: Task, shards: list[dict[str, Any]], *, quiet: bool) -> None:
+def _configs(task: Task) -> tuple[str, ...]:
+    return task.data_config, task.passages_config, task.images_config
+
+
+def _check_files(report: Report, data: Path, task: Task, shards: list[Shard], *, quiet: bool) -> None:
+    with progress(sum(shard["bytes"] for shard in shards), f"{task.key} files", unit="B", quiet=quiet) as bar:
+        for shard in shards:
+            if problem := _file_problem(data, shard):
+                report.add(task.key, problem[0], shard["path"], problem[1])
+            bar.update(shard["bytes"])
+
+
+def _file_problem(data: Path, shard: Shard) -> tuple[str, str] | None:
+    """Return how a file differs from the manifest: kind, and what is wrong."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     from m2kr.common.files import sha256_of
 
-    with progress(sum(shard["bytes"] for shard in shards), f"{task.key} files", unit="B", quiet=quiet) as bar:
-        for shard in shards:
-            name = str(shard["path"])
-            path = data / name
-            try:
-                # A manifest may come from anywhere: it has no say over what is read outside the folder.
-                if not path.resolve().is_relative_to(data.resolve()):
-                    report.add(Problem(task.key, "file", name, "the manifest names a file outside the folder"))
-                elif not path.is_file():
-                    report.add(Problem(task.key, "file", name, "the file is missing; get it or build the task again"))
-                elif (size := path.stat().st_size) != shard["bytes"]:
-                    says = f"{size:,} bytes where the manifest has {shard['bytes']:,}"
-                    report.add(Problem(task.key, "hash", name, says))
-                elif sha256_of(path) != shard["sha256"]:
-                    report.add(Problem(task.key, "hash", name, "the SHA-256 is not that of the manifest"))
-                elif (rows := pq.read_metadata(path).num_rows) != shard["rows"]:
-                    report.add(
-                        Problem(task.key, "hash", name, f"{rows:,} rows where the manifest has {shard['rows']:,}")
-                    )
-            except (OSError, pa.ArrowException) as error:
-                report.add(Problem(task.key, "file", name, f"the file cannot be read ({_first_line(error)})"))
-            bar.update(shard["bytes"])
+    path = data / shard["path"]
+    try:
+        # A manifest may come from anywhere: it has no say over what is read outside the folder.
+        if not path.resolve().is_relative_to(data.resolve()):
+            return "file", "the manifest names a file outside the folder"
+        if not path.is_file():
+            return "file", "the file is missing; get it or build the task again"
+        if (size := path.stat().st_size) != shard["bytes"]:
+            return "hash", f"{size:,} bytes where the manifest has {shard['bytes']:,}"
+        if sha256_of(path) != shard["sha256"]:
+            return "hash", "the SHA-256 is not that of the manifest"
+        if (rows := pq.read_metadata(path).num_rows) != shard["rows"]:
+            return "hash", f"{rows:,} rows where the manifest has {shard['rows']:,}"
+    except (OSError, pa.ArrowException) as error:
+        return "file", f"the file cannot be read ({first_line(error)})"
+    return None
 
 
-def _check_tables(report: Report, data: Path, task: Task, promised: list[str]) -> None:
+def _check_tables(report: Report, data: Path, task: Task, promised: dict[str, Any]) -> None:
     """Check columns of every shard, then the rules of every split whose shards can be read."""
     import polars as pl
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     from m2kr.formats.rules import DatasetError, check_columns, check_split
+    from m2kr.formats.shards import find_shards, missing_shards
 
+    names = {task.data_config: [*task.splits], task.passages_config: [f"{split}_passages" for split in task.splits]}
     tables: dict[tuple[str, str], list[Path]] = {}
     spoiled: set[tuple[str, str]] = set()
-    for config in (task.data_config, task.passages_config):
-        splits = task.splits if config == task.data_config else tuple(f"{split}_passages" for split in task.splits)
+    for config, splits in names.items():
         for split in splits:
-            for path in sorted((data / config).glob(f"{split}-*.parquet")):
+            for path in find_shards(data / config, split):
                 tables.setdefault((config, split), []).append(path)
                 name = f"{config}/{path.name}"
                 try:
@@ -215,51 +216,43 @@ def _check_tables(report: Report, data: Path, task: Task, promised: list[str]) -
                     report.tasks[task.key]["files"] += 1
                     report.tasks[task.key]["rows"] += metadata.num_rows
                     check_columns(config, metadata.schema.to_arrow_schema(), name)
+                    continue
                 except DatasetError as error:
-                    report.add(Problem(task.key, "columns", name, str(error).removeprefix(f"{name}: ")))
-                    spoiled.add((config, split))
+                    report.add(task.key, "columns", name, str(error).removeprefix(f"{name}: "))
                 except (OSError, pa.ArrowException) as error:
-                    report.add(Problem(task.key, "file", name, f"the file cannot be read ({_first_line(error)})"))
-                    spoiled.add((config, split))
-    for config in (task.data_config, task.passages_config):
+                    report.add(task.key, "file", name, f"the file cannot be read ({first_line(error)})")
+                spoiled.add((config, split))
+    for config in names:
         if not any(key[0] == config for key in tables) and config not in promised:
-            report.add(Problem(task.key, "file", config, "the folder has no shards of this config"))
-    for split in task.splits:
-        halves = [(task.data_config, split), (task.passages_config, f"{split}_passages")]
-        there = [half in tables for half in halves]
-        if not any(there):
+            report.add(task.key, "file", config, "the folder has no shards of this config")
+    for queries, passages in zip(
+        *([(config, split) for split in splits] for config, splits in names.items()), strict=True
+    ):
+        lacking = [half for half in (queries, passages) if half not in tables]
+        if len(lacking) == 1:
+            report.add(task.key, "file", "/".join(lacking[0]), "the other half of the split is here, not this")
+        if lacking:
             continue
-        if not all(there):
-            config, name = halves[there.index(False)]
-            report.add(Problem(task.key, "file", f"{config}/{name}", "the other half of the split is here, not this"))
-            continue
-        for half in halves:
-            count = tables[half][0].stem.rsplit("-of-", 1)[-1]
-            if count.isdigit() and int(count) != len(tables[half]):
-                says = f"{len(tables[half])} of its {int(count)} shards are here"
-                report.add(Problem(task.key, "file", "/".join(half), says))
+        for half in (queries, passages):
+            if some := missing_shards(tables[half]):
+                report.add(task.key, "file", "/".join(half), f"{some.replace('the', 'its')} are here")
                 spoiled.add(half)
-        if spoiled.intersection(halves):
+        if spoiled & {queries, passages}:
             continue
+        where = "/".join(queries)
         try:
-            check_split(task, split, pl.scan_parquet(tables[halves[0]]), pl.scan_parquet(tables[halves[1]]))
+            check_split(task, queries[1], pl.scan_parquet(tables[queries]), pl.scan_parquet(tables[passages]))
         except DatasetError as error:
-            report.add(Problem(task.key, "rules", "/".join(halves[0]), str(error)))
+            report.add(task.key, "rules", where, str(error))
         except (pl.exceptions.PolarsError, OSError) as error:
-            report.add(Problem(task.key, "file", "/".join(halves[0]), f"cannot be read ({_first_line(error)})"))
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+            report.add(task.key, "file", where, f"cannot be read ({first_line(error)})")
 
 
 def _check_images(
     report: Report, data: Path, task: Task, images: ImageRoots | None, *, workers: int, quiet: bool
 ) -> None:
     """Decode every image, each once, and list the questions that name a bad one."""
-    from concurrent.futures import ThreadPoolExecutor
-    from itertools import islice
-
+    from m2kr.common.concurrency import ordered_map
     from m2kr.images.packed import packed_images
     from m2kr.images.roots import ImageError, image_paths
 
@@ -271,126 +264,107 @@ def _check_images(
         paths = dict.fromkeys(path for _, _, path in image_paths(data, task))
     except M2KRError:  # said already, of the shard
         return
-    bad: dict[str, tuple[str, str]] = {}
 
-    def look(path: str) -> tuple[str, str, str] | None:
+    def look(path: str) -> tuple[str, str] | None:
         try:
             roots.open(path)
         except ImageError as error:
-            return path, error.fault, error.reason or str(error)
+            return error.fault, error.reason or str(error)
         except M2KRError as error:  # the archive itself
-            return path, "unreadable", str(error)
+            return "unreadable", str(error)
         return None
 
-    def looked() -> Iterator[tuple[str, str, str] | None]:
-        waiting = iter(paths)
-        with ThreadPoolExecutor(workers) as pool:
-            while some := list(islice(waiting, 64 * workers)):  # and not millions of tasks at once
-                yield from pool.map(look, some)
-
+    bad: dict[str, tuple[str, str]] = {}
     with progress(len(paths), f"{task.key} images", unit="images", quiet=quiet) as bar:
-        for found in looked():
+        for path, found in zip(paths, ordered_map(look, paths, workers), strict=True):
             bar.update()
             report.tasks[task.key]["images"] += 1
             if found:
-                bad[found[0]] = found[1:]
+                bad[path] = found
     if not bad:
         return
     # The questions are read again for these alone: the ids of all of them would take a gigabyte.
-    questions: dict[str, list[str]] = {path: [] for path in bad}
-    first: dict[str, str] = {}
+    questions: dict[str, list[tuple[str, str]]] = {path: [] for path in bad}
     for split, question, path in image_paths(data, task):
         if path in bad:
-            questions[path].append(question)
-            first.setdefault(path, split)
+            questions[path].append((split, question))
     for path, (fault, says) in bad.items():
-        where = f"{task.data_config}/{first[path]}"
-        report.add(Problem(task.key, f"{fault} image", where, says, tuple(questions[path]), path))
+        where = f"{task.data_config}/{questions[path][0][0]}"
+        ids = tuple(question for _, question in questions[path])
+        report.add(task.key, f"{fault} image", where, says, ids=ids, img_path=path)
 
 
 def table(report: Report) -> str:
     """Return the counts as a table in plain text."""
+    from m2kr.common.text_table import aligned
+
     rows = [["task", "files", "rows", "images", "problems"]]
     for task in dict.fromkeys([*report.tasks, *report.counts]):
-        facts = report.tasks.get(task, {})
         counts = report.counts.get(task, Counter())
+        cells = [f"{report.tasks.get(task, {}).get(name, 0):,}" for name in ("files", "rows", "images")]
         detail = ", ".join(f"{count:,} {kind}" for kind, count in sorted(counts.items()))
-        cells = [f"{facts.get(name, 0):,}" for name in ("files", "rows", "images")]
         rows.append([task or "(folder)", *cells, f"{counts.total():,}" + (f" ({detail})" if detail else "")])
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    return "\n".join(
-        "  ".join(
-            [
-                row[0].ljust(widths[0]),
-                *(cell.rjust(width) for cell, width in zip(row[1:4], widths[1:], strict=True)),
-                row[4],
-            ]
-        )
-        for row in rows
-    )
+    return "\n".join(aligned(rows, 1))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m m2kr.check",
-        description="Check a benchmark folder: files and hashes, columns, rules of the format, images.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("data", type=Path, help="folder of a built or downloaded benchmark")
-    parser.add_argument("--tasks", default="all", help="comma-separated, or all (those that are there)")
-    parser.add_argument(
-        "--images",
-        action="append",
-        default=[],
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions(QuietOption):
+    """Options of ``python -m m2kr.check``."""
+
+    data: Path = option("folder of a built or downloaded benchmark", positional=True)
+    tasks: str = option("comma-separated, or all (those that are there)", "all")
+    images: tuple[str, ...] = option(
+        "folder, .zip, .tar or .tar.gz; without it packed images are checked, where there are some",
+        (),
         metavar="[TASK=]ROOT",
-        help="folder, .zip, .tar or .tar.gz; without it packed images are checked, where there are some",
     )
-    parser.add_argument("--report", type=Path, metavar="FILE", help="write all that was found as JSON")
-    parser.add_argument("--workers", type=int, default=0, help="threads that decode images; default one per core")
-    parser.add_argument("--quiet", action="store_true", help="no progress, no notices; only the table")
-    return parser
+    report: Path | None = option("write all that was found as JSON", None, metavar="FILE")
+    workers: int = option("threads that decode images; default one per core", 0, least=0)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see the module."""
-    arguments = _parser().parse_args(argv)
+    options = parse(
+        CheckOptions,
+        argv,
+        prog="python -m m2kr.check",
+        description="Check a benchmark folder: files and hashes, columns, rules of the format, images.",
+        epilog=_EXAMPLES,
+    )
     from m2kr.common.files import write_json
     from m2kr.formats.manifest import read_manifest
     from m2kr.images.roots import parse_roots
 
-    data: Path = arguments.data
+    data = options.data
     if not data.is_dir():
         raise M2KRError(f"{data} is not a folder. Name the folder of a benchmark.")
-    if arguments.workers < 0:
-        raise M2KRError(f"--workers is {arguments.workers}; it has to be 1 or more, or 0 for one per core.")
-    images = parse_roots(arguments.images) if arguments.images else None
+    images = parse_roots(options.images) if options.images else None
     listed = read_manifest(data)["tasks"]
     there = [
         key
         for key, task in TASKS.items()
-        if key in listed or any((data / config).is_dir() for config in (task.data_config, task.passages_config))
+        if key in listed or (data / task.data_config).is_dir() or (data / task.passages_config).is_dir()
     ]
     if not there:
         raise M2KRError(f"{data} holds no task of M2KR. Build one with python -m m2kr.build, or name another folder.")
-    tasks = list(TASKS.values()) if arguments.tasks.strip().casefold() == "all" else parse_tasks(arguments.tasks)
+    tasks = parse_tasks(options.tasks)
     lacking = [task.key for task in tasks if task.key not in there]
     if lacking and len(tasks) < len(TASKS):
         raise M2KRError(f"{data} has no {', '.join(lacking)}; it has {', '.join(there)}.")
-    report = check(data, tasks, images=images, workers=arguments.workers or os.cpu_count() or 1, quiet=arguments.quiet)
-    if arguments.report:
-        write_json(arguments.report, report.to_json())
+    report = check(data, tasks, images=images, workers=options.workers or os.cpu_count() or 1, quiet=options.quiet)
+    if options.report:
+        write_json(options.report, report.to_json())
     print(table(report))
     for problem in report.problems[:_SHOWN]:
         print(problem.line())
     total = sum(counts.total() for counts in report.counts.values())
     if total > _SHOWN:
-        where = f"all in {arguments.report}" if arguments.report else "pass --report FILE for all"
+        where = f"all in {options.report}" if options.report else "pass --report FILE for all"
         print(f"... and {total - _SHOWN:,} more; {where}")
     if not report.hashes_checked:
-        say(f"hashes were not checked: {data} has no manifest.json", quiet=arguments.quiet)
+        say(f"hashes were not checked: {data} has no manifest.json", quiet=options.quiet)
     if not report.images_checked and any(TASKS[key].reads_images for key in report.tasks):
-        say("images were not checked: none are packed, and no --images was given", quiet=arguments.quiet)
+        say("images were not checked: none are packed, and no --images was given", quiet=options.quiet)
     return 0 if report.clean else 1
 
 

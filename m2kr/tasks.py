@@ -8,7 +8,6 @@ the published strings.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -112,39 +111,45 @@ class Task:
         return tuple(dict.fromkeys(RELEASES[folder].licence for folder in self.releases))
 
 
-def _read_records() -> tuple[dict[str, Release], dict[str, Task], str]:
-    records = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
-    shared: dict[str, dict[str, list[str]]] = {name: records[name] for name in ("instructions", "columns")}
-
-    def columns(names: list[str]) -> dict[str, str]:
-        """Return name -> type; a column without a type is a string, and ``*name`` stands for shared ones."""
-        found: dict[str, str] = {}
-        for name in names:
-            if name.startswith("*"):
-                found |= columns(shared["columns"][name[1:]])
-            else:
-                column, _, kind = name.partition(": ")
-                found[column] = kind or "string"
-        return found
-
-    def frozen(facts: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()}
-
-    releases = {folder: Release(folder=folder, **frozen(facts)) for folder, facts in records["release"].items()}
-    tasks: dict[str, Task] = {}
-    for key, facts in records["task"].items():
-        instructions = facts["instructions"]
-        facts["instructions"] = shared["instructions"][instructions] if instructions else []
-        facts["published"] = frozen(facts["published"])
-        for name in ("query_columns", "passage_columns"):
-            facts[name] = columns(facts[name])
-        tasks[key] = Task(key=key, **frozen(facts))
-    return releases, tasks, records["benchmark"]["citation"]
+_RECORDS: dict[str, Any] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 
 
-RELEASES, TASKS, BENCHMARK_CITATION = _read_records()
-"""Every raw release, by folder name; every task, by key, in the order of the published benchmark's table; BibTeX of the
-article that introduced the benchmark."""
+def _columns(names: list[str]) -> dict[str, str]:
+    """Return name -> type; a column without a type is a string, and ``*name`` stands for shared ones."""
+    found: dict[str, str] = {}
+    for name in names:
+        if name.startswith("*"):
+            found |= _columns(_RECORDS["columns"][name[1:]])
+        else:
+            column, _, kind = name.partition(": ")
+            found[column] = kind or "string"
+    return found
+
+
+def _frozen(facts: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()}
+
+
+def _task(key: str, facts: dict[str, Any]) -> Task:
+    instructions: list[str] = _RECORDS["instructions"][facts["instructions"]] if facts["instructions"] else []
+    columns = {name: _columns(facts[name]) for name in ("query_columns", "passage_columns")}
+    published = _frozen(facts["published"])
+    return Task(key=key, **_frozen({**facts, **columns, "instructions": instructions, "published": published}))
+
+
+RELEASES: dict[str, Release] = {
+    folder: Release(folder=folder, **_frozen(facts)) for folder, facts in _RECORDS["release"].items()
+}
+"""Every raw release, by folder name."""
+
+TASKS: dict[str, Task] = {key: _task(key, facts) for key, facts in _RECORDS["task"].items()}
+"""Every task, by key, in the order of the published benchmark's table."""
+
+COLUMN_MEANINGS: dict[str, str] = _RECORDS["column_meanings"]
+"""What a column holds. Columns that are a release's own under their own name are not in it."""
+
+BENCHMARK_CITATION: str = _RECORDS["benchmark"]["citation"]
+"""BibTeX of the article that introduced the benchmark."""
 
 
 def get_task(name: str | Task) -> Task:

@@ -83,7 +83,7 @@ def judge_retrievers(work: Path | None, data: Path, images: Any, out: Path, *, q
     for name, retriever, without_images in retrievers_in(work):
         retriever.name = name
         scores[name] = {}
-        results = out / "results" / safe_name(name)
+        results = out / safe_name(name)
         for key, split in splits.items():
             evaluate_task(retriever, split, results, ignore_images=without_images, top_k=100, quiet=True)
             run = Run.read_trec(results / f"{key}.run.trec.gz")
@@ -204,40 +204,6 @@ def reader_report(results: Mapping[str, Sequence[AnswerResult]]) -> str:
 
 # --- cards ----------------------------------------------------------------------------------------------------------
 
-_CARD = """---
-license: apache-2.0
-language: en
-tags: [m2kr, {tag}, synthetic]
----
-
-# {name}
-
-{about}
-
-## Use
-
-```bash
-{command}
-```
-
-{reads}
-
-## Training
-
-{recipe}
-
-{training}
-
-{times}
-
-## Scores
-
-{judged}
-
-{scores}
-
-{more}
-"""
 _SYNTHETIC = (
     "and was trained on made-up data alone. It knows nothing of the real world: it is there to show, on a laptop,"
 )
@@ -251,13 +217,7 @@ _ABOUT = {
 
 
 def write_retriever_cards(work: Path, scores: Scores, scale: float) -> None:
-    """Write ``README.md`` beside each small retriever that was made in ``WORK/minis``.
-
-    Args:
-        work: folder of the recipe.
-        scores: of every query, by model and task.
-        scale: of the world that they are from.
-    """
+    """Write ``README.md`` beside each small retriever that was made in ``WORK/minis``; ``scale`` is that of `SEED`."""
     for name, about in _ABOUT.items():
         if not (work / "minis" / name).is_dir():
             continue
@@ -289,13 +249,7 @@ def write_retriever_cards(work: Path, scores: Scores, scale: float) -> None:
 
 
 def write_reader_card(work: Path, scores: str, scale: float) -> None:
-    """Write ``README.md`` beside reader-mini in ``WORK/minis``.
-
-    Args:
-        work: folder of the recipe.
-        scores: the table of `reader_report`.
-        scale: of the world that they are from.
-    """
+    """Write ``README.md`` beside reader-mini in ``WORK/minis``; ``scores`` are the table of `reader_report`."""
     done = _training_of(work / "reader")
     config = done["config"]
     heads = ["settings", "updates", "seconds", "CPU seconds", f"loss of the last {config['log_every']} updates"]
@@ -344,8 +298,10 @@ def _write_card(work: Path, name: str, *, about: str, data: str, how: str, reads
         f"{TRAINED_SEED} at scale {SCALE:g}. {how}"
     )
     prose = {"about": about, "reads": reads, "recipe": recipe}
-    text = _CARD.format(
-        name=name, **{key: fill(value, 120).replace("\xa0", " ") for key, value in prose.items()}, **texts
+    text = (
+        (Path(__file__).parent / "card.md")
+        .read_text(encoding="utf-8")
+        .format(name=name, **{key: fill(value, 120).replace("\xa0", " ") for key, value in prose.items()}, **texts)
     )
     with atomic(work / "minis" / name / "README.md", "w") as file:
         file.write(text)

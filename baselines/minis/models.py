@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+import numpy.typing as npt
+
+from baselines.preflmr.retriever import PreFLMRRetriever
 from m2kr.retriever import Input
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-    from PIL.Image import Image
-
     from baselines.clip import CLIP
-    from baselines.common.clip_pixels import Pixels
     from baselines.image_text_to_text import ImageTextToText
-    from baselines.preflmr.retriever import PreFLMRRetriever
 
 RETRIEVERS = ("clip-mini", "dpr-mini", "preflmr-mini")
 READER = "reader-mini"
@@ -33,7 +31,7 @@ def model_folder(name: str) -> Path:
     return Path(__file__).parent / name
 
 
-class OneVectorRetriever:
+class OneVectorRetriever(PreFLMRRetriever):
     """The encoders of a PreFLMR as a dual encoder: the vector of a query or passage is the mean of its vectors.
 
     It is compared by cosine, times what the cosines were multiplied by in training: the order is that of the cosines,
@@ -57,33 +55,24 @@ class OneVectorRetriever:
         dtype: str = "float32",
         missing_image: str = "black",
     ) -> None:
-        from baselines.preflmr.retriever import PreFLMRRetriever
-
         checkpoint = checkpoint or str(model_folder("dpr-mini"))
-        self._retriever = PreFLMRRetriever(
-            "dpr-mini", checkpoint=checkpoint, device=device, dtype=dtype, missing_image=missing_image
-        )
-        self.name, self.reads = self._retriever.name, self._retriever.reads
-        self.reads_instructions = True
-        self.settings: dict[str, Any] = {**self._retriever.settings, "pooling": "mean", "scale": SINGLE_SCALE}
+        super().__init__("dpr-mini", checkpoint=checkpoint, device=device, dtype=dtype, missing_image=missing_image)
+        self.settings |= {"pooling": "mean", "scale": SINGLE_SCALE}
 
-    @property
-    def prepare_image(self) -> Callable[[Image], Pixels]:
-        """What turns a picture into the bytes the model sees; see `m2kr.retriever.Retriever`."""
-        return self._retriever.prepare_image
-
-    def encode_query(self, inputs: Sequence[Input], batch_size: int = 32) -> npt.NDArray[np.float32]:
+    def encode_query(  # type: ignore[override]
+        self, inputs: Sequence[Input], batch_size: int = 32
+    ) -> npt.NDArray[np.float32]:
         """Return the vectors of queries, float32 ``(inputs, dim)``, of length `SINGLE_SCALE`."""
-        return SINGLE_SCALE * self._means(self._retriever.encode_query(inputs, batch_size))
+        return SINGLE_SCALE * self._means(super().encode_query(inputs, batch_size))
 
-    def encode_document(self, inputs: Sequence[Input], batch_size: int = 32) -> npt.NDArray[np.float32]:
+    def encode_document(  # type: ignore[override]
+        self, inputs: Sequence[Input], batch_size: int = 32
+    ) -> npt.NDArray[np.float32]:
         """Return the vectors of passages, float32 ``(inputs, dim)``, of length 1."""
-        return self._means(self._retriever.encode_document(inputs, batch_size))
+        return self._means(super().encode_document(inputs, batch_size))
 
     def _means(self, vectors: list[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
-        import numpy as np
-
-        found = np.zeros((len(vectors), self._retriever.model.config.dim), dtype=np.float32)
+        found = np.zeros((len(vectors), self.model.config.dim), dtype=np.float32)
         for row, own in enumerate(vectors):
             mean = own.sum(axis=0)
             found[row] = mean / max(float(np.linalg.norm(mean)), 1e-12)
@@ -94,8 +83,6 @@ def preflmr_mini(
     *, checkpoint: str | None = None, device: str = "cpu", dtype: str = "float32", missing_image: str = "black"
 ) -> PreFLMRRetriever:
     """Return preflmr-mini: late interaction with images, 2.0 M parameters; see `PreFLMRRetriever`."""
-    from baselines.preflmr.retriever import PreFLMRRetriever
-
     checkpoint = checkpoint or str(model_folder("preflmr-mini"))
     return PreFLMRRetriever(
         "preflmr-mini", checkpoint=checkpoint, device=device, dtype=dtype, missing_image=missing_image

@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeVar
 
 from msgspec import structs
 
-from baselines.common.processes import pool
+from baselines.common.processes import in_parallel
 from baselines.common.synthetic_data import make_data, train_texts
 from baselines.preflmr.scaling_plan import (
     Run,
@@ -34,6 +34,7 @@ from baselines.preflmr.scaling_report import RunScores, draw, report
 from m2kr.common.cli import option, parse
 from m2kr.common.files import atomic, write_json
 from m2kr.common.measure import hardware, versions
+from m2kr.common.options import QuietOption
 from m2kr.common.progress import say
 from m2kr.common.work import claim
 from m2kr.dataset import load_task
@@ -47,34 +48,50 @@ _TOP_K = 100  # the deepest metric of a task is Recall@10
 _T = TypeVar("_T")
 
 
+@dataclass(frozen=True, kw_only=True)
+class ScalingOptions(QuietOption):
+    """Options of the command."""
+
+    form: Literal["cpu", "gpu"] = option("reduced, or at full size", "cpu")
+    config: Path | None = option("settings of your own instead of a form's", None, metavar="FILE")
+    out: Path | None = option("folder of the study", None)
+    seeds: str = option("of weights, order of data and draws", "0,1,2")
+    grid: bool = option("all pairs of sizes, not the two axes alone", False)
+    plan: bool = option("list the runs and stop", False)
+    data: Path | None = option("folder of a built benchmark, where the settings make no world", None)
+    images: tuple[str, ...] = option("its pictures", (), metavar="[TASK=]ROOT")
+    device: str | None = option("as torch names it; default: the settings' own", None)
+    jobs: int | None = option("runs at once; default 2 on a CPU, of one thread each, else 1", None, least=1)
+    workers: int = option("processes that decode pictures, a run", 0, least=0)
+
+
 @dataclass(frozen=True)
 class Study:
     """What every process of a study knows.
 
-    Attributes:
-        settings: of the study.
-        out: its folder: ``<run>/scores.json``, ``scaling.json``, ``scaling.md`` and ``scaling.png``, and the
-            checkpoints in ``trained``.
-        data: folder of the benchmark to train on, and to judge on where the settings make no world.
-        images: where its pictures are, as `m2kr.images.roots.parse_roots` reads it.
-        device: as torch names it.
-        workers: processes that decode pictures.
-        quiet: no progress.
+    Its folder gets ``<run>/scores.json``, ``scaling.json``, ``scaling.md``, ``scaling.png``, and the checkpoints in
+    ``trained``.
     """
 
     settings: Settings
-    out: Path
-    data: Path | None = None
-    images: tuple[str, ...] = ()
-    device: str = "cpu"
-    workers: int = 0
-    quiet: bool = False
+    options: ScalingOptions
+
+    @property
+    def out(self) -> Path:
+        """Its folder."""
+        assert self.options.out is not None
+        return self.options.out
+
+    @property
+    def device(self) -> str:
+        """Where it is trained and judged, as torch names it."""
+        return self.options.device or self.settings.device
 
     def benchmark(self, which: Literal["train", "test"]) -> tuple[Path, ImageRoots | None]:
         """Return the folder of the benchmark to train on or to judge on, and where its pictures are."""
         if self.settings.world is None:
-            assert self.data is not None
-            return self.data, parse_roots(self.images) if self.images else None
+            assert self.options.data is not None
+            return self.options.data, parse_roots(self.options.images) if self.options.images else None
         made = self.out / "world" / which
         return made / "m2kr", parse_roots([str(made / "raw")])
 
@@ -84,21 +101,22 @@ class Study:
         return size.path or str(self.out / "encoders" / f"{kind}-{name}-seed{seed}")
 
 
-def run_study(study: Study, runs: Sequence[Run], *, jobs: int = 1) -> list[RunScores]:
+def run_study(study: Study, runs: Sequence[Run]) -> list[RunScores]:
     """Train and judge the runs of a study, and write its report; return their scores in the order of ``runs``.
 
     What is finished is not done again, and a stage that was killed goes on after its last checkpoint. On a CPU each
-    run is trained by one thread, so that its figures do not depend on ``jobs``, the number of runs that are trained at
-    once, each in a process of its own (1: in this one). Seeds and pairs may be added to a study later.
+    run is trained by one thread, so that its figures do not depend on how many are trained at once. Seeds and pairs may
+    be added to a study later.
 
     Raises:
         M2KRError: the folder holds a study with other settings, or a stage cannot be trained or judged.
     """
     settings, out = study.settings, study.out
+    jobs = study.options.jobs or (2 if study.device == "cpu" else 1)
     configs = {f"stages.{stage}": config.to_json() for stage, config in settings.stages.items()}
     if settings.clip:
         configs["clip"] = settings.clip.to_json()
-    data = str(study.data.resolve()) if study.data else None
+    data = str(study.options.data.resolve()) if study.options.data else None
     claim(out / _SETTINGS, {"settings": settings.raw, **configs, "data": data}, "study")
     if world := settings.world:
         make_data(out / "world" / "train", world.train_seed, world.train_scale, quiet=True)
@@ -108,13 +126,13 @@ def run_study(study: Study, runs: Sequence[Run], *, jobs: int = 1) -> list[RunSc
         if world:
             encoders: dict[tuple[Kind, str, int], None] = {("vision", run.vision, run.seed): None for run in waiting}
             encoders |= {("text", run.text, run.seed): None for run in waiting}
-            _in_parallel(partial(_make_encoder, study), list(encoders), jobs)
+            in_parallel(partial(_make_encoder, study), list(encoders), jobs)
         _mine_negatives(study)
         order = {name: place for sizes in (settings.vision, settings.text) for place, name in enumerate(sizes)}
         waiting.sort(key=lambda run: -order[run.vision] - order[run.text])  # the longest first, so that none is alone
         # Whole pipelines first: those that leave a stage out begin with theirs.
-        _in_parallel(partial(_do, study), [run for run in waiting if len(run.stages) == 4], jobs)
-        _in_parallel(partial(_do, study), [run for run in waiting if len(run.stages) < 4], jobs)
+        in_parallel(partial(_do, study), [run for run in waiting if len(run.stages) == 4], jobs)
+        in_parallel(partial(_do, study), [run for run in waiting if len(run.stages) < 4], jobs)
     scores = [json.loads((out / run.name / _SCORES).read_text(encoding="utf-8")) for run in runs]
     facts = {"settings": settings.raw, "hardware": hardware(study.device), "versions": versions()}
     write_json(out / "scaling.json", {**facts, "runs": scores})
@@ -123,16 +141,6 @@ def run_study(study: Study, runs: Sequence[Run], *, jobs: int = 1) -> list[RunSc
         file.write(report(scores, middle))
     draw(scores, middle, out / "scaling.png")
     return scores
-
-
-def _in_parallel(work: Callable[[_T], None], items: Sequence[_T], jobs: int) -> None:
-    if jobs == 1 or len(items) < 2:
-        for item in items:
-            work(item)
-        return
-    with pool(min(jobs, len(items))) as processes:
-        for _ in processes.map(work, items):
-            pass  # an error of one ends the others that wait
 
 
 def _make_encoder(study: Study, which: tuple[Kind, str, int]) -> None:
@@ -152,7 +160,7 @@ def _make_encoder(study: Study, which: tuple[Kind, str, int]) -> None:
     _whole(start, lambda into: write_clip(train_texts(data), into, seed, *shapes))
     assert images is not None
     train_clip(start, replace(settings.clip, seed=_seed(seed, 0)), data, images, folder, quiet=True)
-    say(f"vision encoder {name}, seed {seed}: trained", quiet=study.quiet)
+    say(f"vision encoder {name}, seed {seed}: trained", quiet=study.options.quiet)
 
 
 def _whole(folder: Path, write: Callable[[Path], Any]) -> None:
@@ -174,7 +182,7 @@ def _mine_negatives(study: Study) -> None:
     }
     for key, depth in sorted(wanted):
         split = load_task(key, study.benchmark("train")[0], "train")
-        mine(split, depth, study.out / "trained" / "negatives", quiet=study.quiet)
+        mine(split, depth, study.out / "trained" / "negatives", quiet=study.options.quiet)
 
 
 def _one_thread(study: Study) -> None:
@@ -210,14 +218,14 @@ def _do(study: Study, run: Run) -> None:
             init=start,
             images=images,
             device=study.device,
-            workers=study.workers,
+            workers=study.options.workers,
             quiet=True,
         )
         seconds[str(stage)] = result["seconds"]
         start = trained / folder
     scores = _judge(study, run, start, seconds)
     write_json(study.out / run.name / _SCORES, scores)
-    say(f"{run.name}: {100 * scores['mean']:.1f}", quiet=study.quiet)
+    say(f"{run.name}: {100 * scores['mean']:.1f}", quiet=study.options.quiet)
 
 
 def _judge(study: Study, run: Run, checkpoint: Path, seconds: dict[str, float]) -> RunScores:
@@ -240,7 +248,7 @@ def _judge(study: Study, run: Run, checkpoint: Path, seconds: dict[str, float]) 
             top_k=_TOP_K,
             device=device,
             dtype=judge.dtype,
-            workers=study.workers,
+            workers=study.options.workers,
             quiet=True,
         )
         metrics[key] = result["metrics"][split.task.metrics[0]]
@@ -262,27 +270,6 @@ def _judge(study: Study, run: Run, checkpoint: Path, seconds: dict[str, float]) 
         metrics=metrics,
         seconds=seconds,
     )
-
-
-# --- the command ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScalingOptions:
-    """Options of the command."""
-
-    form: Literal["cpu", "gpu"] = option("reduced, or at full size", "cpu")
-    config: Path | None = option("settings of your own instead of a form's", None, metavar="FILE")
-    out: Path | None = option("folder of the study", None)
-    seeds: str = option("of weights, order of data and draws", "0,1,2")
-    grid: bool = option("all pairs of sizes, not the two axes alone", False)
-    plan: bool = option("list the runs and stop", False)
-    data: Path | None = option("folder of a built benchmark, where the settings make no world", None)
-    images: tuple[str, ...] = option("its pictures", (), metavar="[TASK=]ROOT")
-    device: str | None = option("as torch names it; default: the settings' own", None)
-    jobs: int | None = option("runs at once; default 2 on a CPU, of one thread each, else 1", None, least=1)
-    workers: int = option("processes that decode pictures, a run", 0, least=0)
-    quiet: bool = option("no progress", False)
 
 
 def parse_seeds(value: str) -> list[int]:
@@ -318,10 +305,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise M2KRError(f"{given}, and {path.name} makes no data: name the folder of a built benchmark.")
     if settings.world is not None and (options.data or options.images):
         raise M2KRError(f"{path.name} makes data of its own, so that --data and --images have no use: leave them out.")
-    device = options.device or settings.device
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # batches are made in forked processes
-    study = Study(settings, options.out, options.data, options.images, device, options.workers, options.quiet)
-    run_study(study, runs, jobs=options.jobs or (2 if device == "cpu" else 1))
+    run_study(Study(settings, options), runs)
     print((options.out / "scaling.md").read_text(encoding="utf-8"), end="")
     return 0
 

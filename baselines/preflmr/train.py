@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from baselines.common.settings import parse_changes, read_settings
 from m2kr.common.cli import option, parse
+from m2kr.common.options import DeviceOption, ImagesOption, QuietOption
 from m2kr.common.progress import say
 from m2kr.errors import M2KRError, run_command
 
@@ -32,7 +33,7 @@ _EXAMPLES = """examples:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions:
+class TrainOptions(ImagesOption, DeviceOption, QuietOption):
     """Options of the command."""
 
     stage: Literal["1", "2", "3", "4"] = option("which stage")
@@ -43,11 +44,8 @@ class TrainOptions:
     vision: str | None = option("without --init: a CLIP for the image encoder", None, metavar="PATH")
     config: Path | None = option("settings; default: those of the stage", None, metavar="FILE")
     set: tuple[str, ...] = option("change a setting, as in --set steps=100", (), metavar="NAME=VALUE")
-    images: tuple[str, ...] = option("pictures: folder or archive", (), metavar="[TASK=]ROOT")
-    device: str = option("as torch names it", "cpu")
     workers: int = option("processes that make batches", 0, least=0)
     log: Literal["none", "tensorboard", "trackio"] = option("where losses are logged to", "none")
-    quiet: bool = option("no progress", False)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -131,17 +129,10 @@ def run_stage(
     from baselines.preflmr import PreFLMR
     from baselines.preflmr.module import PreFLMRModule
     from baselines.preflmr.training.assemble import assemble
-    from baselines.preflmr.training.batches import load_training
     from baselines.preflmr.training.heads import ImageVectors, OneVector
-    from baselines.preflmr.training.negatives import mine
     from baselines.preflmr.training.stages import freeze
     from baselines.preflmr.training.trainer import train
-    from baselines.preflmr.training.validation import load_validation
 
-    tasks = load_training(
-        config, data, images, lambda split: mine(split, config.mined_depth, out.parent / "negatives", quiet=quiet)
-    )
-    valid = load_validation(config, data, images)
     if encoders is not None:
         start = out.parent / f"{out.name}-start"
         model = assemble(*encoders, start, seed=config.seed)
@@ -149,11 +140,6 @@ def run_stage(
         assert init is not None
         start = Path(init)
         model = PreFLMR.from_pretrained(init)
-    identity = {
-        "data": [task.fingerprint for task in tasks],
-        "start": weights_hash(start) if start.is_dir() else str(init),
-        "single": single,
-    }
     model = model.to(device_of(device))
     freeze(model, config.stage)
     if config.stage == 1:
@@ -166,11 +152,11 @@ def run_stage(
     return train(
         MultiVectorEncoder(modules=modules, device=str(model.device)),
         config,
-        tasks,
-        valid,
+        data,
+        images,
         out,
-        identity=identity,
         prepare=model.pictures.prepare,
+        identity={"start": weights_hash(start) if start.is_dir() else str(init), "single": single},
         workers=workers,
         report=report,
         quiet=quiet,

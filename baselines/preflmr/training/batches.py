@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from baselines.preflmr.training.negatives import mine
 from baselines.preflmr.training.stages import Instructions, StageConfig
 from m2kr.dataset import TaskData, load_task, query_text
 from m2kr.errors import M2KRError
@@ -128,23 +129,30 @@ def _texts(column: Any) -> pa.Array:
 
 
 def load_training(
-    config: StageConfig,
-    data: str | Path,
-    images: ImageRoots | None,
-    mine: Callable[[TaskData], Rows] | None = None,
+    config: StageConfig, data: str | Path, images: ImageRoots | None, negatives: Path, *, quiet: bool = False
 ) -> list[TrainingTask]:
-    """Load the train splits of a run's tasks.
+    """Load the train splits of a run's tasks; hard negatives, if any, are kept in the folder ``negatives``.
 
     Raises:
         M2KRError: one is missing or unusable, or has pictures and no place for them is known.
     """
-    tasks = []
-    for key in config.tasks:
-        split = load_task(key, data, "train", images=images)
-        if split.task.reads_images and split.images is None:
-            raise M2KRError(f"the queries of {key} have images. Name their folder with --images.")
-        tasks.append(TrainingTask(split, mine(split) if mine and config.mined else None))
-    return tasks
+    splits = [load_split(key, data, "train", images) for key in config.tasks]
+    return [
+        TrainingTask(split, mine(split, config.mined_depth, negatives, quiet=quiet) if config.mined else None)
+        for split in splits
+    ]
+
+
+def load_split(key: str, data: str | Path, split: str, images: ImageRoots | None) -> TaskData:
+    """Load a split with its pictures.
+
+    Raises:
+        M2KRError: it is missing, or has pictures and no place for them is known.
+    """
+    found = load_task(key, data, split, images=images)
+    if found.task.reads_images and found.images is None:
+        raise M2KRError(f"the queries of {key} have images. Name their folder with --images.")
+    return found
 
 
 # --- the order ------------------------------------------------------------------------------------------------------
@@ -234,7 +242,7 @@ class Collator:
         tasks: of the order.
         preprocess: of the model's input module: texts, or texts with pictures, and the task, to tensors.
         config: of the run.
-        prepare: what makes of a picture the array the model sees, or None.
+        prepare: what makes of a picture the array the model sees.
     """
 
     valid_label_columns: tuple[str, ...] = ()  # the trainer asks; there are no labels
@@ -244,7 +252,7 @@ class Collator:
         tasks: Sequence[TrainingTask],
         preprocess: Callable[..., Mapping[str, Any]],
         config: StageConfig,
-        prepare: Callable[[Any], Any] | None = None,
+        prepare: Callable[[Any], Any],
     ) -> None:
         self._tasks, self._preprocess, self._config, self._prepare = tasks, preprocess, config, prepare
 
@@ -265,16 +273,12 @@ class Collator:
             for column, row in zip(columns, passages, strict=True):
                 column.append(task.passage(row))
             text = task.text(query, config.instructions, rng)
-            queries.append({"text": text, "image": self._picture(task, query)} if task.images else text)
+            queries.append({"text": text, "image": self._prepare(task.picture(query))} if task.images else text)
         names = ("positive", *(f"negative_{number}" for number in range(1, len(columns))))
         batch = _named("query", self._preprocess(queries, task="query"))
         for name, column in zip(names, columns, strict=True):
             batch |= _named(name, self._preprocess(column, task="document"))
         return batch
-
-    def _picture(self, task: TrainingTask, query: int) -> Any:
-        picture = task.picture(query)
-        return self._prepare(picture) if self._prepare else picture
 
 
 def _named(name: str, features: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,10 +22,8 @@ from transformers import BertConfig, BertModel, CLIPConfig, CLIPModel, CLIPToken
 
 from baselines.common.checkpoints import load_model, load_tokenizer, quiet_loading
 from baselines.common.clip_pixels import ClipPixels
-from baselines.preflmr.training.batches import load_training
 from baselines.preflmr.training.stages import StageConfig
 from baselines.preflmr.training.trainer import train
-from baselines.preflmr.training.validation import load_validation
 from m2kr.common.files import atomic, write_json
 from m2kr.errors import M2KRError
 from m2kr.images.roots import ImageRoots
@@ -240,25 +238,10 @@ class ClipModule(InputModule):
 
 
 def train_clip(start: Path, config: StageConfig, data: Path, images: ImageRoots, out: Path, *, quiet: bool) -> None:
-    """Train a CLIP contrastively, its pictures as queries and its texts as passages.
+    """Train the CLIP of the folder ``start`` contrastively, its pictures as queries and its texts as passages.
 
-    Args:
-        start: folder of the CLIP to begin with.
-        config: settings, with ``stage = 0``.
-        data: folder of the benchmark.
-        images: where its pictures are.
-        out: folder of the run, see `baselines.preflmr.training.trainer.train`.
-        quiet: no progress.
+    The settings have ``stage = 0``; see `baselines.preflmr.training.trainer.train`.
     """
     module = ClipModule(start)
-    tasks = load_training(config, data, images)
-    train(
-        MultiVectorEncoder(modules=[module], device="cpu"),
-        config,
-        tasks,
-        load_validation(config, data, images),
-        out,
-        identity={"data": [task.fingerprint for task in tasks]},
-        prepare=module.pixels.prepare,
-        quiet=quiet,
-    )
+    encoder = MultiVectorEncoder(modules=[module], device="cpu")
+    train(encoder, config, data, images, out, prepare=module.pixels.prepare, quiet=quiet)

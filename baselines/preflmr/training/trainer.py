@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,22 +18,22 @@ from sentence_transformers.multi_vector_encoder.losses import (
 from torch.utils.data import SequentialSampler
 
 from baselines.preflmr.scoring import batch_maxsim
-from baselines.preflmr.training.batches import BatchOrder, Collator, TrainingTask, draw_order
+from baselines.preflmr.training.batches import BatchOrder, Collator, draw_order, load_training
 from baselines.preflmr.training.runs import METRIC, run_training, shared_arguments
 from baselines.preflmr.training.stages import StageConfig
-from baselines.preflmr.training.validation import Validation
-from m2kr.dataset import TaskData
+from baselines.preflmr.training.validation import Validation, load_validation
+from m2kr.images.roots import ImageRoots
 
 
 def train(
     encoder: MultiVectorEncoder,
     config: StageConfig,
-    tasks: Sequence[TrainingTask],
-    valid: Sequence[TaskData],
+    data: str | Path,
+    images: ImageRoots | None,
     out: Path,
     *,
-    identity: dict[str, Any],
-    prepare: Callable[[Any], Any] | None = None,
+    prepare: Callable[[Any], Any],
+    identity: Mapping[str, Any] = {},
     workers: int = 0,
     report: str = "none",
     quiet: bool = False,
@@ -47,12 +47,12 @@ def train(
     Args:
         encoder: its first module is what is trained and saved: it has ``preprocess(inputs, task=...)`` and ``save``,
             ``load`` that undo each other. Which parameters are trained is their ``requires_grad``.
-        config: settings.
-        tasks: what to train on, in the order of ``config.tasks``.
-        valid: what chooses the best checkpoint; without any, the last one is kept.
-        out: folder of the run.
-        identity: what else the result depends on (data, where it started); a run with another one is not gone on with.
+        config: settings. Without tasks to validate on, the last checkpoint counts as the best.
+        data: folder of the benchmark.
+        images: where its pictures are, unless they are packed in ``data``.
+        out: folder of the run; hard negatives are kept beside it.
         prepare: what makes of a picture the array the model sees.
+        identity: what the result depends on besides; a run with another one is not gone on with.
         workers: processes that make batches; 0: none.
         report: "tensorboard", "trackio" or "none".
         quiet: no progress.
@@ -61,8 +61,11 @@ def train(
         What is written to ``training.json``.
 
     Raises:
-        M2KRError: the folder holds another run, or the loss is no longer a number.
+        M2KRError: data are missing, the folder holds another run, or the loss is no longer a number.
     """
+    tasks = load_training(config, data, images, out.parent / "negatives", quiet=quiet)
+    valid = load_validation(config, data, images)
+    settings = {"config": config.to_json(), "data": [task.fingerprint for task in tasks], **identity}
     if report == "tensorboard":
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(out / "logs")
     module: Any = encoder[0]
@@ -92,7 +95,7 @@ def train(
             "trained_parameters": sum(p.numel() for p in encoder.parameters() if p.requires_grad),
         }
 
-    return run_training(out, {"config": config.to_json(), **identity}, make_trainer, finish, quiet=quiet)
+    return run_training(out, settings, make_trainer, finish, quiet=quiet)
 
 
 def loss_of(encoder: MultiVectorEncoder, config: StageConfig) -> torch.nn.Module:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,9 @@ import torch
 from sentence_transformers.base.evaluation import BaseEvaluator
 
 from baselines.common.batching import as_array, encode
+from baselines.preflmr.training.batches import load_split
 from baselines.preflmr.training.stages import StageConfig
-from m2kr.dataset import TaskData, load_task, nano_subset, query_text
-from m2kr.errors import M2KRError
+from m2kr.dataset import TaskData, nano_subset, query_text
 from m2kr.images.roots import ImageRoots
 from m2kr.search.exact import search
 
@@ -58,19 +58,13 @@ class Validation(BaseEvaluator):
         ]
         images = split.task.reads_images
 
-        def queries(rows: Iterable[int]) -> list[Any]:
+        def queries(rows: list[int]) -> list[Any]:
             return [{"text": texts[row], "image": split.query_image(row)} if images else texts[row] for row in rows]
 
         passages = split.passages["passage_content"].to_list()
         _, ranked = search(
-            vectors_of(model, "query", queries, [1] * len(texts), self._batch_size),
-            vectors_of(
-                model,
-                "document",
-                lambda rows: [passages[row] for row in rows],
-                [len(text) for text in passages],
-                self._batch_size,
-            ),
+            self._vectors(model, "query", queries, [1] * len(texts)),
+            self._vectors(model, "document", lambda rows: [passages[row] for row in rows], list(map(len, passages))),
             _K,
         )
         ids = split.passages["passage_id"]
@@ -80,30 +74,24 @@ class Validation(BaseEvaluator):
         ]
         return float(np.mean(hits))
 
+    def _vectors(
+        self, model: Any, task: str, inputs: Callable[[list[int]], list[Any]], lengths: Sequence[int]
+    ) -> list[npt.NDArray[np.float32]]:
+        """Return what a pipeline makes of inputs: for each a float32 array ``(vectors, dim)`` of those that count.
 
-def vectors_of(
-    model: Any, task: str, inputs: Any, lengths: Sequence[int], batch_size: int
-) -> list[npt.NDArray[np.float32]]:
-    """Return what a pipeline makes of inputs: for each a float32 array ``(vectors, dim)`` of those that count.
+        ``inputs`` is a function from row numbers to inputs, called batch by batch; by ``lengths`` like is put to like.
+        """
 
-    Args:
-        model: a `MultiVectorEncoder` in evaluation mode.
-        task: "query" or "document".
-        inputs: a function from row numbers to inputs, called batch by batch.
-        lengths: of the inputs, to put like to like.
-        batch_size: inputs of a batch, at most.
-    """
+        def run(rows: list[int]) -> list[npt.NDArray[np.float32]]:
+            features = {
+                key: value.to(model.device) if isinstance(value, torch.Tensor) else value
+                for key, value in model[0].preprocess(inputs(rows), task=task).items()
+            }
+            output = model(features, task=task)
+            vectors, mask = output["token_embeddings"], output["attention_mask"].bool()
+            return [as_array(own[kept]) for own, kept in zip(vectors, mask, strict=True)]
 
-    def run(rows: list[int]) -> list[npt.NDArray[np.float32]]:
-        features = {
-            key: value.to(model.device) if isinstance(value, torch.Tensor) else value
-            for key, value in model[0].preprocess(inputs(rows), task=task).items()
-        }
-        output = model(features, task=task)
-        vectors, mask = output["token_embeddings"], output["attention_mask"].bool()
-        return [as_array(own[kept]) for own, kept in zip(vectors, mask, strict=True)]
-
-    return encode(run, lengths, batch_size)
+        return encode(run, lengths, self._batch_size)
 
 
 def load_validation(config: StageConfig, data: str | Path, images: ImageRoots | None) -> list[TaskData]:
@@ -112,12 +100,12 @@ def load_validation(config: StageConfig, data: str | Path, images: ImageRoots | 
     Raises:
         M2KRError: one is missing, or has pictures and no place for them is known.
     """
-    splits = []
-    for key in config.validate:
-        split = load_task(key, data, "valid", images=images)
-        if split.task.reads_images and split.images is None:
-            raise M2KRError(f"the queries of {key} have images. Name their folder with --images.")
-        splits.append(
-            nano_subset(split, seed=config.seed, queries=config.valid_queries, passages=config.valid_passages)
+    return [
+        nano_subset(
+            load_split(key, data, "valid", images),
+            seed=config.seed,
+            queries=config.valid_queries,
+            passages=config.valid_passages,
         )
-    return splits
+        for key in config.validate
+    ]

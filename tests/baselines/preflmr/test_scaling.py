@@ -191,7 +191,8 @@ def test_encoders_and_data_that_are_given(tmp_path: Path, built: Path, world: Pa
     assert settings.world is settings.clip is None
     out = tmp_path / "study"
     runs = [Run("big", "big", 2)]
-    study = scaling.Study(settings, out, built, (str(world),), quiet=True)
+    options = scaling.ScalingOptions(out=out, data=built, images=(str(world),), jobs=1, quiet=True)
+    study = scaling.Study(settings, options)
     (own,) = scaling.run_study(study, runs)
     assert own["seconds"].keys() == {"1", "2", "3", "4"}
     assert json.loads((out / "big-big-seed2" / "OVEN.json").read_text())["dtype"] == "bfloat16"
@@ -200,7 +201,7 @@ def test_encoders_and_data_that_are_given(tmp_path: Path, built: Path, world: Pa
     trained = [json.loads((out / "trained" / part / "training.json").read_text()) for part in runs[0].folders]
     assert [stage["config"]["seed"] for stage in trained] == [21, 22, 23, 24]
     with pytest.raises(M2KRError, match=r"other settings \(data\)"):
-        scaling.run_study(replace(study, data=tmp_path), runs)
+        scaling.run_study(scaling.Study(settings, replace(options, data=tmp_path)), runs)
 
 
 def test_report_on_made_up_scores(tmp_path: Path) -> None:

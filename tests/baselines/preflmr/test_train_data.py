@@ -155,9 +155,9 @@ class CountingRoots(ImageRoots):
         return super().open(path)
 
 
-def test_pictures_are_decoded_with_their_batch(built: Path, world: Path) -> None:
+def test_pictures_are_decoded_with_their_batch(built: Path, world: Path, tmp_path: Path) -> None:
     CountingRoots.opened = 0
-    tasks = load_training(CONFIG, built, CountingRoots(parse_roots([str(world)]).folders))
+    tasks = load_training(CONFIG, built, CountingRoots(parse_roots([str(world)]).folders), tmp_path)
     seen: list[Any] = []
 
     def preprocess(inputs: Any, task: str) -> dict[str, Any]:
@@ -180,8 +180,8 @@ def test_pictures_are_decoded_with_their_batch(built: Path, world: Path) -> None
     assert seen == first  # the same place in the order, the same choices
 
 
-def test_instructions_are_fixed_sampled_or_none(built: Path, world: Path) -> None:
-    (task,) = load_training(CONFIG, built, parse_roots([str(world)]))
+def test_instructions_are_fixed_sampled_or_none(built: Path, world: Path, tmp_path: Path) -> None:
+    (task,) = load_training(CONFIG, built, parse_roots([str(world)]), tmp_path)
     row = task._data.queries.row(0, named=True)
 
     def texts(kind: Any) -> set[str]:
@@ -194,9 +194,9 @@ def test_instructions_are_fixed_sampled_or_none(built: Path, world: Path) -> Non
     assert all(text.endswith(f": {row['question']}") for text in sampled)
 
 
-def test_images_are_asked_for(built: Path) -> None:
+def test_images_are_asked_for(built: Path, tmp_path: Path) -> None:
     with pytest.raises(M2KRError, match="Name their folder with --images"):
-        load_training(CONFIG, built, None)
+        load_training(CONFIG, built, None, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from baselines.common.checkpoints import (
     weights_hash,
 )
 from m2kr.errors import M2KRError
-from m2kr.reader import Answer, Asked
+from m2kr.reader import Answer, ReaderInput
 
 if TYPE_CHECKING:
     import torch
@@ -109,7 +109,7 @@ class ImageTextToText:
     def _chat(self) -> bool:
         return bool(getattr(self._processor, "chat_template", None))
 
-    def answer(self, asked: Sequence[Asked], batch_size: int = 8) -> list[Answer]:
+    def answer(self, asked: Sequence[ReaderInput], batch_size: int = 8) -> list[Answer]:
         """Return one answer for each question, ``batch_size`` of them at a time, those of like length together.
 
         Raises:
@@ -125,7 +125,7 @@ class ImageTextToText:
 
         return encode(run, lengths, batch_size)
 
-    def _text(self, asked: Asked) -> str:
+    def _text(self, asked: ReaderInput) -> str:
         """Return the prompt of a question, its passages cut to what there is room for."""
         if not asked.passages:
             text = self._prompt.format(question=asked.question)

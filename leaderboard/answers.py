@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from leaderboard.records import MARKS
 from leaderboard.validate import ANSWER_MEASURES, read_valid_answer
-from m2kr.answer.task import AnswerResult
 from m2kr.common.files import digest
 from m2kr.errors import M2KRError
+from m2kr.results.answer_record import AnswerResult
 from m2kr.tasks import TASKS
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from leaderboard.validate import TOLERANCE
 from m2kr.common.files import atomic, digest, sha256_of
 from m2kr.common.progress import progress
 from m2kr.errors import M2KRError
-from m2kr.results.record import Run
+from m2kr.results.run import Run
 
 if TYPE_CHECKING:
     from m2kr.dataset import TaskData

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from leaderboard.answers import AnswerRecord
-    from m2kr.answer.task import AnswerResult
+    from m2kr.results.answer_record import AnswerResult
 
 DataKind = tuple[str, str, bool]
 """Task, split, and whether the data are made up."""

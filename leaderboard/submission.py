@@ -17,8 +17,8 @@ from leaderboard.validate import TOLERANCE, predictions_of, read_valid_answer, r
 from m2kr.errors import M2KRError, run_command
 
 if TYPE_CHECKING:
-    from m2kr.answer.task import AnswerResult
     from m2kr.dataset import TaskData
+    from m2kr.results.answer_record import AnswerResult
     from m2kr.results.record import Result
 
 
@@ -73,7 +73,7 @@ def check_answers(path: Path, data: str) -> list[str]:
             that was evaluated.
     """
     from m2kr.answer.score import intervals, score_answers
-    from m2kr.reader import read_lines
+    from m2kr.results.answer_record import read_predictions
 
     result = read_valid_answer(path)
     predictions = predictions_of(path)
@@ -81,7 +81,7 @@ def check_answers(path: Path, data: str) -> list[str]:
         raise M2KRError(f"{predictions} is not there; a result of answering is checked by its predictions.")
     loaded = _loaded(path, result, data)
     found = _contradicted(result, loaded)
-    answers = {str(line.get("question_id")): str(line.get("answer")) for line in read_lines(predictions)}
+    answers = {str(line.get("question_id")): str(line.get("answer")) for line in read_predictions(predictions)}
     strangers = set(answers) - set(loaded.queries["question_id"].to_list())
     if strangers:
         return [*found, f"{len(strangers):,} answers are to no question of the task, such as {min(strangers)!r}"]

@@ -14,11 +14,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from m2kr.answer.score import ANSWER_TASKS, harmonic_accuracy
-from m2kr.answer.task import AnswerResult, read_answer_result
+from m2kr.answer.metrics import harmonic_accuracy
+from m2kr.answer.score import ANSWER_TASKS
 from m2kr.common.files import sha256_of
 from m2kr.errors import M2KRError
-from m2kr.reader import read_lines
+from m2kr.results.answer_record import AnswerResult, read_answer_result, read_predictions
 from m2kr.results.record import Result, read_result
 from m2kr.tasks import TASKS
 
@@ -202,7 +202,7 @@ def _answer_figures(result: AnswerResult) -> str | None:
 def _answer_scores(result: AnswerResult, path: Path) -> str | None:
     if sha256_of(path) != result["predictions_sha256"]:
         return f"{path.name} beside it are not its predictions (the sha256 differs)"
-    lines = read_lines(path)
+    lines = read_predictions(path)
     scores: list[Any] = [line.get("scores") for line in lines if isinstance(line, dict)]
     if len(scores) != len(lines) or not all(_is_numbers(row) and row for row in scores):
         return f"{path.name} lacks the scores of a question"

@@ -6,22 +6,25 @@ keeps them, so that each finds the work of the other.
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from m2kr.common.cli import option, parse
+from m2kr.common.options import DataOption, LoadOptions, SplitOption
 from m2kr.common.progress import say
 from m2kr.errors import M2KRError, run_command
-from m2kr.evaluate.task import add_model_arguments
+from m2kr.evaluate.options import EncodeOptions
+from m2kr.retriever import REGISTRY, Retriever, get_retriever
 
 if TYPE_CHECKING:
     from m2kr.dataset import TaskData
     from m2kr.evaluate.encode import Encoder
-    from m2kr.retriever import Input, Ranker, Retriever
+    from m2kr.retriever import Input, Retriever, SparseRetriever
 
 _SHOWN = 400
 # Characters of a passage that are printed.
@@ -32,8 +35,21 @@ _EXAMPLES = """examples:
 """
 
 
+@dataclass(frozen=True, kw_only=True)
+class AskOptions(EncodeOptions, LoadOptions, DataOption, SplitOption):
+    """Options of the command."""
+
+    model: str = option(REGISTRY.help)
+    task: str = option("whose passages are searched")
+    question: str = option("in the words of a user", "")
+    image: Path | None = option("a picture file that goes with it", None)
+    instruction: str | None = option("in front of the question; default: the task's first", None)
+    k: int = option("passages to print", 5, least=1)
+    out: Path = option("results; embeddings are kept there", Path("results"))
+
+
 def ask(
-    retriever: Retriever | Ranker, data: TaskData, query: Input, k: int, encoder: Encoder | None = None
+    retriever: Retriever | SparseRetriever, data: TaskData, query: Input, k: int, encoder: Encoder | None = None
 ) -> list[tuple[str, float, str]]:
     """Return id, score and text of the ``k`` best passages, best first, ties by id, the larger first.
 
@@ -51,14 +67,14 @@ def ask(
     ids, texts = passages["passage_id"].to_list(), passages["passage_content"].to_list()
     found: Any = retriever
     if encoder is not None:
-        from m2kr.evaluate.encode import discard
+        from m2kr.common.work import discard
         from m2kr.search.exact import search
 
         name = f"{data.task.key}.{data.split}"
         work = encoder.kept.parent / f".{name}.ask"
         stored = encoder.passages(texts, work, data.task.key)
         scores, rows = search(
-            found.encode_query([query], batch_size=1), stored.store, k, device=encoder.device, quiet=True
+            found.encode_query([query], batch_size=1), stored.store, k, device=encoder.options.model_device, quiet=True
         )
         encoder.keep(work)
         discard(work)
@@ -71,7 +87,7 @@ def ask(
 
 
 def query_of(
-    retriever: Retriever | Ranker, data: TaskData, question: str, image: Path | None, instruction: str | None
+    retriever: Retriever | SparseRetriever, data: TaskData, question: str, image: Path | None, instruction: str | None
 ) -> Input:
     """Return a question as the retriever is asked it in an evaluation.
 
@@ -123,66 +139,31 @@ def _plain(text: str) -> str:
     return "".join(character if character.isprintable() else " " for character in text)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; see the module."""
+    options = parse(
+        AskOptions,
+        argv,
         prog="python -m m2kr.ask",
         description="Print the passages that a retriever finds for a question.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_model_arguments(parser)
-    parser.add_argument("--data", required=True, help="folder of the benchmark, or a dataset id of the hub")
-    parser.add_argument("--task", required=True, help="whose passages are searched")
-    parser.add_argument("--split", default="test", help="default: test")
-    parser.add_argument("--question", default="", help="in the words of a user")
-    parser.add_argument("--image", type=Path, help="a picture file that goes with it")
-    parser.add_argument("--instruction", help="in front of the question; default: the task's first")
-    parser.add_argument("--k", type=int, default=5, help="passages to print; default 5")
-    parser.add_argument("--out", type=Path, default=Path("results"), help="results; embeddings are kept there")
-    parser.add_argument("--quiet", action="store_true", help="no progress, no notices; only the passages")
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; see the module."""
-    arguments = _parser().parse_args(argv)
-    for name in ("k", "batch_size"):
-        if getattr(arguments, name) < 1:
-            raise M2KRError(f"--{name.replace('_', '-')} is {getattr(arguments, name)}; it has to be 1 or more.")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     from m2kr.common.files import safe_name
-    from m2kr.common.options import parse_pairs
     from m2kr.dataset import load_task
     from m2kr.evaluate.encode import Encoder
-    from m2kr.retriever import Retriever, get_retriever
 
-    data = load_task(arguments.task, arguments.data, arguments.split)
-    device = arguments.device.split(",")[0].strip()  # one question needs no more
-    retriever = get_retriever(
-        arguments.model,
-        checkpoint=arguments.checkpoint,
-        device=device,
-        dtype=arguments.dtype,
-        options=parse_pairs("--option", arguments.option),
-    )
-    query = query_of(retriever, data, arguments.question, arguments.image, arguments.instruction)
+    data = load_task(options.task, options.data, options.split)
+    retriever = get_retriever(options.model, **options.loading)
+    query = query_of(retriever, data, options.question, options.image, options.instruction)
     encoder = None
     if isinstance(retriever, Retriever):
-        kept = arguments.out / safe_name(retriever.name) / ".embeddings"
-        encoder = Encoder(
-            retriever,
-            kept,
-            arguments.batch_size,
-            device,
-            arguments.dtype,
-            quiet=arguments.quiet,
-            store_dtype=arguments.store_dtype,
-        )
-    elif arguments.store_dtype is not None:
-        raise M2KRError(f"{retriever.name} makes no embeddings to store as {arguments.store_dtype}. Leave that out.")
+        encoder = Encoder(retriever, options.out / safe_name(retriever.name) / ".embeddings", options)
+    elif options.store_dtype is not None:
+        raise M2KRError(f"{retriever.name} makes no embeddings to store as {options.store_dtype}. Leave that out.")
     asked = query if isinstance(query, str) else query["text"]
-    say(f"asked: {asked}{'' if isinstance(query, str) else ' [with the picture]'}", quiet=arguments.quiet)
-    found = ask(retriever, data, query, arguments.k, encoder)
+    say(f"asked: {asked}{'' if isinstance(query, str) else ' [with the picture]'}", quiet=options.quiet)
+    found = ask(retriever, data, query, options.k, encoder)
     print("\n".join(answer_lines(found, shutil.get_terminal_size().columns)))
     return 0
 

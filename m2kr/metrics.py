@@ -16,7 +16,7 @@ import polars as pl
 
 from m2kr.common.progress import progress
 from m2kr.errors import M2KRError
-from m2kr.results.record import Run
+from m2kr.results.run import Run
 
 KS = (1, 5, 10, 20, 50, 100, 500)
 """Cut-offs reported."""

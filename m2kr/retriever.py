@@ -1,4 +1,4 @@
-"""What a retriever has to speak, and how one is found by name.
+"""The Retriever protocol and its registry.
 
 A retriever has the verbs of sentence-transformers, so that any of its models nearly is one already. It is found
 through an entry point of the group ``m2kr.retrievers``: a package of yours that declares
@@ -13,19 +13,14 @@ and ``dtype`` by keyword, and with what the user gives as ``--option NAME=VALUE`
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypedDict, runtime_checkable
 
-from m2kr.common.registry import by_name, make
-from m2kr.errors import M2KRError
+from m2kr.common.registry import Registry
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     from PIL.Image import Image
-
-GROUP = "m2kr.retrievers"
-"""Entry-point group in which retrievers are registered."""
 
 
 class TextAndImage(TypedDict, total=False):
@@ -77,7 +72,7 @@ class Retriever(Protocol):
 
 
 @runtime_checkable
-class Ranker(Protocol):
+class SparseRetriever(Protocol):
     """A retriever without vectors (BM25): it indexes texts and ranks them itself.
 
     Attributes are those of `Retriever`, without ``vectors``.
@@ -98,13 +93,8 @@ class Ranker(Protocol):
         """
 
 
-def registered() -> dict[str, EntryPoint]:
-    """Return the registered retrievers by name.
-
-    Raises:
-        M2KRError: two installed packages register one name.
-    """
-    return by_name(entry_points(group=GROUP), "retriever")
+REGISTRY = Registry("m2kr.retrievers", "retriever", "sentence-transformer", "A sentence-transformers model")
+"""Finds retrievers by name."""
 
 
 def get_retriever(
@@ -114,7 +104,7 @@ def get_retriever(
     device: str = "cpu",
     dtype: str = "float32",
     options: Mapping[str, str] | None = None,
-) -> Retriever | Ranker:
+) -> Retriever | SparseRetriever:
     """Return the retriever called ``name``.
 
     A name that is not registered but is a folder, or has the form ``org/model``, is taken for the checkpoint of a
@@ -131,18 +121,9 @@ def get_retriever(
         M2KRError: there is no such retriever (with the closest name there is), it does not have such an option, or it
             cannot be loaded.
     """
-    retriever, code = make(
-        "retriever",
-        registered(),
-        name,
-        otherwise=("sentence-transformer", "A sentence-transformers model"),
-        checkpoint=checkpoint,
-        device=device,
-        dtype=dtype,
-        options=options or {},
+    retriever: Retriever | SparseRetriever = REGISTRY.make(
+        name, (Retriever, SparseRetriever), checkpoint=checkpoint, device=device, dtype=dtype, options=options
     )
-    if not isinstance(retriever, (Retriever, Ranker)):
-        raise M2KRError(f"{code} does not speak the protocol of m2kr.retriever.Retriever or Ranker.")
     if options:
         retriever.settings = {**retriever.settings, "options": dict(options)}
     return retriever

@@ -11,7 +11,7 @@ import polars as pl
 
 from m2kr.errors import M2KRError
 from m2kr.metrics import score_queries
-from m2kr.results.record import Run
+from m2kr.results.run import Run
 
 _DRAWN = 1 << 22
 # Rows that the bootstrap draws at once: 64 MB of numbers.

@@ -21,8 +21,8 @@ from m2kr.tasks import TASKS
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from m2kr.answer.task import AnswerResult
     from m2kr.images.roots import ImageRoots
+    from m2kr.results.answer_record import AnswerResult
 
     Scores = Mapping[str, Mapping[str, npt.NDArray[np.float64]]]
 
@@ -73,9 +73,10 @@ def judge_retrievers(work: Path | None, data: Path, images: Any, out: Path, *, q
     The score is the task's first metric: Recall@10 of WIT, Recall@1 of IGLUE and LLaVA, Recall@5 of the others.
     """
     from m2kr.dataset import load_task
+    from m2kr.evaluate.options import TaskOptions
     from m2kr.evaluate.task import evaluate_task
     from m2kr.metrics import score_queries
-    from m2kr.results.record import Run
+    from m2kr.results.run import Run
 
     tested = [task for task in TASKS.values() if "test" in task.splits]
     splits = {task.key: load_task(task, data, "test", images=images) for task in tested}
@@ -85,7 +86,7 @@ def judge_retrievers(work: Path | None, data: Path, images: Any, out: Path, *, q
         scores[name] = {}
         results = out / safe_name(name)
         for key, split in splits.items():
-            evaluate_task(retriever, split, results, ignore_images=without_images, top_k=100, quiet=True)
+            evaluate_task(retriever, split, results, TaskOptions(ignore_images=without_images, top_k=100, quiet=True))
             run = Run.read_trec(results / f"{key}.run.trec.gz")
             metric = split.task.metrics[0]
             table = score_queries(run, split.qrels, ks=[int(metric.split("@")[1])])
@@ -153,11 +154,14 @@ def judge_reader(
         results: where results are and go.
         quiet: no progress.
     """
+    from m2kr.answer.evidence import no_passages, oracle_passages, run_passages
+    from m2kr.answer.options import AnswerTaskOptions
     from m2kr.answer.score import ANSWER_TASKS
     from m2kr.answer.task import answer_task
     from m2kr.dataset import load_task
+    from m2kr.evaluate.options import TaskOptions
     from m2kr.evaluate.task import evaluate_task
-    from m2kr.reader import get_reader, no_passages, oracle_passages, run_passages
+    from m2kr.reader import get_reader
     from m2kr.retriever import get_retriever
 
     def checkpoint(name: str) -> Path | None:
@@ -172,7 +176,7 @@ def judge_reader(
             own = checkpoint(name)
             retriever = get_retriever(name, checkpoint=str(own) if own else None)
             for split in splits:
-                evaluate_task(retriever, split, out, ignore_images=name == "bm25", quiet=True)
+                evaluate_task(retriever, split, out, TaskOptions(ignore_images=name == "bm25", quiet=True))
         found[name] = []
         for split in splits:
             if name == "no retrieval":
@@ -181,7 +185,9 @@ def judge_reader(
                 passages = oracle_passages(split, PASSAGES)
             else:
                 passages = run_passages(split, out / f"{split.task.key}.run.trec.gz", PASSAGES)
-            result = answer_task(reader, split, passages, out, k=PASSAGES, batch_size=BATCH_SIZE, quiet=True)
+            result = answer_task(
+                reader, split, passages, out, AnswerTaskOptions(k=PASSAGES, batch_size=BATCH_SIZE, quiet=True)
+            )
             found[name].append(result)
         say(f"{READER}, passages of {name}: judged", quiet=quiet)
     return found

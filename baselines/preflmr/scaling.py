@@ -232,6 +232,7 @@ def _judge(study: Study, run: Run, checkpoint: Path, seconds: dict[str, float]) 
     """Return the scores of a checkpoint on the test splits, and the sizes of its parts."""
     from baselines.common.checkpoints import count_parameters
     from baselines.preflmr.retriever import PreFLMRRetriever
+    from m2kr.evaluate.options import TaskOptions
     from m2kr.evaluate.task import evaluate_task
 
     judge, device = study.settings.judge, study.device
@@ -245,11 +246,7 @@ def _judge(study: Study, run: Run, checkpoint: Path, seconds: dict[str, float]) 
             retriever,
             split,
             study.out / run.name,
-            top_k=_TOP_K,
-            device=device,
-            dtype=judge.dtype,
-            workers=study.options.workers,
-            quiet=True,
+            TaskOptions(top_k=_TOP_K, device=device, dtype=judge.dtype, workers=study.options.workers, quiet=True),
         )
         metrics[key] = result["metrics"][split.task.metrics[0]]
     model = retriever.model

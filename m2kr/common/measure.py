@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from m2kr import __version__
 
@@ -88,6 +89,11 @@ def hardware(device: str) -> str:
 
         return torch.cuda.get_device_name(device)
     return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Return where something ran, as result files say it: hardware, versions and commit."""
+    return {"hardware": hardware(device), "versions": versions(), "commit": code_commit()}
 
 
 def code_commit() -> str | None:

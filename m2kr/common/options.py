@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from m2kr.common import cli
 from m2kr.common.cli import option
@@ -12,6 +12,9 @@ from m2kr.errors import M2KRError
 
 ModelType: TypeAlias = Literal["float32", "float16", "bfloat16"]
 """Name of the torch type that a model computes in."""
+
+StoredType: TypeAlias = Literal["float32", "float16", "bfloat16", "int8"]
+"""Form in which embeddings are stored."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,21 +81,37 @@ class DeviceOption:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoadOptions(DeviceOption):
-    """How a registered retriever or reader is loaded."""
+class ComputeOptions(DeviceOption):
+    """Where a model computes, and in what numbers."""
 
     dtype: ModelType = option("number format of the model", "float32", in_key=True, in_result=True)
+
+    @property
+    def model_device(self) -> str:
+        """The device of the model: of several, which share the search, the first."""
+        return self.device.partition(",")[0].strip()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions(ComputeOptions):
+    """How a registered retriever or reader is loaded."""
+
     checkpoint: str | None = option("folder or hub id to load instead of the model's own", None)
     option: tuple[str, ...] = cli.option("a setting of the model; repeatable", (), metavar="NAME=VALUE")
 
     @property
-    def model_options(self) -> dict[str, str]:
-        """What ``--option`` was given, by name.
+    def loading(self) -> dict[str, Any]:
+        """Keyword arguments of `m2kr.retriever.get_retriever` and `m2kr.reader.get_reader`.
 
         Raises:
-            M2KRError: one has no "=", or no name, or a name stands twice.
+            M2KRError: a value of ``--option`` cannot be read; see `parse_pairs`.
         """
-        return parse_pairs("--option", self.option)
+        return {
+            "checkpoint": self.checkpoint,
+            "device": self.model_device,
+            "dtype": self.dtype,
+            "options": parse_pairs("--option", self.option),
+        }
 
 
 def parse_pairs(flag: str, values: Iterable[str], form: str = "NAME=VALUE") -> dict[str, str]:

@@ -1,86 +1,121 @@
-"""Finding what packages register under a name, retrievers and readers alike, and making it."""
+"""The registry of entry points under which packages offer retrievers and readers."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
-from importlib.metadata import EntryPoint
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from m2kr.errors import M2KRError, did_you_mean
+
+if TYPE_CHECKING:
+    from m2kr.tasks import Task
 
 _OWN = ("checkpoint", "device", "dtype")
 """Keyword arguments that have arguments of their own on the command line."""
 
 
-def by_name(points: Iterable[EntryPoint], kind: str) -> dict[str, EntryPoint]:
-    """Return entry points by their name.
+@dataclass(frozen=True)
+class Registry:
+    """What installed packages register as entry points of a group.
 
-    Args:
-        points: of one group.
-        kind: what they are ("retriever"), for the message.
-
-    Raises:
-        M2KRError: two installed packages register one name.
+    Attributes:
+        group: the entry points' group.
+        kind: what they make ("retriever"), for messages.
+        any_model: the registered name that takes a folder or hub id for its checkpoint.
+        called: what such models are called, for messages.
     """
-    found: dict[str, EntryPoint] = {}
-    for point in points:
-        other = found.setdefault(point.name, point)
-        if other.value != point.value:
+
+    group: str
+    kind: str
+    any_model: str
+    called: str
+
+    def registered(self) -> dict[str, EntryPoint]:
+        """Return the entry points by their name.
+
+        Raises:
+            M2KRError: two installed packages register one name.
+        """
+        found: dict[str, EntryPoint] = {}
+        for point in entry_points(group=self.group):
+            other = found.setdefault(point.name, point)
+            if other.value != point.value:
+                raise M2KRError(
+                    f"the {self.kind} {point.name!r} is registered twice, as {other.value} and as {point.value}. "
+                    "Uninstall one of the two packages."
+                )
+        return found
+
+    def help(self) -> str:
+        """Return what a command's ``--model`` or ``--reader`` may be."""
+        return f"a registered {self.kind} ({', '.join(sorted(self.registered()))}), or a model folder, or a hub id"
+
+    def make(
+        self,
+        name: str,
+        protocols: tuple[type, ...],
+        *,
+        checkpoint: str | None,
+        device: str,
+        dtype: str,
+        options: Mapping[str, str] | None,
+    ) -> Any:
+        """Return what is registered as ``name``, made with these arguments.
+
+        Args:
+            name: registered name, folder or hub id.
+            protocols: what has to be made is of one of these.
+            checkpoint: folder or hub id to load instead of its own.
+            device: as torch names it.
+            dtype: name of a torch type.
+            options: further keyword arguments.
+
+        Raises:
+            M2KRError: there is none of that name (with the closest there is), it has no such option, it cannot be
+                loaded, or it is of no protocol.
+        """
+        known = self.registered()
+        if name not in known and checkpoint is None and (Path(name).is_dir() or name.count("/") == 1):
+            name, checkpoint = self.any_model, name
+        if name not in known:
+            listed = ", ".join(sorted(known)) or "none; install the package, which registers them"
             raise M2KRError(
-                f"the {kind} {point.name!r} is registered twice, as {other.value} and as {point.value}. "
-                "Uninstall one of the two packages."
+                f"there is no {self.kind} {name!r}.{did_you_mean(name, known)} Registered: {listed}. "
+                f"{self.called} is named by its folder or hub id."
             )
-    return found
+        what, code = f"the {self.kind} {name!r}", known[name].value
+        try:
+            factory = known[name].load()
+        except ImportError as error:
+            raise M2KRError(f"{what} needs a package that is not installed: {error}.") from error
+        except AttributeError as error:
+            raise M2KRError(f"{what} is registered as {code}, which cannot be loaded: {error}.") from error
+        _check_options(what, factory, options or {})
+        made = factory(checkpoint=checkpoint, device=device, dtype=dtype, **(options or {}))
+        if not isinstance(made, protocols):
+            names = " or ".join(protocol.__name__ for protocol in protocols)
+            raise M2KRError(f"{code} does not speak the protocol of m2kr.{self.kind}.{names}.")
+        return made
 
 
-def make(
-    kind: str,
-    known: Mapping[str, EntryPoint],
-    name: str,
-    *,
-    otherwise: tuple[str, str],
-    checkpoint: str | None,
-    device: str,
-    dtype: str,
-    options: Mapping[str, str],
-) -> tuple[Any, str]:
-    """Return what is registered as ``name``, made with these arguments, and where its code is.
-
-    Args:
-        kind: what it is, for messages.
-        known: see `by_name`.
-        name: registered name, folder or hub id.
-        otherwise: the name that takes a folder or hub id for its checkpoint, and what such models are called.
-        checkpoint: folder or hub id to load instead of its own.
-        device: as torch names it.
-        dtype: name of a torch type.
-        options: further keyword arguments.
+def ignored_inputs(name: str, reads: frozenset[str], task: Task, *, ignore_images: bool) -> list[str]:
+    """Return the kinds of input of a task that a model called ``name`` will not be given: ["image"] or none.
 
     Raises:
-        M2KRError: there is none of that name (with the closest there is), it has no such option, or it cannot be
-            loaded.
+        M2KRError: the task asks with images, which the model does not read, and they are not to be ignored.
     """
-    any_model, called = otherwise
-    if name not in known and checkpoint is None and (Path(name).is_dir() or name.count("/") == 1):
-        name, checkpoint = any_model, name
-    if name not in known:
-        listed = ", ".join(sorted(known)) or "none; install the package, which registers them"
+    if not task.reads_images or ("image" in reads and not ignore_images):
+        return []
+    if not ignore_images:
         raise M2KRError(
-            f"there is no {kind} {name!r}.{did_you_mean(name, list(known))} Registered: {listed}. "
-            f"{called} is named by its folder or hub id."
+            f"{task.key} asks with images ({task.kind}) and {name} reads only {', '.join(sorted(reads))}. Pass "
+            "--ignore-images to do without them; the result will say so. Or leave the task out with --tasks."
         )
-    try:
-        factory = known[name].load()
-    except ImportError as error:
-        raise M2KRError(f"the {kind} {name!r} needs a package that is not installed: {error}.") from error
-    except AttributeError as error:
-        raise M2KRError(
-            f"the {kind} {name!r} is registered as {known[name].value}, which cannot be loaded: {error}."
-        ) from error
-    _check_options(f"the {kind} {name!r}", factory, options)
-    return factory(checkpoint=checkpoint, device=device, dtype=dtype, **options), known[name].value
+    return ["image"]
 
 
 def _check_options(what: str, factory: Any, options: Mapping[str, str]) -> None:
@@ -95,4 +130,4 @@ def _check_options(what: str, factory: Any, options: Mapping[str, str]) -> None:
     for option in options:
         if option not in known:
             listed = ", ".join(f"{name} (default {default!r})" for name, default in known.items()) or "none"
-            raise M2KRError(f"{what} has no option {option!r}.{did_you_mean(option, list(known))} It has: {listed}.")
+            raise M2KRError(f"{what} has no option {option!r}.{did_you_mean(option, known)} It has: {listed}.")

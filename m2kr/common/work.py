@@ -34,20 +34,21 @@ class Note:
 
     Args:
         path: the file; it need not exist.
-        key: of the work. None takes the facts of any key.
+        key: of the work. None takes the facts of any key, and that key.
         whole: whether what the facts tell of is still there; facts of which it is not are forgotten.
     """
 
     def __init__(
-        self, path: Path, key: str | None, *, whole: Callable[[dict[str, Any]], bool] = lambda facts: True
+        self, path: Path, key: str | None = None, *, whole: Callable[[dict[str, Any]], bool] = lambda facts: True
     ) -> None:
         self.path = path
         self.key = key
         self.facts: dict[str, Any] = {}
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-            if key in (None, found.pop("key")) and whole(found):
-                self.facts = found
+            of = found.pop("key")
+            if key in (None, of) and whole(found):
+                self.key, self.facts = of, found
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             pass  # none, or none of ours: the work is done again
 

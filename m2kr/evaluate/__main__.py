@@ -1,7 +1,67 @@
-"""The command ``python -m m2kr.evaluate``."""
+"""The command ``python -m m2kr.evaluate``: evaluate a retriever on tasks, or compare results."""
 
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+
+from m2kr.common.cli import parse
 from m2kr.errors import run_command
-from m2kr.evaluate.task import main
+from m2kr.evaluate.options import EvaluateOptions
+
+_EXAMPLES = """examples:
+  python -m m2kr.evaluate --model bm25 --data m2kr-data --tasks MSMARCO
+  python -m m2kr.evaluate --model all-minilm-l6-v2 --data m2kr-data --tasks all --ignore-images
+  python -m m2kr.evaluate --model ./my-model --data m2kr-data --tasks OKVQA --images raw
+  python -m m2kr.evaluate --compare results/bm25 results/my-model --data m2kr-data
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    options = parse(
+        EvaluateOptions,
+        argv,
+        prog="python -m m2kr.evaluate",
+        description="Evaluate a retriever on M2KR, exactly, and write runs and result files.",
+        epilog=_EXAMPLES,
+    )
+    model = options.model
+    if model is None:
+        from m2kr.evaluate.compare import compare_results
+
+        print(compare_results(options.compare, options.data))
+        return 0
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    from m2kr.common.files import safe_name
+    from m2kr.common.registry import ignored_inputs
+    from m2kr.dataset import load_task, nano_subset
+    from m2kr.evaluate.task import evaluate_task
+    from m2kr.formats.shards import choose_tasks
+    from m2kr.images.roots import parse_roots
+    from m2kr.results.table import table
+    from m2kr.retriever import get_retriever
+    from m2kr.search.exact import parse_devices
+
+    if options.workers is None:
+        options = replace(options, workers=min(4, os.cpu_count() or 1))
+    tasks = choose_tasks(options.tasks, options.data, options.split)
+    images = parse_roots(options.images) if options.images else None
+    if "," in options.device:
+        parse_devices(options.device)  # before a large model is loaded
+    retriever = get_retriever(model, **options.loading)
+    for task in tasks:  # of all tasks before the first begins
+        ignored_inputs(retriever.name, retriever.reads, task, ignore_images=options.ignore_images)
+    results = []
+    for task in tasks:
+        data = load_task(task, options.data, options.split, images=images, limit=options.limit)
+        if options.nano:
+            data = nano_subset(data, seed=options.seed)
+        results.append(evaluate_task(retriever, data, options.out / safe_name(retriever.name), options))
+    print(table(results))
+    return 0
+
 
 if __name__ == "__main__":
     raise SystemExit(run_command(main))

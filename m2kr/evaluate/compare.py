@@ -7,10 +7,10 @@ from pathlib import Path
 
 import polars as pl
 
-from m2kr.common.files import sha256_of
 from m2kr.common.text_table import aligned
 from m2kr.errors import M2KRError
-from m2kr.results.record import Result, Run, notes_on, read_result
+from m2kr.results.record import Result, read_result, read_run
+from m2kr.results.table import notes_on
 from m2kr.significance import compare
 
 _FEW_QUERIES = 30
@@ -46,7 +46,8 @@ def compare_results(paths: Sequence[Path], data: str) -> str:
         queries, passages, qrels, answers = _data_of(results, files, data)
         first = results[0]
         measures = [measure for measure in first["headline"] if measure in first["metrics"]] + ["MRR@10", "nDCG@10"]
-        runs = {label: _run_of(file) for label, file in zip(_labels(results, files), files, strict=True)}
+        paths_of_runs = [file.with_name(f"{file.stem}.run.trec.gz") for file in files]
+        runs = dict(zip(_labels(results, files), map(read_run, paths_of_runs, results), strict=True))
         frame = compare(runs, qrels, answers=answers, passages=passages, measures=measures)
         title = f"{' '.join(name)}: {queries:,} queries, {first['passages']:,} passages"
         tables.append("\n".join([title, *_comparison_lines(frame), *_cautions(results, frame)]))
@@ -97,15 +98,6 @@ def _data_of(
     answers = loaded.answers
     texts = dict(loaded.passages.select("passage_id", "passage_content").iter_rows()) if answers is not None else None
     return loaded.queries.height, texts, loaded.qrels, answers
-
-
-def _run_of(file: Path) -> Run:
-    path = file.with_name(f"{file.stem}.run.trec.gz")
-    if not path.is_file():
-        raise M2KRError(f"{path} is not there, and a comparison needs the run. Evaluate with --rerun.")
-    if sha256_of(path) != read_result(file)["run_sha256"]:
-        raise M2KRError(f"{path} is not the run that {file} was computed from. Evaluate with --rerun.")
-    return Run.read_trec(path)
 
 
 def _labels(results: Sequence[Result], files: Sequence[Path]) -> list[str]:

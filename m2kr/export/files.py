@@ -17,7 +17,7 @@ from m2kr.errors import M2KRError
 from m2kr.formats.dataset_card import with_front_matter
 from m2kr.formats.shards import read_batches, write_shards
 from m2kr.images.roots import ImageRoots
-from m2kr.results.record import _escape
+from m2kr.results.run import escape_id
 from m2kr.tasks import BENCHMARK_CITATION, TASKS, Task
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def _trec_ids(ids: pl.Series) -> pl.Series:
     """Return ids as `m2kr.results.Run.write_trec` writes them, so that a run and these files name the same things."""
     if not ids.str.contains(r"[\s%\x1c-\x1f]").any():
         return ids
-    return pl.Series(ids.name, [_escape(name) for name in ids], dtype=pl.String)
+    return pl.Series(ids.name, [escape_id(name) for name in ids], dtype=pl.String)
 
 
 def _write_lines(

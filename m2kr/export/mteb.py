@@ -18,7 +18,7 @@ from m2kr.tasks import Task, get_task
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from m2kr.retriever import Ranker, Retriever
+    from m2kr.retriever import Retriever, SparseRetriever
     from m2kr.search.store import EmbeddingStore
 
 PAPER = "https://aclanthology.org/2024.acl-long.289/"
@@ -107,7 +107,7 @@ def _unrounded_hit_rates(self: Any, scores: dict[str, dict[str, float]], *_: Any
     }
 
 
-def search_model(retriever: Retriever | Ranker, *, device: str = "cpu", ignore_images: bool = False) -> Any:
+def search_model(retriever: Retriever | SparseRetriever, *, device: str = "cpu", ignore_images: bool = False) -> Any:
     """Return a retriever as mteb's ``SearchProtocol``, searching with `m2kr.search`: exact, ties by passage id.
 
     ``mteb.evaluate(search_model(retriever), mteb_task(folder, "OKVQA"))`` gives the scores of `m2kr.evaluate`. A

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from m2kr.common.files import atomic, sha256_of
 from m2kr.errors import M2KRError, first_line
-from m2kr.tasks import TASKS
+from m2kr.tasks import TASKS, Task, parse_tasks
 
 if TYPE_CHECKING:
     from threading import Event
@@ -140,6 +140,32 @@ def split_shards(data: Path, config: str, split: str) -> list[Path]:
 def tasks_in(data: Path, split: str = "*") -> list[str]:
     """Return the keys of the tasks that a benchmark has queries of, in the order of `TASKS`."""
     return [key for key, task in TASKS.items() if find_shards(data / task.data_config, split)]
+
+
+def choose_tasks(names: str, data: str | Path, split: str, among: Iterable[str] = TASKS) -> list[Task]:
+    """Return the tasks of a list such as ``--tasks``, all of which have a split in a benchmark.
+
+    Args:
+        names: comma-separated, or "all" for those that are there.
+        data: folder, or a dataset id of the hub, which has every task that has the split.
+        split: of the queries.
+        among: keys of the tasks to choose from.
+
+    Raises:
+        M2KRError: a task is not there, or none is.
+    """
+    folder = Path(data)
+    if folder.exists() and not folder.is_dir():
+        raise M2KRError(f"--data {folder} is a file. Name the folder of a benchmark, or a dataset id of the hub.")
+    there = [key for key in among if split in TASKS[key].splits]
+    if folder.is_dir():
+        there = [key for key in there if find_shards(folder / TASKS[key].data_config, split)]
+    if not there:
+        raise M2KRError(f"{data} holds no task with a {split} split. Build one with python -m m2kr.build.")
+    tasks = parse_tasks(names, there)
+    if lacking := [task.key for task in tasks if task.key not in there]:
+        raise M2KRError(f"{data} has no {split} split of {', '.join(lacking)}; it has one of {', '.join(there)}.")
+    return tasks
 
 
 # --- reading ---

@@ -1,33 +1,23 @@
-"""What an evaluation leaves behind: a run in TREC form, and a result file that says how it came about.
-
-``python -m m2kr.results results`` prints the result files of a folder as one table.
-"""
+"""Result files of retrieval, ``results/<model>/<TASK>.json``, and what they share with those of answering."""
 
 from __future__ import annotations
 
-import argparse
-import gzip
-import json
-import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
-from itertools import chain
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, cast
-from urllib.parse import unquote
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
 
-import numpy as np
-import numpy.typing as npt
+import msgspec
 
-from m2kr.common.files import atomic, write_json
-from m2kr.common.progress import progress
-from m2kr.common.text_table import aligned
+from m2kr import __version__
+from m2kr.common.files import sha256_of, write_json
 from m2kr.errors import M2KRError
+from m2kr.results.run import Run
 from m2kr.tasks import TASKS
 
 if TYPE_CHECKING:
-    import polars as pl
+    from m2kr.dataset import TaskData
+
+_T = TypeVar("_T")
 
 
 class Result(TypedDict):
@@ -77,8 +67,9 @@ class Result(TypedDict):
     # Of the model, of its queries, and, if it encodes any, of the stored passages.
     dtype: str
     store_dtype: str
-    # With passages in 8 bits, what that did to a sample: the fields of m2kr.search.int8.Effect, and how many ``passages``
-    # took part. With fewer than the task has there are fewer rivals, so the effect on the task is larger. Else null.
+    # With passages in 8 bits, what that did to a sample: the fields of m2kr.search.int8.Effect, and how many
+    # ``passages`` took part. With fewer than the task has there are fewer rivals, so the effect on the task is larger.
+    # Else null.
     quantisation: dict[str, float] | None
     batch_size: int
     # Processor or graphics card that encoded and searched; of several the first.
@@ -104,205 +95,137 @@ class Result(TypedDict):
 
 RESULT_FORMAT = 1
 
-_WRITTEN_QUERIES = 256
-"""Queries whose lines are written at once; of 500 passages each, they take some 20 MB."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """What was retrieved for each query, best first.
-
-    Attributes:
-        query_ids: n ids.
-        passage_ids: for each query, the ids of its passages.
-        scores: for each query, as many scores, float32, not increasing.
-    """
-
-    query_ids: list[str]
-    passage_ids: list[list[str]]
-    scores: list[npt.NDArray[np.float32]]
-
-    @classmethod
-    def from_dict(cls, run: Mapping[str, Mapping[str, float]]) -> Run:
-        """Return a run from query id -> passage id -> score, ordered by (score, passage id), both descending.
-
-        Scores are compared in float32, as they are written and as trec_eval reads them.
-
-        Raises:
-            M2KRError: a score is NaN.
-        """
-        ordered = {}
-        for query, found in run.items():
-            scores = np.array(list(found.values()), dtype=np.float32)
-            if np.isnan(scores).any():
-                passage = list(found)[int(np.isnan(scores).argmax())]
-                raise M2KRError(f"the score of query {query!r} and passage {passage!r} is NaN, which has no rank.")
-            ordered[query] = sorted(zip(scores.tolist(), found, strict=True), reverse=True)
-        return cls(
-            list(ordered),
-            [[passage for _, passage in pairs] for pairs in ordered.values()],
-            [np.array([value for value, _ in pairs], dtype=np.float32) for pairs in ordered.values()],
-        )
-
-    def write_trec(self, path: Path, tag: str, *, quiet: bool = True) -> None:
-        """Write ``query Q0 passage rank score tag`` lines, gzipped; equal runs give equal bytes.
-
-        White space and "%" in ids are written as %XX, since the format is separated by blanks; `read_trec` undoes it.
-        A score is written in as many digits as give the float32 back exactly.
-        """
-        import polars as pl
-        from isal import igzip
-
-        label = pl.lit(_escape(tag))
-        with (
-            atomic(path) as raw,
-            igzip.IGzipFile(fileobj=raw, mode="wb", filename="", mtime=0, compresslevel=1) as file,  # type: ignore[no-untyped-call]
-            progress(len(self.query_ids), f"write {path.name}", unit="queries", quiet=quiet) as bar,
-        ):
-            for first in range(0, len(self.query_ids), _WRITTEN_QUERIES):
-                part = slice(first, first + _WRITTEN_QUERIES)
-                found, scores = self.passage_ids[part], self.scores[part]
-                lengths = np.array([len(passages) for passages in found])
-                if lengths.any():
-                    columns = pl.DataFrame(
-                        {
-                            "query": _escaped(self.query_ids[part]).gather(np.repeat(np.arange(len(found)), lengths)),
-                            "passage": _escaped(list(chain.from_iterable(found))),
-                            "rank": np.concatenate([np.arange(1, length + 1) for length in lengths]),
-                            "score": np.concatenate(scores).astype(np.float32, copy=False),
-                        }
-                    )
-                    line = pl.concat_str("query", pl.lit("Q0"), "passage", "rank", "score", label, separator=" ")
-                    file.write((columns.select(line.str.join("\n")).item() + "\n").encode())  # type: ignore[no-untyped-call]
-                bar.update(len(found))
-
-    @classmethod
-    def read_trec(cls, path: Path) -> Run:
-        """Read a TREC run, gzipped or not, ordered by (score, passage id) as trec_eval does, whatever its rank column.
-
-        Raises:
-            M2KRError: the file cannot be read, a line does not have six fields, or a score is no number.
-        """
-        run: dict[str, dict[str, float]] = {}
-        name = cache(unquote)
-        try:
-            with path.open("rb") as raw:
-                lines = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
-                for number, line in enumerate(lines, start=1):
-                    fields = line.decode("utf-8", "replace").split()
-                    try:
-                        query, _, passage, _, value, _ = fields
-                        run.setdefault(name(query), {})[name(passage)] = float(value)
-                    except ValueError as error:
-                        count = len(fields)
-                        reason = "the score is no number" if count == 6 else f"{count} fields where 6 are expected"
-                        raise M2KRError(f"{path}, line {number}: {reason}. It is no TREC run.") from error
-        except (OSError, EOFError, zlib.error) as error:
-            raise M2KRError(f"{path} cannot be read as a run ({error}).") from error
-        return cls.from_dict(run)
-
-
-def _escaped(names: Sequence[str]) -> pl.Series:
-    import polars as pl
-
-    series = pl.Series(names, dtype=pl.String)
-    # Most ids need none of it, and there are millions.
-    return pl.Series(map(_escape, names), dtype=pl.String) if series.str.contains(r"[\s%\x1c-\x1f]").any() else series
-
-
-def _escape(name: str) -> str:
-    return "".join(
-        "".join(f"%{byte:02X}" for byte in c.encode("utf-8")) if c == "%" or c.isspace() else c for c in name
-    )
-
-
-def write_result(path: Path, result: Result) -> None:
-    """Write a result file, atomically."""
-    write_json(path, result)
-
 
 def read_result(path: Path) -> Result:
     """Read a result file.
 
     Raises:
-        M2KRError: it cannot be read, is no result file of this format, lacks a key, or is of an unknown task.
+        M2KRError: it cannot be read, is no result file of this format, or is of an unknown task; the key is named.
     """
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise M2KRError(f"{path} is no result file ({error}).") from error
-    if not isinstance(result, dict):
-        raise M2KRError(f"{path} is no result file: it holds no JSON object.")
-    if result.get("format", RESULT_FORMAT) != RESULT_FORMAT:
-        raise M2KRError(f"{path} has format {result['format']!r}; this version reads {RESULT_FORMAT}.")
-    lacking = [key for key in Result.__annotations__ if key not in result]
-    if lacking:
-        raise M2KRError(f"{path} is no result file: it lacks {', '.join(lacking[:5])}.")
-    if not isinstance(result["task"], str) or result["task"] not in TASKS:
-        raise M2KRError(f"{path} is of the task {result['task']!r}, which this version does not know.")
-    return cast(Result, result)
+    return read_record(path, Result, RESULT_FORMAT, "result file")
 
 
 def read_results(folder: Path) -> list[Result]:
-    """Return the results under ``folder``, ordered by task, then model."""
+    """Return the results under ``folder``, ordered by task, then split and model."""
     order = list(TASKS)
     results = [read_result(path) for path in sorted(folder.glob("*/*.json"))]
     return sorted(results, key=lambda result: (order.index(result["task"]), result["split"], result["model"]))
 
 
-def table(results: Sequence[Result]) -> str:
-    """Return results as a table: one row for each model and task, the headline measures in percent.
+def result_of_run(path: Path) -> Result:
+    """Return the result file that stands beside a run.
 
-    A star marks a row whose queries or passages were cut or whose images were ignored; made-up data are said below the
-    table.
+    Raises:
+        M2KRError: one of them is not there, or cannot be read.
     """
-    header = ("task", "split", "model", "queries", "passages", "R@K", "PR@K", "MRR@10", "nDCG@10")
-    rows = [header]
-    for result in results:
-        shown = {"Recall": "-", "PRecall": "-"}
-        for name in result["headline"]:
-            kind, cutoff = name.split("@")
-            shown[kind] = f"{100 * result['metrics'][name]:.1f} @{cutoff}" if name in result["metrics"] else "-"
-        marked = result["model"] + ("*" if result["limited"] or result["nano"] or result["ignored_inputs"] else "")
-        rows.append(
-            (
-                result["task"],
-                result["split"],
-                marked,
-                f"{result['queries']:,}",
-                f"{result['passages']:,}",
-                shown["Recall"],
-                shown["PRecall"],
-                f"{100 * result['metrics']['MRR@10']:.1f}",
-                f"{100 * result['metrics']['nDCG@10']:.1f}",
-            )
+    if not path.is_file():
+        raise M2KRError(f"the run {path} is not there. Make it with python -m m2kr.evaluate, or pass --no-retrieval.")
+    name, suffix, _ = path.name.partition(".run.trec")
+    beside = path.with_name(f"{name}.json")
+    if not suffix or not beside.is_file():
+        raise M2KRError(
+            f"{path} has no result file beside it ({beside.name}), which says what data it is of. Name a run that "
+            "python -m m2kr.evaluate wrote, where it wrote it."
         )
-    return "\n".join(aligned(rows, left=3) + notes_on(results))
+    return read_result(beside)
 
 
-def notes_on(results: Sequence[Result]) -> list[str]:
-    """Return what has to be said below a table of these results."""
-    notes = []
-    if any(result["ignored_inputs"] for result in results):
-        notes.append("* the queries' images were not given to this model (--ignore-images)")
-    if any(result["limited"] for result in results):
-        notes.append("* only the first queries were evaluated (--limit)")
-    if any(result["nano"] for result in results):
-        notes.append("* only a small subset was evaluated, which is much easier than the task (--nano)")
-    if any(result["synthetic"] for result in results):
-        notes.append("made-up data: these scores compare with no published figure")
-    return notes
+def read_run(path: Path, result: Result) -> Run:
+    """Return the run of a result.
+
+    Raises:
+        M2KRError: it is not there, cannot be read, or is not the one that the result was computed from.
+    """
+    if not path.is_file():
+        raise M2KRError(f"the run {path} is not there. Evaluate with --rerun.")
+    if sha256_of(path) != result["run_sha256"]:
+        raise M2KRError(f"{path} is not the run that its result file was computed from. Evaluate with --rerun.")
+    return Run.read_trec(path)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print the results of a folder as one table, those of answering as another."""
-    from m2kr.answer.task import answer_table, read_answer_results
+def write_record(path: Path, kind: type, facts: Mapping[str, Any]) -> Any:
+    """Write a record of a kind of result file, atomically, and return it as it was written.
 
-    parser = argparse.ArgumentParser(prog="python -m m2kr.results", description="Print result files as tables.")
-    parser.add_argument("folder", type=Path, nargs="?", default=Path("results"), help="default: results")
-    arguments = parser.parse_args(argv)
-    results, answers = read_results(arguments.folder), read_answer_results(arguments.folder)
-    if not results and not answers:
-        raise M2KRError(f"{arguments.folder} holds no result files. Make some with python -m m2kr.evaluate.")
-    print("\n\n".join([*([table(results)] if results else []), *([answer_table(answers)] if answers else [])]))
-    return 0
+    Keys are in the order of the kind, then those that it does not know: options that were added to a command.
+    """
+    record = {name: facts[name] for name in dict.fromkeys([*kind.__annotations__, *facts])}
+    write_json(path, record)
+    return record
+
+
+def read_record(path: Path, kind: type[_T], version: int, what: str) -> _T:
+    """Read a result file of some kind, a TypedDict; further keys are kept.
+
+    Raises:
+        M2KRError: as `read_result`.
+    """
+    try:
+        record = msgspec.json.decode(path.read_bytes())
+    except (OSError, msgspec.DecodeError) as error:
+        raise M2KRError(f"{path} is no {what} ({error}).") from error
+    found = record.get("format", version) if isinstance(record, dict) else version
+    if found != version:
+        raise M2KRError(f"{path} has format {found!r}; this version reads {version}.")
+    try:
+        msgspec.convert(record, kind)
+    except msgspec.ValidationError as error:
+        raise M2KRError(f"{path} is no {what}: {error}.") from error
+    if record["task"] not in TASKS:
+        raise M2KRError(f"{path} is of the task {record['task']!r}, which this version does not know.")
+    return cast(_T, record)
+
+
+def finished_record(path: Path, read: Callable[[Path], _T], key: str, *, rerun: bool, name: str = "key") -> _T | None:
+    """Return a result that was finished with the same settings; None where there is none, or it is to be made again.
+
+    Args:
+        path: the result file.
+        read: reads it.
+        key: digest of the settings.
+        rerun: make it again in any case.
+        name: what the key is called in the file.
+
+    Raises:
+        M2KRError: it has other settings.
+    """
+    if rerun or not path.exists():
+        return None
+    finished = read(path)
+    if cast(Mapping[str, Any], finished)[name] != key:
+        raise M2KRError(
+            f"{path} holds a result with other settings (data, split, model or options). Pass --rerun to replace it, "
+            "or another --out."
+        )
+    return finished
+
+
+def result_name(data: TaskData) -> str:
+    """Return what the files of a result are called: the task, its split unless that is test, and "nano"."""
+    split = [] if data.split == "test" else [data.split]
+    return ".".join([data.task.key, *split, *(["nano"] if data.nano else [])])
+
+
+def data_settings(data: TaskData) -> dict[str, Any]:
+    """Return what every result depends on: the version of m2kr, and the data."""
+    return {
+        "m2kr": __version__,
+        "task": data.task.key,
+        "split": data.split,
+        "dataset": data.fingerprint,
+        "queries": data.queries.height if data.limited else None,
+        "nano": [data.seed, data.queries.height, data.passages.height] if data.nano else None,
+    }
+
+
+def data_facts(data: TaskData) -> dict[str, Any]:
+    """Return what every result says of its data."""
+    return {
+        "task": data.task.key,
+        "split": data.split,
+        "queries": data.queries.height,
+        "dataset": data.fingerprint,
+        "synthetic": data.synthetic,
+        "limited": data.limited,
+        "nano": data.nano,
+        "seed": data.seed,
+    }

@@ -38,11 +38,13 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from baselines.bm25 import BM25
 from baselines.image_text_to_text import ImageTextToText, blip2_flan_t5_xl, shares
 from m2kr import reader
-from m2kr.answer.task import main, read_answer_result
+from m2kr.answer.__main__ import main
 from m2kr.dataset import load_task
 from m2kr.errors import M2KRError
+from m2kr.evaluate.options import TaskOptions
 from m2kr.evaluate.task import evaluate_task
-from m2kr.reader import Asked, Reader
+from m2kr.reader import Reader, ReaderInput
+from m2kr.results.answer_record import read_answer_result
 
 SHARED = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 SIZE = 16
@@ -129,7 +131,7 @@ def pictures(count: int) -> list[Image.Image]:
     return [Image.fromarray(draw.integers(0, 256, (20 + row, 30, 3)).astype(np.uint8)) for row in range(count)]
 
 
-def questions() -> list[Asked]:
+def questions() -> list[ReaderInput]:
     texts = ["What is it?", "", "Where does the owl live, and what does it eat? " * 3, "Wer?", "é 🦉?"]
     passages: list[tuple[str, ...]] = [
         (),
@@ -138,7 +140,7 @@ def questions() -> list[Asked]:
         ("long " * 60, "short"),
         (),
     ]
-    return [Asked(text, given, image) for text, given, image in zip(texts, passages, pictures(5), strict=True)]
+    return [ReaderInput(text, given, image) for text, given, image in zip(texts, passages, pictures(5), strict=True)]
 
 
 def reference(folder: Path, text: str, image: Image.Image, steps: int) -> tuple[str, float]:
@@ -185,7 +187,7 @@ def test_blip2_answers_as_a_plain_loop_does_whatever_the_batch(blip2: Path) -> N
 def test_a_chat_model_answers_as_a_plain_loop_does_whatever_the_batch(llava: Path) -> None:
     made = ImageTextToText(checkpoint=str(llava), max_new_tokens="5", prompt="Q: {question}")
     assert made.settings["chat_template"] is True
-    asked = [Asked(item.question, (), item.image) for item in questions()]
+    asked = [ReaderInput(item.question, (), item.image) for item in questions()]
     expected = [
         reference(llava, f"USER: <image> Q: {item.question} ASSISTANT:", item.image, 5) for item in asked if item.image
     ]
@@ -214,13 +216,13 @@ def test_passages_are_cut_to_the_room_and_the_question_is_not(blip2: Path) -> No
     made = ImageTextToText(checkpoint=str(blip2), max_length="120")
     image = pictures(1)[0]
     question = "How high is the tower?"
-    text = made._text(Asked(question, ("x" * 300, "short", "y" * 300), image))
+    text = made._text(ReaderInput(question, ("x" * 300, "short", "y" * 300), image))
     assert len(made._tokenizer(text)["input_ids"]) == 120
     assert f"short yy" in text and text.endswith(f"Question: {question} Short answer:")  # noqa: F541, PT018
     assert abs(text.count("x") - text.count("y")) <= 2
     long = question * 20
-    assert made._text(Asked(long, ("x" * 9,), image)) == f"Context:  Question: {long} Short answer:"
-    assert made._text(Asked(question, (), image)) == f"Question: {question} Short answer:"
+    assert made._text(ReaderInput(long, ("x" * 9,), image)) == f"Context:  Question: {long} Short answer:"
+    assert made._text(ReaderInput(question, (), image)) == f"Question: {question} Short answer:"
 
 
 @given(st.lists(st.integers(0, 30), max_size=6), st.integers(0, 80))
@@ -266,7 +268,7 @@ def test_what_cannot_be_a_reader_is_said(blip2: Path, options: dict[str, Any], m
 def test_a_question_without_a_picture_is_refused(blip2: Path) -> None:
     made = ImageTextToText(checkpoint=str(blip2))
     with pytest.raises(M2KRError, match="tiny-blip2 reads a picture with every question, and one has none"):
-        made.answer([Asked("What is it?")])
+        made.answer([ReaderInput("What is it?")])
 
 
 def test_folders_of_other_things_are_refused(blip2: Path, tmp_path: Path) -> None:
@@ -322,7 +324,7 @@ if __name__ == "__main__":
 def results(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of BM25. Not to be changed."""
     out = tmp_path_factory.mktemp("results") / "bm25"
-    evaluate_task(BM25(), load_task("OKVQA", built), out, top_k=10, ignore_images=True, quiet=True)
+    evaluate_task(BM25(), load_task("OKVQA", built), out, TaskOptions(top_k=10, ignore_images=True, quiet=True))
     return out
 
 
@@ -374,7 +376,7 @@ def test_the_command_answers_with_blip2(
         given = [texts[name] for name in lines[row]["passages"]]
         groups = [tuple(given)] if combine == "concat" else [(text,) for text in given]
         question, picture = data.queries["question"][row], data.query_image(row)
-        answers = made.answer([Asked(question, passages, picture) for passages in groups])
+        answers = made.answer([ReaderInput(question, passages, picture) for passages in groups])
         found = lines[row]["candidates"] if combine == "joint" else [lines[row]]
         assert [item["answer"] for item in found] == [answer.text for answer in answers]
         values = [answer.log_probability for answer in answers]

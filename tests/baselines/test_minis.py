@@ -16,6 +16,7 @@ from baselines.minis.models import RETRIEVERS, SEED, SINGLE_SCALE, model_folder
 from baselines.preflmr.training import encoders
 from m2kr.dataset import load_task
 from m2kr.errors import run_command
+from m2kr.evaluate.options import TaskOptions
 from m2kr.evaluate.task import evaluate_task
 from m2kr.images.roots import parse_roots
 from m2kr.retriever import Retriever
@@ -55,7 +56,7 @@ def test_a_committed_model_finds_passages_of_another_world(
     name: str, key: str, least: float, built: Path, world: Path, tmp_path: Path
 ) -> None:
     data = load_task(key, built, "test", images=parse_roots([str(world)]))
-    result = evaluate_task(MAKERS[name](), data, tmp_path, top_k=10, quiet=True)
+    result = evaluate_task(MAKERS[name](), data, tmp_path, TaskOptions(top_k=10, quiet=True))
     assert result["metrics"][data.task.metrics[0]] >= least
 
 

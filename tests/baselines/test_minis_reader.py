@@ -24,11 +24,13 @@ from baselines.minis import reader_mini, recipe
 from baselines.minis.models import READER, SEED, model_folder
 from baselines.minis.reader import make_tokenizer, reader_loss, wire_copying, write_start
 from baselines.minis.reader_data import Batches, ReaderConfig, names_in
+from m2kr.answer.evidence import no_passages, oracle_passages
+from m2kr.answer.options import AnswerTaskOptions
 from m2kr.answer.task import answer_task
 from m2kr.dataset import TaskData, load_task
 from m2kr.errors import M2KRError
 from m2kr.images.roots import parse_roots
-from m2kr.reader import Asked, Reader, no_passages, oracle_passages
+from m2kr.reader import Reader, ReaderInput
 
 SMALL: dict[str, Any] = {
     "steps": 4, "text_steps": 2, "batch_size": 4, "save_every": 1, "log_every": 1, "warmup_steps": 1, "vocabulary": 400,
@@ -64,10 +66,10 @@ def committed() -> ImageTextToText:
     return reader_mini()
 
 
-def asked_of(data: TaskData, count: int) -> list[Asked]:
+def asked_of(data: TaskData, count: int) -> list[ReaderInput]:
     texts = dict(data.passages.select("passage_id", "passage_content").iter_rows())
     return [
-        Asked(data.queries["question"][row], (texts[data.qrels[name][0]],), data.query_image(row))
+        ReaderInput(data.queries["question"][row], (texts[data.qrels[name][0]],), data.query_image(row))
         for row, name in enumerate(data.queries["question_id"][:count])
     ]
 
@@ -114,7 +116,7 @@ def test_it_reads_pictures_and_passages(committed: ImageTextToText, built: Path,
     asked = asked_of(data, 4)
     black = Image.new("RGB", (64, 64))
 
-    def values(given: list[Asked]) -> list[float]:
+    def values(given: list[ReaderInput]) -> list[float]:
         return [answer.log_probability for answer in committed.answer(given)]
 
     plain = np.array(values(asked))
@@ -126,7 +128,7 @@ def test_names_it_has_never_seen_are_copied(committed: ImageTextToText, splits: 
     picture = splits[2].query_image(0)
     passages = ("Visitors like it. Its spire is of pale slate. It was the architect Ramono Vetelis who designed it.",)
     asked = [
-        Asked(question, passages, picture)
+        ReaderInput(question, passages, picture)
         for question in ("Which architect designed this tower?", "What is the spire of this tower made of?")
     ]
     assert [answer.text for answer in committed.answer(asked)] == ["ramono vetelis", "slate"]
@@ -137,7 +139,7 @@ def test_positive_passages_help(committed: ImageTextToText, built: Path, world: 
     found = {}
     for evidence in (no_passages(data), oracle_passages(data, 1)):
         result = answer_task(
-            committed, data, evidence, tmp_path / evidence.source, k=1, batch_size=12, quiet=True
+            committed, data, evidence, tmp_path / evidence.source, AnswerTaskOptions(k=1, batch_size=12, quiet=True)
         )  # fmt: skip
         found[evidence.source] = result["metrics"]["EM"]
     assert found["oracle"] > found["none"] + 0.3

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from m2kr.metrics import score
-from m2kr.results.record import Run
+from m2kr.results.run import Run
 
 QUERIES, DEPTH, POOL = 5_046, 500, 114_809
 PART = 500  # queries of the comparison

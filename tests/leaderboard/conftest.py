@@ -11,10 +11,14 @@ from typing import Any
 import pytest
 
 from baselines.bm25 import BM25
-from m2kr.answer.task import AnswerResult, answer_task
+from m2kr.answer.evidence import no_passages, oracle_passages, run_passages
+from m2kr.answer.options import AnswerTaskOptions
+from m2kr.answer.task import answer_task
 from m2kr.dataset import load_task
+from m2kr.evaluate.options import TaskOptions
 from m2kr.evaluate.task import evaluate_task
-from m2kr.reader import Answer, Asked, no_passages, oracle_passages, run_passages
+from m2kr.reader import Answer, ReaderInput
+from m2kr.results.answer_record import AnswerResult
 from m2kr.results.record import Result
 from m2kr.tasks import TASKS
 
@@ -101,7 +105,9 @@ def evaluated(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("evaluated") / "results"
     for retriever in (BM25(), FirstWords()):
         for task in ("OKVQA", "MSMARCO"):
-            evaluate_task(retriever, load_task(task, built), out / retriever.name, ignore_images=True, quiet=True)
+            evaluate_task(
+                retriever, load_task(task, built), out / retriever.name, TaskOptions(ignore_images=True, quiet=True)
+            )
     return out
 
 
@@ -175,7 +181,7 @@ class Seeker:
         self.known = known
         self.settings: dict[str, Any] = {"prompt": "what?"}
 
-    def answer(self, asked: Sequence[Asked], batch_size: int = 8) -> list[Answer]:
+    def answer(self, asked: Sequence[ReaderInput], batch_size: int = 8) -> list[Answer]:
         found = []
         for item in asked:
             text = " ".join(item.passages).lower()
@@ -197,5 +203,5 @@ def answered(evaluated: Path, built: Path, tmp_path_factory: pytest.TempPathFact
         for name in ("bm25", "first-words") if task == "OKVQA" else ():
             given[name] = run_passages(data, out / name / f"{task}.run.trec.gz", 3)
         for folder, evidence in given.items():
-            answer_task(reader, data, evidence, out / folder, k=3, ignore_images=True, quiet=True)
+            answer_task(reader, data, evidence, out / folder, AnswerTaskOptions(k=3, ignore_images=True, quiet=True))
     return out

@@ -26,7 +26,7 @@ from leaderboard.answers import (
 )
 from leaderboard.records import marks_of, read_records, usual_data
 from leaderboard.validate import read_valid_answer
-from m2kr.answer.score import harmonic_accuracy
+from m2kr.answer.metrics import harmonic_accuracy
 from m2kr.common.files import sha256_of
 from m2kr.errors import M2KRError
 

@@ -24,6 +24,7 @@ from leaderboard.significance import as_json, pairwise
 from leaderboard.site import CONTENT_SECURITY_POLICY, build
 from m2kr.dataset import load_task
 from m2kr.errors import M2KRError, run_command
+from m2kr.evaluate.options import TaskOptions
 from m2kr.evaluate.task import evaluate_task
 
 SCRIPT = "<script>alert(1)</script>"
@@ -177,7 +178,9 @@ def test_a_passage_that_is_markup_stays_text(built, tmp_path):
         frame = pl.read_parquet(file)
         text = pl.lit(f"{SCRIPT}<b>") + pl.col("passage_content")
         frame.with_columns(text.alias("passage_content")).write_parquet(file)
-    evaluate_task(BM25(), load_task("OKVQA", data), tmp_path / "results" / "bm25", ignore_images=True, quiet=True)
+    evaluate_task(
+        BM25(), load_task("OKVQA", data), tmp_path / "results" / "bm25", TaskOptions(ignore_images=True, quiet=True)
+    )
     build(tmp_path / "results", tmp_path / "site", data=str(data), quiet=True)
     found = pages(tmp_path / "site")
     check_safety(found)
@@ -203,7 +206,7 @@ def test_real_runs_are_shown_and_compared(real):
 
 
 def test_the_shown_ranks_and_scores_are_those_of_the_run(real, evaluated):
-    from m2kr.results.record import Run
+    from m2kr.results.run import Run
 
     run = Run.read_trec(evaluated / "bm25" / "OKVQA.run.trec.gz")
     text = (real / "runs/bm25/queries-OKVQA.html").read_text(encoding="utf-8")

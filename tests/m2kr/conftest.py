@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from baselines.bm25 import BM25
-from m2kr import retriever
+from m2kr.common import registry
 from m2kr.dataset import TaskData, load_task
 from m2kr.formats.manifest import read_manifest
 from tests.m2kr.evaluating import Multi, Seeing, Single, entry_points_of
@@ -45,5 +45,5 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     made: list[Any] = []
 
     points = entry_points_of({"single": Single, "multi": Multi, "seeing": Seeing, "bm25": BM25}, made)
-    monkeypatch.setattr(retriever, "entry_points", lambda group: points)
+    monkeypatch.setattr(registry, "entry_points", lambda group: points)
     return made

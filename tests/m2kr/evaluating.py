@@ -13,6 +13,7 @@ import numpy as np
 
 from baselines.bm25 import BM25
 from m2kr.dataset import TaskData
+from m2kr.evaluate.options import TaskOptions
 from m2kr.evaluate.task import evaluate_task
 from m2kr.results.record import Result
 
@@ -101,7 +102,7 @@ def run_of(out: Path, task: str) -> bytes:
 
 def evaluated(made: Any, data: TaskData, out: Path, **options: Any) -> Result:
     """Evaluate quietly, and without images, so that retrievers of texts do every task."""
-    return evaluate_task(made, data, out, quiet=True, ignore_images=True, **options)
+    return evaluate_task(made, data, out, TaskOptions(quiet=True, ignore_images=True, **options))
 
 
 def kill(*_: Any, **__: Any) -> NoReturn:
@@ -141,3 +142,43 @@ def entry_points_of(fakes: Mapping[str, Any], made: list[Any]) -> list[Any]:
             return make
 
     return [Point(name, cls) for name, cls in fakes.items()]
+
+
+def a_result(**changes: Any) -> Result:
+    """A result with every key; ``changes`` replace some."""
+    result: dict[str, Any] = {
+        "format": 1,
+        "model": "my-model",
+        "model_settings": {"k1": 1.2},
+        "task": "OKVQA",
+        "split": "test",
+        "metrics": {"Recall@5": 0.4321, "PRecall@5": 0.5, "MRR@10": 0.25, "nDCG@10": 0.125},
+        "headline": ["Recall@5", "PRecall@5"],
+        "queries": 5046,
+        "passages": 114809,
+        "queries_without_positive": 0,
+        "dataset": "0123456789abcdef",
+        "synthetic": False,
+        "limited": False,
+        "nano": False,
+        "seed": None,
+        "ignored_inputs": [],
+        "instructions": True,
+        "search": "exact",
+        "top_k": 500,
+        "device": "cpu",
+        "dtype": "float32",
+        "store_dtype": "int8",
+        "quantisation": {"k": 5, "queries": 200, "recall": 0.5, "recall_int8": 0.495, "passages": 2000},
+        "batch_size": 32,
+        "hardware": "x86_64, 2 cores",
+        "seconds": {"search": 1.5},
+        "reused": [],
+        "memory": {"search": 1 << 30},
+        "peak_memory": 1 << 30,
+        "versions": {"m2kr": "0.1.0"},
+        "commit": None,
+        "run_sha256": "0" * 64,
+        "key": "fedcba9876543210",
+    }
+    return Result(**{**result, **changes})  # type: ignore[typeddict-item]

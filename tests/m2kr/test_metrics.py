@@ -15,7 +15,7 @@ from ir_measures import RR, R, Success, nDCG
 from m2kr import metrics
 from m2kr.errors import M2KRError
 from m2kr.metrics import KS, MEASURES, Measure, contains_answer, measures_table, score, score_queries
-from m2kr.results.record import Run
+from m2kr.results.run import Run
 
 Scores = dict[str, dict[str, float]]
 CUTOFFS = (1, 3, 10, 20)

@@ -13,6 +13,7 @@ from baselines.preflmr.module import as_multi_vector_encoder
 from baselines.preflmr.preflmr import PreFLMR
 from baselines.preflmr.retriever import PreFLMRRetriever
 from m2kr.dataset import load_task
+from m2kr.evaluate.options import TaskOptions
 from m2kr.evaluate.task import evaluate_task
 from m2kr.export import mteb_task, search_model
 from m2kr.export.task import export_task
@@ -53,7 +54,7 @@ def by_mteb(built: Path, world: Path, tmp_path_factory: pytest.TempPathFactory) 
 def ours(built: Path, world: Path, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
     data = load_task(TASK, built, images=parse_roots([str(world)]))
     retriever = PreFLMRRetriever("preflmr-vit-b", checkpoint=str(folder))
-    return evaluate_task(retriever, data, tmp_path_factory.mktemp("ours"), quiet=True)["metrics"]
+    return evaluate_task(retriever, data, tmp_path_factory.mktemp("ours"), TaskOptions(quiet=True))["metrics"]
 
 
 def check_equal(scores: dict[str, float], ours: dict[str, float]) -> None:

@@ -25,7 +25,7 @@ from baselines.preflmr.preflmr import PreFLMR as Model
 from baselines.preflmr.retriever import OFFICIAL, PreFLMRRetriever
 from baselines.preflmr.tokenization import DOCUMENT_FOLDER, QUERY_FOLDER, DocumentTokenizer, QueryTokenizer
 from m2kr.errors import M2KRError
-from m2kr.evaluate.task import main
+from m2kr.evaluate.__main__ import main
 from m2kr.results.record import read_result
 from m2kr.retriever import Retriever, get_retriever
 from tests.baselines.preflmr import test_encn

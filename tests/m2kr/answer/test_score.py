@@ -1,4 +1,4 @@
-"""`m2kr.answer.score`: hand-made cases, and equality with a second implementation written from the official definitions."""
+"""Answer metrics: cases by hand, and equality with a second implementation, written from the official definitions."""
 
 from __future__ import annotations
 
@@ -12,20 +12,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m2kr.answer.score import (
-    EquivalenceModel,
+from m2kr.answer.bem import EquivalenceModel
+from m2kr.answer.metrics import (
     evqa_exact_match,
     harmonic_accuracy,
     infoseek_score,
-    intervals,
     normalize_evqa,
     normalize_squad,
     normalize_vqa,
     parse_numbers,
     range_score,
-    score_answers,
     vqa_score,
 )
+from m2kr.answer.score import intervals, score_answers
 from m2kr.errors import M2KRError
 
 # --- a second implementation: character by character and word by word, without regular expressions ------------------

@@ -14,7 +14,8 @@ def test_facts_are_found_again_under_their_key_alone(tmp_path):
     assert note.facts == {}
     note.save(shards=[1])
     note.save(rows=2)
-    assert Note(path, "a").facts == Note(path, None).facts == {"shards": [1], "rows": 2}
+    assert Note(path, "a").facts == Note(path).facts == {"shards": [1], "rows": 2}
+    assert Note(path).key == "a"
     assert Note(path, "b").facts == {}
     assert Note(path, "a", whole=lambda facts: facts["rows"] > 2).facts == {}
 

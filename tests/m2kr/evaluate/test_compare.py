@@ -13,8 +13,8 @@ from baselines.bm25 import BM25
 from m2kr import dataset
 from m2kr.dataset import load_task
 from m2kr.errors import run_command
-from m2kr.evaluate.task import main
-from m2kr.results.record import Run
+from m2kr.evaluate.__main__ import main
+from m2kr.results.run import Run
 from m2kr.significance import compare
 from tests.m2kr.evaluating import Single, evaluated, run_of
 
@@ -114,4 +114,4 @@ def test_results_that_cannot_be_compared_are_refused(
     two.with_name("OKVQA.run.trec.gz").write_bytes(run_of(compared / "bm25", "OKVQA"))
     refused("is not the run that", one, two)
     two.with_name("OKVQA.run.trec.gz").unlink()
-    refused("is not there, and a comparison needs the run", one, two)
+    refused("OKVQA.run.trec.gz is not there", one, two)

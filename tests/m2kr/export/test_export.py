@@ -23,6 +23,7 @@ from PIL import Image
 from baselines.bm25 import BM25
 from m2kr.dataset import TaskData, load_task
 from m2kr.errors import M2KRError, run_command
+from m2kr.evaluate.options import TaskOptions
 from m2kr.evaluate.task import evaluate_task
 from m2kr.export import files, mteb_task, search_model
 from m2kr.export import mteb as by
@@ -33,7 +34,8 @@ from m2kr.export.task import export_task
 from m2kr.images.pack import pack_task
 from m2kr.images.roots import parse_roots
 from m2kr.metrics import score
-from m2kr.results.record import Run, read_result
+from m2kr.results.record import read_result
+from m2kr.results.run import Run
 from m2kr.tasks import get_task
 
 FILES = {
@@ -122,7 +124,7 @@ def judged(data: TaskData) -> dict[str, dict[str, int]]:
 
 def test_trec_qrels_and_a_run_are_scored_by_ir_measures_as_here(awkward: Path, exported: Path, tmp_path: Path) -> None:
     data = load_task("LLaVA", awkward)
-    result = evaluate_task(BM25(), data, tmp_path, quiet=True, ignore_images=True)
+    result = evaluate_task(BM25(), data, tmp_path, TaskOptions(quiet=True, ignore_images=True))
     qrels = list(ir_measures.read_trec_qrels(str(exported / "trec" / "LLaVA" / "qrels.txt")))
     run = list(ir_measures.read_trec_run(str(tmp_path / "LLaVA.run.trec.gz")))
     assert {entry.query_id for entry in qrels} == {entry.query_id for entry in run}
@@ -389,7 +391,7 @@ def test_mteb_scores_pictures_and_texts_as_here(
 ) -> None:
     data = load_task("LLaVA", awkward, images=pictures)
     here, there = Seeing(), Seeing()
-    metrics = evaluate_task(here, data, tmp_path, quiet=True)["metrics"]
+    metrics = evaluate_task(here, data, tmp_path, TaskOptions(quiet=True))["metrics"]
     found = by_mteb(there, mteb_task(exported / "mteb", "LLaVA"))
     values = check_equal(found, metrics)
     assert 0 < metrics["Recall@10"] < 1
@@ -405,7 +407,7 @@ def test_mteb_scores_pictures_and_texts_as_here(
 
 def test_mteb_orders_ties_as_here(awkward: Path, exported: Path, pictures: Path, by_mteb: Any, tmp_path: Path) -> None:
     data = load_task("LLaVA", awkward, images=pictures)
-    metrics = evaluate_task(Level(), data, tmp_path, quiet=True)["metrics"]
+    metrics = evaluate_task(Level(), data, tmp_path, TaskOptions(quiet=True))["metrics"]
     check_equal(by_mteb(Level(), mteb_task(exported / "mteb", "LLaVA")), metrics)
     assert metrics["Recall@20"] > 0
 
@@ -427,7 +429,7 @@ def test_what_is_cut_off_among_ties_are_the_smaller_ids() -> None:
 
 def test_mteb_scores_a_ranker_without_instructions_as_here(built: Path, by_mteb: Any, tmp_path: Path) -> None:
     data = load_task("MSMARCO", built)
-    metrics = evaluate_task(BM25(), data, tmp_path / "results", quiet=True)["metrics"]
+    metrics = evaluate_task(BM25(), data, tmp_path / "results", TaskOptions(quiet=True))["metrics"]
     export_task(built, "MSMARCO", "mteb", tmp_path / "out", quiet=True)
     check_equal(by_mteb(BM25(), mteb_task(tmp_path / "out", "MSMARCO")), metrics)
     assert metrics["Recall@5"] > 0.3
@@ -510,8 +512,10 @@ def results(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("results")
     for task, split in (("OKVQA", "test"), ("OKVQA", "valid"), ("MSMARCO", "test")):
         data = load_task(task, built, split)
-        evaluate_task(BM25(), data, folder / "bm25", quiet=True, ignore_images=True)
-    evaluate_task(BM25(), load_task("LLaVA", built, limit=3), folder / "bm25", quiet=True, ignore_images=True)
+        evaluate_task(BM25(), data, folder / "bm25", TaskOptions(quiet=True, ignore_images=True))
+    evaluate_task(
+        BM25(), load_task("LLaVA", built, limit=3), folder / "bm25", TaskOptions(quiet=True, ignore_images=True)
+    )
     return folder
 
 

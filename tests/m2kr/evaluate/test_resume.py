@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 from baselines.bm25 import BM25
+from m2kr.common.work import Note
 from m2kr.dataset import TaskData, load_task
 from m2kr.errors import M2KRError
 from m2kr.evaluate import encode
+from m2kr.evaluate.options import TaskOptions
 from m2kr.evaluate.task import evaluate_task
-from m2kr.results import record as results
 from m2kr.results.record import Result, read_results
 from tests.m2kr.evaluating import (
     DIM,
@@ -39,7 +40,7 @@ def test_a_finished_task_is_not_run_again(okvqa: TaskData, tmp_path: Path, capsy
     first = evaluated(Single(), okvqa, tmp_path)
     times = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     made = Single()
-    assert evaluate_task(made, okvqa, tmp_path, ignore_images=True) == first
+    assert evaluate_task(made, okvqa, tmp_path, TaskOptions(ignore_images=True)) == first
     assert "OKVQA: finished before, see" in capsys.readouterr().err
     assert not made.asked
     assert not made.read
@@ -128,7 +129,9 @@ def test_a_result_of_other_settings_is_not_replaced_unless_asked_for(
     content = (tmp_path / "OKVQA.json").read_bytes()
 
     def again(**more: Any) -> Result:
-        return evaluate_task(made, data, tmp_path, quiet=True, ignore_images=what != "images", **options, **more)
+        return evaluate_task(
+            made, data, tmp_path, TaskOptions(quiet=True, ignore_images=what != "images", **options, **more)
+        )
 
     with pytest.raises(M2KRError, match=r"OKVQA.json holds a result with other settings .*--rerun"):
         again()
@@ -136,9 +139,9 @@ def test_a_result_of_other_settings_is_not_replaced_unless_asked_for(
     assert again(rerun=True)["key"] != before["key"]
 
 
-@pytest.mark.parametrize("option", [{"batch_size": 3}, {"search_memory": 1 << 25}])
+@pytest.mark.parametrize("option", [{"batch_size": 3}, {"search_memory": 1 / 32}])
 def test_what_changes_no_score_does_not_make_a_result_another(
-    okvqa: TaskData, tmp_path: Path, option: dict[str, int]
+    okvqa: TaskData, tmp_path: Path, option: dict[str, float]
 ) -> None:
     first = evaluated(Single(), okvqa, tmp_path)
     assert evaluated(Single(), okvqa, tmp_path, **option) == first
@@ -173,7 +176,7 @@ def test_a_kill_before_the_result_is_written_encodes_nothing_again(
     okvqa: TaskData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(results, "write_result", kill)
+        patch.setattr("m2kr.evaluate.task.write_record", kill)
         with pytest.raises(ZeroDivisionError):
             evaluated(Single(), okvqa, tmp_path)
     made = Single()
@@ -184,17 +187,17 @@ def test_a_kill_before_the_result_is_written_encodes_nothing_again(
 
 # Where it is killed, and whether the search is done again.
 KILLS = [
-    ("m2kr.search", "search", True),
-    ("m2kr.results", "Run.write_trec", True),
-    ("m2kr.common.files", "write_json", True),
-    ("m2kr.metrics", "score", False),
-    ("m2kr.results", "write_result", False),
-    ("m2kr.evaluate.encode", "discard", False),
+    ("search", True),
+    ("Run.write_trec", True),
+    ("Note.save", True),
+    ("score", False),
+    ("write_record", False),
+    ("discard", False),
 ]
 
 
 @pytest.mark.parametrize(
-    ("make", "keep", "module", "name", "repeated"),
+    ("make", "keep", "name", "repeated"),
     [
         *((Single, False, *kill) for kill in KILLS),
         *((Single, True, *kill) for kill in KILLS),
@@ -207,20 +210,24 @@ def test_a_kill_in_any_phase_changes_neither_run_nor_result(
     monkeypatch: pytest.MonkeyPatch,
     make: Any,
     keep: bool,
-    module: str,
     name: str,
     repeated: bool,
 ) -> None:
     evaluated(make(), msmarco, tmp_path / "whole", keep_embeddings=keep)
 
-    def killed(*given: Any, **_: Any) -> None:
+    save = Note.save
+
+    def killed(*given: Any, **facts: Any) -> None:
+        if name == "Note.save" and given[0].path.name != "searched.json":
+            save(*given, **facts)
+            return
         if name == "Run.write_trec":
             given[1].parent.mkdir(parents=True, exist_ok=True)
             given[1].with_name(f".{given[1].name}.tmp").write_bytes(b"half of it")
         kill()
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"{module}.{name}", killed)
+        patch.setattr(f"m2kr.evaluate.task.{name}", killed)
         with pytest.raises(ZeroDivisionError):
             evaluated(make(), msmarco, tmp_path / "killed", keep_embeddings=keep)
     ranked: list[int] = []
@@ -246,9 +253,11 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from m2kr import encode
 from m2kr.dataset import load_task
-from m2kr.evaluate import evaluate_task
+from m2kr.evaluate import encode
+from m2kr.evaluate.options import TaskOptions
+from m2kr.evaluate.task import evaluate_task
+from m2kr.images import decode
 
 class Lengths:
     name, vectors, reads, reads_instructions, settings = "lengths", "single", frozenset({"text", "image"}), False, {}
@@ -262,9 +271,9 @@ class Lengths:
         return np.array([[len(text), text.count("e")] for text in inputs], dtype=np.float32)
 
 if __name__ == "__main__":
-    encode.IMAGE_CHUNK, encode._WORTH_A_POOL = 8, 1
+    encode.IMAGE_CHUNK, decode._WORTH_A_POOL = 8, 1
     data = load_task("LLaVA", sys.argv[1], images=sys.argv[2])
-    evaluate_task(Lengths(), data, Path(sys.argv[3]), workers=2, quiet=True)
+    evaluate_task(Lengths(), data, Path(sys.argv[3]), TaskOptions(workers=2, quiet=True))
 """
 
 
@@ -282,7 +291,7 @@ def test_after_sigkill_the_same_evaluation_ends_the_same(
     data = load_task("LLaVA", built, images=world)
     for folder in ("killed", "whole"):
         made = script["Lengths"]()
-        evaluate_task(made, data, tmp_path / folder, quiet=True)
+        evaluate_task(made, data, tmp_path / folder, TaskOptions(quiet=True))
         assert made.calls == (2 if folder == "killed" else 3)
     assert run_of(tmp_path / "killed", "LLaVA") == run_of(tmp_path / "whole", "LLaVA")
     assert comparable(tmp_path / "killed" / "LLaVA.json") == comparable(tmp_path / "whole" / "LLaVA.json")

@@ -13,9 +13,11 @@ from baselines.bm25 import BM25
 from m2kr import dataset
 from m2kr.dataset import TaskData, load_task
 from m2kr.errors import M2KRError
-from m2kr.evaluate import encode
+from m2kr.evaluate import quantisation
+from m2kr.evaluate.options import TaskOptions
 from m2kr.evaluate.task import evaluate_task
-from m2kr.results.record import Run, read_result
+from m2kr.results.record import read_result
+from m2kr.results.run import Run
 from tests.m2kr.evaluating import Multi, Single, comparable, evaluated, kill, run_of, sorted_by_id
 from tests.tolerance import assert_within, maxsim_table
 
@@ -84,7 +86,7 @@ def test_the_effect_of_8_bits_is_measured_said_and_recorded(
 ) -> None:
     data = load_task("OKVQA", built, limit=9 if kind == "limited" else None)
     data = dataset.nano_subset(data, queries=8, passages=60) if kind == "nano" else data
-    result = evaluate_task(make(), data, tmp_path, ignore_images=True, store_dtype="int8")
+    result = evaluate_task(make(), data, tmp_path, TaskOptions(ignore_images=True, store_dtype="int8"))
     effect = result["quantisation"]
     assert effect == measured_by_hand(data, make(), 5)
     assert effect["overlap"] < 1 or make is Single
@@ -104,7 +106,7 @@ def test_the_effect_of_8_bits_is_measured_on_a_sample_or_on_kept_passages(
     built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any, kept: bool
 ) -> None:
     monkeypatch.setattr(dataset.nano_subset, "__kwdefaults__", {"seed": 0, "queries": 50, "passages": 80})
-    monkeypatch.setattr(encode, "_SAMPLED", 7)
+    monkeypatch.setattr(quantisation, "_SAMPLED", 7)
     data = load_task("OKVQA", built, limit=20)
     if kept:
         evaluated(make(), data, tmp_path, keep_embeddings=True)
@@ -125,7 +127,7 @@ def test_after_a_kill_the_effect_of_8_bits_is_measured_without_encoding_again(
     okvqa: TaskData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = evaluated(Multi(), okvqa, tmp_path / "whole", store_dtype="int8")
-    for name in ("m2kr.search.int8.quantisation_effect", "m2kr.metrics.score"):
+    for name in ("m2kr.evaluate.quantisation.quantisation_effect", "m2kr.evaluate.task.score"):
         folder = tmp_path / name
         with monkeypatch.context() as patch:
             patch.setattr(name, kill)

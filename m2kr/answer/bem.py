@@ -1,0 +1,100 @@
+"""BEM, the answer-equivalence model that Encyclopedic-VQA is scored with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from m2kr.common.files import digest, sha256_of
+from m2kr.errors import M2KRError, first_line
+
+
+class Equivalence(Protocol):
+    """Judges whether a candidate answer says the same as a reference, such as `EquivalenceModel`.
+
+    Attributes:
+        settings: what its judgement depends on; kept in the result file.
+    """
+
+    settings: dict[str, Any]
+
+    def __call__(self, questions: Sequence[str], references: Sequence[str], candidates: Sequence[str]) -> list[float]:
+        """Return, for each triple, the probability that candidate and reference are equivalent."""
+
+
+class EquivalenceModel:
+    """BEM, the answer-equivalence model: a BERT that judges a candidate given reference and question.
+
+    The official model is one of TensorFlow. This reads a checkpoint of transformers in its place, a sequence classifier
+    with two classes, the second of which is "equivalent", such as the reproduction kortukov/answer-equivalence-bem.
+    Its figure need not equal that of the official weights, so the result names the checkpoint.
+
+    Args:
+        checkpoint: folder or hub id.
+        device: as torch names it.
+        batch_size: triples judged at once.
+
+    Raises:
+        M2KRError: it cannot be loaded, or is no classifier with two classes.
+
+    Source: Bulian et al., "Tomayto, Tomahto. Beyond Token-level Answer Equivalence for Question Answering Evaluation",
+    EMNLP 2022. Input: [CLS] candidate [SEP] reference [SEP] question [SEP], token types 0 for the candidate, else 1.
+    """
+
+    def __init__(self, checkpoint: str, *, device: str = "cpu", batch_size: int = 64) -> None:
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        # A path that is no folder would be looked for at the hub, for half a minute where that cannot be reached.
+        folder = Path(checkpoint)
+        local = folder.is_dir()
+        if not local and (checkpoint.count("/") != 1 or checkpoint[0] in "./~"):
+            raise M2KRError(f"--bem {checkpoint} is no folder here, and no model id of the hub (owner/name).")
+        options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": local}
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint, **options)
+            model: Any
+            model, report = AutoModelForSequenceClassification.from_pretrained(
+                checkpoint, output_loading_info=True, **options
+            )
+            self._model = model.to(device).eval()
+        except Exception as error:  # of damaged files and networks, loaders raise all kinds
+            raise M2KRError(
+                f"--bem {checkpoint} could not be loaded as a sequence classifier of transformers "
+                f"({first_line(error)}). Name a folder or hub id that holds one."
+            ) from error
+        if report["missing_keys"] or model.config.num_labels != 2:
+            lacks = f", and its checkpoint lacks {min(report['missing_keys'])}" if report["missing_keys"] else ""
+            raise M2KRError(
+                f"--bem {checkpoint} is no answer-equivalence model, which has two classes: this one has "
+                f"{model.config.num_labels}{lacks}. Name another."
+            )
+        self._device, self._batch_size = device, batch_size
+        weights = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")]) if local else []
+        self.settings: dict[str, Any] = {
+            "checkpoint": folder.resolve().name if local else checkpoint,
+            "checkpoint_sha256": digest([sha256_of(file) for file in weights])
+            if weights
+            else getattr(model.config, "_commit_hash", None),
+            "kind": "sequence classifier of transformers, not the official TensorFlow weights",
+        }
+
+    def __call__(self, questions: Sequence[str], references: Sequence[str], candidates: Sequence[str]) -> list[float]:
+        """Return, for each triple, the probability that candidate and reference are equivalent."""
+        import torch
+
+        limit = min(self._tokenizer.model_max_length, self._model.config.max_position_embeddings)
+        separator = self._tokenizer.sep_token
+        scores: list[float] = []
+        for first in range(0, len(questions), self._batch_size):
+            rows = slice(first, first + self._batch_size)
+            pairs = [
+                f"{reference} {separator} {question}"
+                for reference, question in zip(references[rows], questions[rows], strict=True)
+            ]
+            inputs = self._tokenizer(
+                list(candidates[rows]), pairs, padding=True, truncation=True, max_length=limit, return_tensors="pt"
+            ).to(self._device)
+            with torch.inference_mode():
+                scores += self._model(**inputs).logits.float().softmax(dim=-1)[:, 1].tolist()
+        return scores

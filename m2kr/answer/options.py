@@ -1,0 +1,47 @@
+"""Options of ``python -m m2kr.answer``: one field each, from which parser, settings, result file and docs take it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from m2kr.answer.score import ANSWER_TASKS
+from m2kr.common.cli import option
+from m2kr.common.options import (
+    ComputeOptions,
+    DataOption,
+    ImagesOption,
+    LimitOption,
+    LoadOptions,
+    QuietOption,
+    RerunOption,
+    SplitOption,
+)
+from m2kr.reader import REGISTRY
+from m2kr.results.answer_record import Combine
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerTaskOptions(ComputeOptions, QuietOption, RerunOption):
+    """How the questions of a task are answered."""
+
+    k: int = option("passages for each question", 5, least=1, in_key=True, in_result=True)
+    combine: Combine = option("an answer for each passage, or all in one prompt", "joint", in_key=True, in_result=True)
+    batch_size: int = option("prompts answered at once", 8, least=1, in_result=True)
+    ignore_images: bool = option("ask without the pictures", False)
+    workers: int = option("processes that decode pictures", 0, least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerOptions(AnswerTaskOptions, LoadOptions, DataOption, SplitOption, ImagesOption, LimitOption):
+    """All options of the command."""
+
+    reader: str = option(REGISTRY.help)
+    tasks: str = option(f"comma-separated, of {', '.join(ANSWER_TASKS)}; or all, those there are; default all", "all")
+    run: tuple[Path, ...] = option("a <TASK>.run.trec.gz of m2kr.evaluate; repeatable", (), one_of="passages")
+    run_dir: Path | None = option("folder of a retriever's results, such as results/bm25", None, one_of="passages")
+    no_retrieval: bool = option("answer without passages", False, one_of="passages")
+    oracle: bool = option("answer from the positive passages", False, one_of="passages")
+    bem: str | None = option("folder or hub id of the answer-equivalence model, for EVQA", None)
+    allow_missing: bool = option("let questions be without passages", False)
+    out: Path | None = option("results; default: beside the run, else results", None)

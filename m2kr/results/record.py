@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
@@ -160,8 +162,8 @@ def read_record(path: Path, kind: type[_T], version: int, what: str) -> _T:
         M2KRError: as `read_result`.
     """
     try:
-        record = msgspec.json.decode(path.read_bytes())
-    except (OSError, msgspec.DecodeError) as error:
+        record = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
         raise M2KRError(f"{path} is no {what} ({error}).") from error
     found = record.get("format", version) if isinstance(record, dict) else version
     if found != version:
@@ -169,7 +171,9 @@ def read_record(path: Path, kind: type[_T], version: int, what: str) -> _T:
     try:
         msgspec.convert(record, kind)
     except msgspec.ValidationError as error:
-        raise M2KRError(f"{path} is no {what}: {error}.") from error
+        key = re.search(r"\$\.(\w+)", str(error))
+        value = f"{key[1]} is {record[key[1]]!r:.100}. " if key else ""
+        raise M2KRError(f"{path} is no {what}: {value}{error}.") from error
     if record["task"] not in TASKS:
         raise M2KRError(f"{path} is of the task {record['task']!r}, which this version does not know.")
     return cast(_T, record)

@@ -18,7 +18,7 @@ from m2kr.common.cli import option, parse
 from m2kr.common.options import DataOption, LoadOptions, SplitOption
 from m2kr.common.progress import say
 from m2kr.errors import M2KRError, run_command
-from m2kr.evaluate.options import EncodeOptions
+from m2kr.evaluate.options import MODELS, EncodeOptions
 from m2kr.retriever import REGISTRY, Retriever, get_retriever
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ _EXAMPLES = """examples:
 class AskOptions(EncodeOptions, LoadOptions, DataOption, SplitOption):
     """Options of the command."""
 
-    model: str = option(REGISTRY.help)
+    model: str = option(MODELS)
     task: str = option("whose passages are searched")
     question: str = option("in the words of a user", "")
     image: Path | None = option("a picture file that goes with it", None)
@@ -146,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv,
         prog="python -m m2kr.ask",
         description="Print the passages that a retriever finds for a question.",
-        epilog=_EXAMPLES,
+        epilog=f"{_EXAMPLES}\n{REGISTRY.listed()}",
     )
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     from m2kr.common.files import safe_name

@@ -13,6 +13,7 @@ from pathlib import Path
 from m2kr.answer.options import AnswerOptions
 from m2kr.common.cli import parse
 from m2kr.errors import run_command
+from m2kr.reader import REGISTRY
 
 _EXAMPLES = """examples:
   python -m m2kr.answer --reader blip2-flan-t5-xl --data m2kr-data --run-dir results/bm25 --images raw
@@ -28,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv,
         prog="python -m m2kr.answer",
         description="Answer the questions of M2KR with retrieved passages, and score the answers.",
-        epilog=_EXAMPLES,
+        epilog=f"{_EXAMPLES}\n{REGISTRY.listed()}",
     )
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     from m2kr.answer.bem import EquivalenceModel

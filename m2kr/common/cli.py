@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import inspect
 import math
 import types
 from collections.abc import Callable, Sequence
@@ -173,7 +174,7 @@ def options_table(options: type[DataclassInstance]) -> str:
         name = facts.metavar or field.name if facts.positional else f"{_flag(field.name)}{value}"
         if is_tuple:
             name += " ..."
-        cells = (f"`{name}`", _help(field, facts))
+        cells = (f"`{name}`", _help(field, facts).replace("<", "&lt;"))
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)
 
@@ -183,10 +184,12 @@ def _flag(name: str) -> str:
 
 
 def _fields(options: type[DataclassInstance]) -> list[tuple[dataclasses.Field[Any], _Facts, Any]]:
+    """Return field, facts and type of each option: the class's own first, then those it inherits."""
     hints = get_type_hints(options)
+    order = list(dict.fromkeys(name for cls in options.__mro__ for name in inspect.get_annotations(cls)))
     return [
         (field, field.metadata["option"], hints[field.name])
-        for field in dataclasses.fields(options)
+        for field in sorted(dataclasses.fields(options), key=lambda field: order.index(field.name))
         if "option" in field.metadata
     ]
 
@@ -202,7 +205,7 @@ def _base(kind: Any) -> tuple[Any, bool]:
 
 def _help(field: dataclasses.Field[Any], facts: _Facts) -> str:
     does = facts.does if isinstance(facts.does, str) else facts.does()
-    if field.default in (REQUIRED, None, False, ()) or "default" in does:
+    if field.default is False or field.default in (REQUIRED, None, ()) or "default" in does:
         return does
     shown = field.default.as_posix() if isinstance(field.default, Path) else field.default
     return f"{does}; default {shown:g}" if isinstance(shown, float) else f"{does}; default {shown}"

@@ -50,9 +50,9 @@ class Registry:
                 )
         return found
 
-    def help(self) -> str:
-        """Return what a command's ``--model`` or ``--reader`` may be."""
-        return f"a registered {self.kind} ({', '.join(sorted(self.registered()))}), or a model folder, or a hub id"
+    def listed(self) -> str:
+        """Return the registered names as one line, for the help of a command."""
+        return f"registered {self.kind}s: {', '.join(sorted(self.registered()))}"
 
     def make(
         self,

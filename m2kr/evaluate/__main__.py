@@ -9,6 +9,7 @@ from dataclasses import replace
 from m2kr.common.cli import parse
 from m2kr.errors import run_command
 from m2kr.evaluate.options import EvaluateOptions
+from m2kr.retriever import REGISTRY
 
 _EXAMPLES = """examples:
   python -m m2kr.evaluate --model bm25 --data m2kr-data --tasks MSMARCO
@@ -25,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv,
         prog="python -m m2kr.evaluate",
         description="Evaluate a retriever on M2KR, exactly, and write runs and result files.",
-        epilog=_EXAMPLES,
+        epilog=f"{_EXAMPLES}\n{REGISTRY.listed()}",
     )
     model = options.model
     if model is None:

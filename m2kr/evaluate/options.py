@@ -19,7 +19,8 @@ from m2kr.common.options import (
     TasksOption,
 )
 from m2kr.errors import M2KRError
-from m2kr.retriever import REGISTRY
+
+MODELS = "a registered retriever (--help lists them), or a model folder, or a hub id"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +61,7 @@ class TaskOptions(EncodeOptions, RerunOption):
 class EvaluateOptions(TaskOptions, LoadOptions, DataOption, TasksOption, SplitOption, ImagesOption, LimitOption):
     """All options of the command."""
 
-    model: str | None = option(REGISTRY.help, None, one_of="what")
+    model: str | None = option(MODELS, None, one_of="what")
     compare: tuple[Path, ...] = option(
         "instead of evaluating, compare results with the first: files, or folders of a model such as results/bm25",
         (),

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from m2kr import cards
-from m2kr.cards import ROOT, card, main, tasks_table
+from m2kr.cards import ROOT, card, main, options_page, tasks_table
 from m2kr.errors import run_command
 from m2kr.formats.schema import arrow_schema
 from m2kr.sources.options import source_of
@@ -43,7 +43,7 @@ def test_a_card_holds_all_that_the_code_knows(task):
 
 
 def test_every_row_of_every_table_has_as_many_cells_as_its_head():
-    for text in (*(card(task) for task in TASKS.values()), tasks_table()):
+    for text in (*(card(task) for task in TASKS.values()), tasks_table(), options_page()):
         for table in re.findall(r"(?:^\|.*\n?)+", text, re.MULTILINE):
             cells = {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}
             assert len(cells) == 1, table

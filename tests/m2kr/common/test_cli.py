@@ -29,6 +29,7 @@ class Example(Shared):
     memory: float = option("scratch, 100% of it", 1.0, above=0, metavar="GIB")
     dtype: Literal["float32", "int8"] = option("of vectors", "float32", in_result=True)
     out: Path = option("folder", RESULTS)
+    seed: int = option("of the draw", 0)
 
 
 def read(*argv: str, options: type = Example):
@@ -69,7 +70,7 @@ def test_help_shows_defaults_and_percent_signs(capsys):
     with pytest.raises(SystemExit):
         read("--help")
     shown = " ".join(capsys.readouterr().out.split())
-    for part in ("default 500", "default results", "100% of it", "{float32,int8}", "a name"):
+    for part in ("default 500", "of the draw; default 0", "default results", "100% of it", "{float32,int8}", "a name"):
         assert part in shown
 
 

@@ -6,14 +6,20 @@ import gzip
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from baselines.bm25 import BM25
 from m2kr import dataset
+from m2kr.common.cli import option, options_table, parse
+from m2kr.dataset import TaskData
 from m2kr.errors import run_command
 from m2kr.evaluate.__main__ import main
+from m2kr.evaluate.options import TaskOptions
+from m2kr.evaluate.task import evaluate_task
 from m2kr.results.__main__ import main as show_results
 from m2kr.results.record import read_result
 from m2kr.tasks import TASKS
@@ -141,6 +147,27 @@ def test_a_file_is_no_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture[st
     (tmp_path / "file").touch()
     assert run_command(main, ["--model", "single", "--data", str(tmp_path / "file")]) == 2
     assert "file is a file" in capsys.readouterr().err
+
+
+@dataclass(frozen=True, kw_only=True)
+class WithTemperature(TaskOptions):
+    """The options of an evaluation, and one more."""
+
+    temperature: float = option("of the softmax", 1.0, above=0, in_key=True, in_result=True)
+
+
+def test_an_option_is_added_by_one_field(msmarco: TaskData, tmp_path: Path) -> None:
+    plain = evaluate_task(BM25(), msmarco, tmp_path / "plain", TaskOptions(quiet=True))
+    given = ["--temperature", "2", "--top-k", "20", "--quiet"]
+    more = []
+    for n in (2, 5):
+        options = parse(WithTemperature, given[:n], prog="x", description="x")
+        more.append(evaluate_task(BM25(), msmarco, tmp_path / str(n), options))
+    assert [read_result(tmp_path / str(n) / "MSMARCO.json") for n in (2, 5)] == more
+    assert [result["temperature"] for result in more] == [2.0, 2.0]  # type: ignore[typeddict-item]
+    assert len({result["key"] for result in (plain, *more)}) == 3
+    assert [*plain, "temperature"] == list(more[0])
+    assert "| `--temperature TEMPERATURE` | of the softmax; default 1 |" in options_table(WithTemperature)
 
 
 COMMANDS = ("m2kr.evaluate.__main__", "m2kr.answer.__main__", "m2kr.results.__main__", "m2kr.ask", "m2kr.build.task")

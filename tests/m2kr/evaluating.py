@@ -6,6 +6,7 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -20,6 +21,7 @@ from m2kr.results.record import Result
 DIM = 16
 
 
+@cache  # most of the time of an evaluation of the fakes
 def vector_of(word: str) -> np.ndarray:
     """The unit vector that a word has in every run, float32[DIM]."""
     vector = np.random.default_rng(zlib.crc32(word.encode())).standard_normal(DIM)

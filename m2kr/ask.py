@@ -24,7 +24,7 @@ from m2kr.retriever import REGISTRY, Retriever, get_retriever
 if TYPE_CHECKING:
     from m2kr.dataset import TaskData
     from m2kr.evaluate.encode import Encoder
-    from m2kr.retriever import Input, Retriever, SparseRetriever
+    from m2kr.retriever import Input, SparseRetriever
 
 _SHOWN = 400
 # Characters of a passage that are printed.
@@ -53,29 +53,23 @@ def ask(
 ) -> list[tuple[str, float, str]]:
     """Return id, score and text of the ``k`` best passages, best first, ties by id, the larger first.
 
-    Args:
-        retriever: an encoder or a ranker.
-        data: whose passages are searched.
-        query: what `query_of` makes of a question.
-        k: passages to return.
-        encoder: how an encoder's passages are encoded and where they are kept; not needed for a ranker.
+    ``query`` is what `query_of` makes of a question; ``encoder`` says how passages are encoded and where they are kept,
+    which a sparse retriever does not need.
 
     Raises:
         M2KRError: as encoding and searching; a retriever that encodes is given without ``encoder``.
     """
-    passages = data.passages.select("passage_id", "passage_content").sort("passage_id", descending=True)
+    passages = data.passages.sort("passage_id", descending=True)
     ids, texts = passages["passage_id"].to_list(), passages["passage_content"].to_list()
     found: Any = retriever
     if encoder is not None:
         from m2kr.common.work import discard
         from m2kr.search.exact import search
 
-        name = f"{data.task.key}.{data.split}"
-        work = encoder.kept.parent / f".{name}.ask"
-        stored = encoder.passages(texts, work, data.task.key)
-        scores, rows = search(
-            found.encode_query([query], batch_size=1), stored.store, k, device=encoder.options.model_device, quiet=True
-        )
+        work = encoder.kept.parent / f".{data.task.key}.{data.split}.ask"
+        stored = encoder.passages(texts, work, data.task.key).store
+        vectors = found.encode_query([query], batch_size=1)
+        scores, rows = search(vectors, stored, k, device=encoder.options.model_device, quiet=True)
         encoder.keep(work)
         discard(work)
     elif hasattr(retriever, "rank"):
@@ -91,12 +85,8 @@ def query_of(
 ) -> Input:
     """Return a question as the retriever is asked it in an evaluation.
 
-    Args:
-        retriever: says whether it reads instructions and images.
-        data: the task, whose first instruction is the default.
-        question: may be empty where there is an image.
-        image: a picture file.
-        instruction: stands in front of the question; None takes the task's, an empty one leaves it out.
+    The question may be empty where there is an image. The instruction stands in front of it; None takes the task's
+    first one, and an empty one leaves it out.
 
     Raises:
         M2KRError: there is neither question nor image, or the retriever does not read images.

@@ -64,15 +64,7 @@ class Registry:
         dtype: str,
         options: Mapping[str, str] | None,
     ) -> Any:
-        """Return what is registered as ``name``, made with these arguments.
-
-        Args:
-            name: registered name, folder or hub id.
-            protocols: what has to be made is of one of these.
-            checkpoint: folder or hub id to load instead of its own.
-            device: as torch names it.
-            dtype: name of a torch type.
-            options: further keyword arguments.
+        """Return what is registered as ``name``, made with these arguments; it has to be of one of ``protocols``.
 
         Raises:
             M2KRError: there is none of that name (with the closest there is), it has no such option, it cannot be

@@ -8,12 +8,18 @@ from pathlib import Path
 import polars as pl
 
 from m2kr.common.text_table import aligned
+from m2kr.dataset import TaskData, load_task, nano_subset
 from m2kr.errors import M2KRError
 from m2kr.results.record import Result, read_result, read_run
 from m2kr.results.table import notes_on
 from m2kr.significance import compare
 
 _FEW_QUERIES = 30
+_TO_BE_EQUAL = {
+    "ignored_inputs": "inputs that were left out",
+    "top_k": "numbers of passages kept for each query",
+    "dtype": "number formats",
+}
 
 
 def compare_results(paths: Sequence[Path], data: str) -> str:
@@ -43,13 +49,14 @@ def compare_results(paths: Sequence[Path], data: str) -> str:
     for name in shared:
         files = [there[name] for there in found]
         results = [read_result(file) for file in files]
-        queries, passages, qrels, answers = _data_of(results, files, data)
-        first = results[0]
+        loaded, first = _data_of(results, files, data), results[0]
+        answers = loaded.answers
+        texts = dict(loaded.passages.select("passage_id", "passage_content").iter_rows()) if answers else None
         measures = [measure for measure in first["headline"] if measure in first["metrics"]] + ["MRR@10", "nDCG@10"]
         paths_of_runs = [file.with_name(f"{file.stem}.run.trec.gz") for file in files]
         runs = dict(zip(_labels(results, files), map(read_run, paths_of_runs, results), strict=True))
-        frame = compare(runs, qrels, answers=answers, passages=passages, measures=measures)
-        title = f"{' '.join(name)}: {queries:,} queries, {first['passages']:,} passages"
+        frame = compare(runs, loaded.qrels, answers=answers, passages=texts, measures=measures)
+        title = f"{' '.join(name)}: {loaded.queries.height:,} queries, {first['passages']:,} passages"
         tables.append("\n".join([title, *_comparison_lines(frame), *_cautions(results, frame)]))
     notes = [
         "in percent, with 95 % intervals of a paired bootstrap over queries (10,000 draws); p of a two-sided paired",
@@ -73,12 +80,8 @@ def _results_at(path: Path) -> dict[tuple[str, ...], Path]:
     return found
 
 
-def _data_of(
-    results: Sequence[Result], files: Sequence[Path], data: str
-) -> tuple[int, dict[str, str] | None, dict[str, list[str]], dict[str, list[str]] | None]:
-    """Return number of queries, passages, positives and answers, after checking that the results are of these."""
-    from m2kr.dataset import load_task, nano_subset
-
+def _data_of(results: Sequence[Result], files: Sequence[Path], data: str) -> TaskData:
+    """Return the data that results are of, after checking that all are of the same and these."""
     first = results[0]
     for key, what in (("dataset", "data"), ("queries", "queries"), ("passages", "passages"), ("seed", "queries")):
         for other, file in zip(results[1:], files[1:], strict=True):
@@ -93,11 +96,7 @@ def _data_of(
             f"{files[0]} is of the data {first['dataset']}, and {data} has {loaded.fingerprint}. Name the benchmark "
             "that was evaluated with --data."
         )
-    if first["nano"]:
-        loaded = nano_subset(loaded, seed=first["seed"] or 0)
-    answers = loaded.answers
-    texts = dict(loaded.passages.select("passage_id", "passage_content").iter_rows()) if answers is not None else None
-    return loaded.queries.height, texts, loaded.qrels, answers
+    return nano_subset(loaded, seed=first["seed"] or 0) if first["nano"] else loaded
 
 
 def _labels(results: Sequence[Result], files: Sequence[Path]) -> list[str]:
@@ -127,11 +126,7 @@ def _comparison_lines(frame: pl.DataFrame) -> list[str]:
 def _cautions(results: Sequence[Result], frame: pl.DataFrame) -> list[str]:
     """Return what else differs between results, or makes intervals and p-values doubtful."""
     notes = []
-    for key, what in (
-        ("ignored_inputs", "inputs that were left out"),
-        ("top_k", "numbers of passages kept for each query"),
-        ("dtype", "number formats"),
-    ):
+    for key, what in _TO_BE_EQUAL.items():
         values = [result[key] for result in results]  # type: ignore[literal-required]
         if any(value != values[0] for value in values):
             notes.append(f"caution: the results have different {what}: {', '.join(str(value) for value in values)}")

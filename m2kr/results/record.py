@@ -180,14 +180,9 @@ def read_record(path: Path, kind: type[_T], version: int, what: str) -> _T:
 
 
 def finished_record(path: Path, read: Callable[[Path], _T], key: str, *, rerun: bool, name: str = "key") -> _T | None:
-    """Return a result that was finished with the same settings; None where there is none, or it is to be made again.
+    """Return a result that was finished with the settings of ``key``; None where it is to be made, or made again.
 
-    Args:
-        path: the result file.
-        read: reads it.
-        key: digest of the settings.
-        rerun: make it again in any case.
-        name: what the key is called in the file.
+    ``name`` is what the key is called in the file.
 
     Raises:
         M2KRError: it has other settings.

@@ -60,7 +60,7 @@ format: setup  ## Format the code and mend what ruff can
 	$(BIN)/ruff check --fix $(SOURCES)
 
 .PHONY: cards
-cards: setup  ## Write data_cards/ and the table of tasks in README.md anew
+cards: setup  ## Write data_cards/, docs/options.md and the tables in README.md anew
 	$(BIN)/python -m m2kr.cards --update
 
 .PHONY: board

@@ -1,1 +1,1 @@
-"""What every part shares: files, progress, the registries of plug-ins."""
+"""What every package shares: options, files, resuming, measuring, progress, threads, registries."""

@@ -192,8 +192,8 @@ def finished_record(path: Path, read: Callable[[Path], _T], key: str, *, rerun: 
     finished = read(path)
     if cast(Mapping[str, Any], finished)[name] != key:
         raise M2KRError(
-            f"{path} holds a result with other settings (data, split, model or options). Pass --rerun to replace it, "
-            "or another --out."
+            f"{path} holds a result with other settings (data, split, run, model or options). Pass --rerun to replace "
+            "it, or another --out."
         )
     return finished
 

@@ -35,7 +35,7 @@ class AnswerTaskOptions(ComputeOptions, QuietOption, RerunOption):
 class AnswerOptions(AnswerTaskOptions, LoadOptions, DataOption, SplitOption, ImagesOption, LimitOption):
     """All options of the command."""
 
-    reader: str = option("a registered reader (--help lists them), or a model folder, or a hub id")
+    reader: str = option("a registered reader (named at the end of --help), or a model folder, or a hub id")
     tasks: str = option(f"comma-separated, of {', '.join(ANSWER_TASKS)}; or all, those there are; default all", "all")
     run: tuple[Path, ...] = option("a <TASK>.run.trec.gz of m2kr.evaluate; repeatable", (), one_of="passages")
     run_dir: Path | None = option("folder of a retriever's results, such as results/bm25", None, one_of="passages")

@@ -20,7 +20,7 @@ from m2kr.common.options import (
 )
 from m2kr.errors import M2KRError
 
-MODELS = "a registered retriever (--help lists them), or a model folder, or a hub id"
+MODELS = "a registered retriever (named at the end of --help), or a model folder, or a hub id"
 
 
 @dataclass(frozen=True, kw_only=True)

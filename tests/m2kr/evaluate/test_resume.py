@@ -56,19 +56,14 @@ def test_a_finished_task_is_run_again_if_asked_for(okvqa: TaskData, tmp_path: Pa
     assert run_of(tmp_path, "OKVQA") == run
 
 
-def test_a_result_without_its_run_is_made_again(okvqa: TaskData, tmp_path: Path) -> None:
+@pytest.mark.parametrize("other", [False, True])
+def test_a_result_whose_run_is_missing_or_another_is_made_again(okvqa: TaskData, tmp_path: Path, other: bool) -> None:
     evaluated(BM25(), okvqa, tmp_path)
     run = run_of(tmp_path, "OKVQA")
     (tmp_path / "OKVQA.run.trec.gz").unlink()
-    evaluated(BM25(), okvqa, tmp_path)
-    assert run_of(tmp_path, "OKVQA") == run
-
-
-def test_a_result_whose_run_is_another_is_made_again(okvqa: TaskData, tmp_path: Path) -> None:
-    evaluated(BM25(), okvqa, tmp_path)
-    run = run_of(tmp_path, "OKVQA")
-    evaluated(Single(), okvqa, tmp_path / "other")
-    (tmp_path / "OKVQA.run.trec.gz").write_bytes(run_of(tmp_path / "other", "OKVQA"))
+    if other:
+        evaluated(Single(), okvqa, tmp_path / "other")
+        (tmp_path / "OKVQA.run.trec.gz").write_bytes(run_of(tmp_path / "other", "OKVQA"))
     evaluated(BM25(), okvqa, tmp_path)
     assert run_of(tmp_path, "OKVQA") == run
 

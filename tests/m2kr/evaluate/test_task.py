@@ -151,18 +151,16 @@ def test_ties_score_as_ir_measures_scores_the_written_run(built: Path, tmp_path:
     assert result["metrics"]["MRR@10"] == pytest.approx(wanted, abs=1e-9)
 
 
-def test_the_batch_size_reaches_the_retriever(okvqa: TaskData, tmp_path: Path) -> None:
-    made = Single()
-    evaluated(made, okvqa, tmp_path, batch_size=5)
-    assert made.batch_sizes == {5}
-
-
-def test_every_text_is_encoded_once(okvqa: TaskData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_text_is_encoded_once_and_nothing_is_left_of_it(
+    okvqa: TaskData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(encode, "CHUNK", 40)
     made = Single()
-    evaluated(made, okvqa, tmp_path)
+    evaluated(made, okvqa, tmp_path, batch_size=5)
     assert made.asked == okvqa.queries["question"].to_list()
     assert sorted(made.read) == sorted(okvqa.passages["passage_content"])
+    assert made.batch_sizes == {5}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["OKVQA.json", "OKVQA.run.trec.gz"]
 
 
 def test_portions_of_queries_do_not_change_what_a_ranker_finds(
@@ -190,30 +188,25 @@ def test_a_limited_evaluation_says_so(built: Path, tmp_path: Path) -> None:
     assert len(Run.read_trec(tmp_path / "OKVQA.run.trec.gz").query_ids) == 4
 
 
-def test_nothing_but_run_and_result_is_left(okvqa: TaskData, tmp_path: Path) -> None:
-    evaluated(Single(), okvqa, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["OKVQA.json", "OKVQA.run.trec.gz"]
-
-
 # --- retrievers that do not keep to the protocol --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("change", [-1, 1], ids=["too few", "too many"])
-def test_a_wrong_number_of_vectors_is_an_error(okvqa: TaskData, tmp_path: Path, change: int) -> None:
+@pytest.mark.parametrize(
+    ("change", "value", "message"),
+    [
+        (-1, 1.0, "returned 265 items for 266 inputs"),
+        (1, 1.0, "returned 267 items for 266 inputs"),
+        (0, np.nan, "row 0 hold NaN or infinity"),
+    ],
+)
+def test_vectors_that_cannot_be_used_are_an_error(
+    okvqa: TaskData, tmp_path: Path, change: int, value: float, message: str
+) -> None:
     class Wrong(Single):
         def encode(self, inputs: Sequence[Any]) -> Any:
-            return np.ones((len(inputs) + change, 2), dtype=np.float32)
+            return np.full((len(inputs) + change, 2), value, dtype=np.float32)
 
-    with pytest.raises(M2KRError, match=rf"returned {266 + change} items for 266 inputs"):
-        evaluated(Wrong(), okvqa, tmp_path)
-
-
-def test_vectors_that_are_not_finite_are_an_error(okvqa: TaskData, tmp_path: Path) -> None:
-    class Wrong(Single):
-        def encode(self, inputs: Sequence[Any]) -> Any:
-            return np.full((len(inputs), 2), np.nan, dtype=np.float32)
-
-    with pytest.raises(M2KRError, match="row 0 hold NaN or infinity"):
+    with pytest.raises(M2KRError, match=message):
         evaluated(Wrong(), okvqa, tmp_path)
 
 

@@ -68,8 +68,8 @@ board: setup  ## Write the leaderboard's table in README.md anew
 	$(BIN)/python -m leaderboard readme
 
 .PHONY: test
-test: check  ## Set up, check and run all tests
-	$(BIN)/python -m pytest
+test: check  ## Set up, check and run all tests, in as many processes as there are cores (four at most)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .PHONY: bench
 bench: setup  ## Run the benchmarks (minutes); figures are kept in tests/benchmarks/RESULTS.md

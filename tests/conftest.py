@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,15 @@ ANY_SPEED: dict[str, Any] = {"deadline": None, "suppress_health_check": [hypothe
 hypothesis.settings.register_profile("same", derandomize=True, **ANY_SPEED)
 hypothesis.settings.register_profile("explore", print_blob=True, **ANY_SPEED)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_waiting() -> Iterator[None]:
+    """Neither wait for the disk, whose power does not fail here, nor search all imported modules for garbage."""
+    gc.freeze()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        yield
 
 
 def made_once(folder: str, factory: pytest.TempPathFactory, make: Callable[[Path], None]) -> Path:

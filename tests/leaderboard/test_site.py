@@ -14,8 +14,10 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+from markupsafe import Markup
 
 from baselines.bm25 import BM25
+from leaderboard import plots
 from leaderboard.__main__ import main
 from leaderboard.answers import ANSWER_FIELDS, read_published_answers
 from leaderboard.boards import COMPARED, FIELDS
@@ -58,6 +60,13 @@ class Page(HTMLParser):
 
 def pages(site: Path) -> dict[str, Page]:
     return {str(path.relative_to(site)): Page(path) for path in sorted(site.rglob("*.html"))}
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Leave the plots out, which take most of the time of a site whose plots other tests look at."""
+    for name in ("radar", "against_parameters", "curve"):
+        monkeypatch.setattr(plots, name, lambda *_, **__: Markup("<svg></svg>"))
 
 
 @pytest.fixture
@@ -118,6 +127,7 @@ def test_a_site_of_published_figures_alone(site):
     assert "Published: figures of the paper's time" in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_published_figures_stand_with_their_source(site):
     folder = site()
     table = pd.read_csv(folder / "leaderboard.csv")
@@ -170,6 +180,7 @@ def test_readers_and_settings_that_are_markup_stay_text(make_answer, site):
     assert any(answer["reader"] == nasty for answer in answers)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_passage_that_is_markup_stays_text(built, tmp_path):
     data = tmp_path / "m2kr"
     for config in ("OKVQA_data", "OKVQA_passages"):
@@ -239,6 +250,7 @@ def test_a_forged_measure_is_refused(evaluated, built, tmp_path, capsys):
     assert not list(tmp_path.glob(".site*"))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_foreign_dataset_is_marked_and_not_looked_into(evaluated, built, tmp_path):
     shutil.copytree(evaluated, tmp_path / "results")
     path = tmp_path / "results/first-words/OKVQA.json"
@@ -253,6 +265,7 @@ def test_a_foreign_dataset_is_marked_and_not_looked_into(evaluated, built, tmp_p
     assert not (tmp_path / "site/runs/first-words/queries-OKVQA.html").exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_result_without_its_run_says_so(evaluated, built, tmp_path):
     shutil.copytree(evaluated / "bm25", tmp_path / "results" / "bm25")
     (tmp_path / "results/bm25/OKVQA.run.trec.gz").unlink()
@@ -267,6 +280,7 @@ def test_a_run_that_was_changed_is_refused(evaluated, built, tmp_path):
         build(tmp_path / "results", tmp_path / "site", data=str(built), quiet=True)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_pictures_that_are_not_at_hand_are_said_to_be_missing(evaluated, built, tmp_path):
     build(evaluated, tmp_path / "site", data=str(built), shown=4, quiet=True)
     page = Page(tmp_path / "site/runs/bm25/queries-OKVQA.html")
@@ -288,6 +302,7 @@ def test_queries_are_picked_alike_for_all_models():
     assert _chosen(ids, np.ones(100, dtype=bool), 40)[:30] == _chosen(ids, np.ones(100, dtype=bool), 30)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_missing_task_is_a_dash(make, site):
     make()
     row = (site() / "index.html").read_text(encoding="utf-8").partition('<tr data-model="my-model"')[2]
@@ -296,6 +311,7 @@ def test_a_missing_task_is_a_dash(make, site):
     assert "43.0" in row
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_figures_are_written_as_data(make, site):
     make()
     folder = site()
@@ -334,6 +350,7 @@ def test_equal_results_give_equal_sites(make, site, tmp_path):
     assert first == {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_answers_are_a_page_and_data_of_their_own(answered, built, tmp_path):
     site = tmp_path / "site"
     build(answered, site, data=str(built), quiet=True)
@@ -369,6 +386,7 @@ def test_an_answer_figure_that_is_forged_stops_the_site(answered, tmp_path, caps
     assert not (tmp_path / "site").exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_without_answers_there_is_no_page_and_no_link(site, monkeypatch):
     nothing = read_published_answers().iloc[:0]
     monkeypatch.setattr("leaderboard.site.read_published_answers", lambda: nothing)

@@ -18,6 +18,8 @@ from m2kr.tasks import TASKS
 
 SCALE = 0.2
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin while they wait would take other workers' time
+
 # The same examples each time: a run that passes passes again, however slow the machine. `make fuzz` explores others.
 ANY_SPEED: dict[str, Any] = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
 hypothesis.settings.register_profile("same", derandomize=True, **ANY_SPEED)

@@ -108,6 +108,7 @@ def csv_rows(columns: Sequence[str], groups: Iterable[Iterable[dict[str, str]]],
         yield buffer.getvalue()
         buffer.seek(0)
         buffer.truncate()
+    yield buffer.getvalue()  # the header, where there is no group
 
 
 def picture_file(

@@ -44,8 +44,7 @@ ROWS = ("no retrieval", "bm25", "dpr-mini", "preflmr-mini", "oracle")
 def retrievers_in(work: Path | None) -> Iterator[tuple[str, Any, bool]]:
     """Yield what is judged, one after the other: a name, a retriever, and whether it does without pictures.
 
-    Args:
-        work: folder of the recipe, whose stages are judged too; None for the committed models alone.
+    They are those of the recipe's folder ``work``, with the stages before the last, or for None the committed ones.
     """
     from baselines.bm25 import BM25
 
@@ -147,12 +146,7 @@ def judge_reader(
 ) -> dict[str, list[AnswerResult]]:
     """Retrieve and answer what is not there yet; return the results of answering, for each of `ROWS` those of tasks.
 
-    Args:
-        work: folder of the recipe; None for the committed models.
-        data: the benchmark.
-        images: where its pictures are.
-        results: where results are and go.
-        quiet: no progress.
+    The models are those of the recipe's folder ``work``, or for None the committed ones.
     """
     from m2kr.answer.evidence import no_passages, oracle_passages, run_passages
     from m2kr.answer.options import AnswerTaskOptions

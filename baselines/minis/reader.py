@@ -112,13 +112,9 @@ def wire_copying(decoder: Any) -> None:
 
 
 def write_start(texts: Iterable[str], clip: Path, folder: Path, config: ReaderConfig) -> None:
-    """Write the model as it is before training, in float32, with its processor.
+    """Write the model as it is before training, in float32, with its processor, to a folder.
 
-    Args:
-        texts: what the vocabulary is learned from.
-        clip: folder of the CLIP whose vision tower it gets.
-        folder: where to write it.
-        config: sizes and seed.
+    The vocabulary is learned from ``texts``, the vision tower is that of the CLIP in the folder ``clip``.
     """
     tower = load_model(CLIPVisionModel, clip, device=torch.device("cpu"), dtype=torch.float32)
     tokenizer = make_tokenizer(texts, config.vocabulary)
@@ -224,13 +220,8 @@ def train_reader(
 ) -> dict[str, Any]:
     """Train, going on where an earlier run of the same settings stopped; return what ``training.json`` holds.
 
-    Args:
-        work: gets ``reader-start``, the model before training, and ``reader``, the run and the trained model.
-        data: folder of the benchmark.
-        images: where its pictures are.
-        config: settings.
-        clip: folder of the CLIP whose vision tower is used, frozen.
-        quiet: no progress.
+    ``WORK/reader-start`` gets the model before training, ``WORK/reader`` the run and the trained model. The vision
+    tower is that of the CLIP in the folder ``clip``, frozen.
 
     Raises:
         M2KRError: the folder holds another run, the data lack something, or the loss is no longer a number.

@@ -230,10 +230,7 @@ class Run:
 def plan_runs(settings: Settings, seeds: Sequence[int], *, grid: bool = False) -> list[Run]:
     """Return the runs of a study: for each seed, the pairs of sizes, then the ablations at the middle pair.
 
-    Args:
-        settings: of the study.
-        seeds: of weights, order of data and draws.
-        grid: all pairs, instead of the two axes that cross at the middle pair.
+    The pairs are those of the two axes that cross at the middle pair, or with ``grid`` all.
     """
     middle = settings.middle
     pairs = [

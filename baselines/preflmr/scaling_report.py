@@ -43,11 +43,8 @@ class RunScores(TypedDict):
 def report(scores: Sequence[RunScores], middle: tuple[str, str]) -> str:
     """Return the tables of a study in Markdown: the pairs of sizes, and what the stages add at the middle pair.
 
-    Figures are in per cent. Behind a mean over seeds stands the range of the seeds, least to most.
-
-    Args:
-        scores: of the runs, at least those of the middle pair.
-        middle: names of its sizes of vision and text encoder.
+    Figures are in per cent. Behind a mean over seeds stands the range of the seeds, least to most. ``middle`` names the
+    middle sizes of vision and text encoder, whose runs are among the scores.
     """
     seeds = sorted({run["seed"] for run in scores})
     counted = f"{len(seeds)} seeds ({', '.join(map(str, seeds))})" if len(seeds) > 1 else f"seed {seeds[0]} alone"
@@ -126,13 +123,8 @@ def _millions(number: int) -> str:
 def draw(scores: Sequence[RunScores], middle: tuple[str, str], path: Path) -> None:
     """Draw the mean of the tasks with image and question against parameters, a panel for each kind of encoder.
 
-    The other kind is of its middle size. Every seed is a dot, and a line goes through the means. The picture has 1,320
-    x 560 pixels.
-
-    Args:
-        scores: of the runs.
-        middle: names of the middle sizes of vision and text encoder.
-        path: PNG to write.
+    The other kind is of its middle size. Every seed is a dot, and a line goes through the means. The picture is a PNG
+    of 1,320 x 560 pixels.
     """
     import matplotlib
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from baselines.image_text_to_text import PROMPT, PROMPT_WITH_PASSAGES, ImageText
 from baselines.minis import reader_mini, recipe
 from baselines.minis.models import READER, SEED, model_folder
 from baselines.minis.reader import make_tokenizer, reader_loss, wire_copying, write_start
-from baselines.minis.reader_data import Batches, ReaderConfig, names_in
+from baselines.minis.reader_data import Batches, ReaderConfig, names_in, questions_of
 from m2kr.answer.evidence import no_passages, oracle_passages
 from m2kr.answer.options import AnswerTaskOptions
 from m2kr.answer.task import answer_task
@@ -36,14 +35,6 @@ SMALL: dict[str, Any] = {
     "steps": 4, "text_steps": 2, "batch_size": 4, "save_every": 1, "log_every": 1, "warmup_steps": 1, "vocabulary": 400,
     "layers": 2, "width": 32, "inner": 32, "heads": 1,
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +197,7 @@ def test_an_answers_name_is_exchanged_in_its_passages_too(
     config, folder = small
     make: Any = AutoProcessor
     batches = Batches(splits, make.from_pretrained(folder), replace(config, renamed=1.0, keep=1.0, steps=40))
-    known = {question.text + question.answer for question in batches._questions}
+    known = {question.text + question.answer for question in questions_of(splits)}
     changed = [
         example
         for step in range(2)

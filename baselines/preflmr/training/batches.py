@@ -174,18 +174,11 @@ class BatchOrder:
 def draw_order(
     tasks: Sequence[TrainingTask], shares: Sequence[float], batches: int, batch_size: int, seed: int
 ) -> BatchOrder:
-    """Draw the order of a run.
+    """Draw the order of a run, from tasks with shares.
 
     The task of each batch is drawn by its share. The queries of a task come in shuffled rounds, each once a round. No
     two queries of a batch share a positive passage, since one's positive is another's negative; a query that would is
     kept for the next batch of its task.
-
-    Args:
-        tasks: what to draw from.
-        shares: of the tasks.
-        batches: how many to draw.
-        batch_size: queries of each.
-        seed: of the draw.
 
     Raises:
         M2KRError: a task has fewer queries with different positives than a batch takes.

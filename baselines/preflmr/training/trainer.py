@@ -70,12 +70,12 @@ def train(
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(out / "logs")
     module: Any = encoder[0]
 
-    def make_trainer(_: Path | None) -> _Trainer:
+    def make_trainer(_: Path | None) -> PipelineTrainer:
         arguments = _arguments(config, out, bool(valid), encoder.device.type, workers, report, quiet=quiet)
         batches = config.steps * config.accumulate * arguments.world_size
         order = draw_order(tasks, list(config.tasks.values()), batches, config.batch_size, config.seed)
         instructions = config.instructions != "none"
-        return _Trainer(
+        return PipelineTrainer(
             model=encoder,
             args=arguments,
             train_dataset=_entries(order),
@@ -117,7 +117,7 @@ def loss_of(encoder: MultiVectorEncoder, config: StageConfig) -> torch.nn.Module
     return MultiVectorMultipleNegativesRankingLoss(encoder, **settings)
 
 
-class _Trainer(MultiVectorEncoderTrainer):
+class PipelineTrainer(MultiVectorEncoderTrainer):
     """The trainer, with checkpoints of the first module alone, in the form in which that is loaded elsewhere."""
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:

@@ -8,27 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from PIL import Image
 
 from baselines.preflmr import scaling
 from baselines.preflmr.scaling_plan import WITHOUT, Run, describe_plan, plan_runs, read_study, settings_file
 from baselines.preflmr.scaling_report import RunScores, draw, report
-from baselines.preflmr.training import encoders
-from baselines.preflmr.training import trainer as training
+from baselines.preflmr.training import encoders, trainer
 from m2kr.dataset import load_task
 from m2kr.errors import M2KRError, run_command
 
 MINIS = Path(scaling.__file__).resolve().parents[1] / "minis" / "configs"
 TASKS = ["MSMARCO", "OVEN", "EVQA"]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def tiny(path: Path, **changes: str) -> Path:
@@ -125,7 +115,7 @@ def test_a_study_from_end_to_end_trains_nothing_twice(
     path = tiny(tmp_path / "tiny.toml", text=one)
     command = ["--config", str(path), "--seeds", "0", "--jobs", "1", "--quiet", "--out", str(out)]
     trained: list[str] = []
-    run = training._Trainer.train
+    run = trainer.PipelineTrainer.train
 
     def train(self: Any, *arguments: Any, **keywords: Any) -> Any:
         folder = Path(self.args.output_dir).parent.name
@@ -139,7 +129,7 @@ def test_a_study_from_end_to_end_trains_nothing_twice(
             return result
         return run(self, *arguments, **keywords)
 
-    monkeypatch.setattr(training._Trainer, "train", train)
+    monkeypatch.setattr(trainer.PipelineTrainer, "train", train)
     assert run_command(scaling.main, command) == 130
     assert len(trained) == len(set(trained)) == 13  # 11 stages and 2 image encoders
     assert not (out / "scaling.md").exists()

@@ -36,14 +36,6 @@ ROOT = Path(__file__).resolve().parents[3]
 TINY: dict[str, Any] = {"batch_size": 4, "learning_rate": 1e-3, "evaluate_every": 2, "log_every": 1, "negatives": 1}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def tiny(stage: int, *tasks: str, **changes: Any) -> StageConfig:
     values: dict[str, Any] = {**TINY, "steps": 2, **changes}
     return StageConfig(stage=stage, tasks=dict.fromkeys(tasks, 1.0), **values)
@@ -125,9 +117,18 @@ def test_loss_equals_ours_for_one_vector_and_for_images_alone(folder: Path) -> N
         assert loss.item() == pytest.approx(expected.item(), abs=1e-4)
 
 
-def test_a_killed_run_goes_on_with_the_same_losses(folder: Path, built: Path, world: Path, tmp_path: Path) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert run_command(main, command(folder, built, world, whole)) == 0
+@pytest.fixture(scope="module")
+def whole(folder: Path, built: Path, world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nothing stopped."""
+    out = tmp_path_factory.mktemp("training") / "whole"
+    assert run_command(main, command(folder, built, world, out)) == 0
+    return out
+
+
+def test_a_killed_run_goes_on_with_the_same_losses(
+    whole: Path, folder: Path, built: Path, world: Path, tmp_path: Path
+) -> None:
+    killed = tmp_path / "killed"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
         [sys.executable, "-m", "baselines.preflmr.train", *command(folder, built, world, killed)],
@@ -155,18 +156,16 @@ def test_a_killed_run_goes_on_with_the_same_losses(folder: Path, built: Path, wo
         assert torch.equal(tensor, load_file(killed / "model.safetensors")[name])
 
 
-def test_the_best_checkpoint_is_kept(folder: Path, built: Path, world: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    assert run_command(main, command(folder, built, world, out)) == 0
-    result = json.loads((out / "training.json").read_text())
+def test_the_best_checkpoint_is_kept(whole: Path, folder: Path, built: Path, world: Path) -> None:
+    result = json.loads((whole / "training.json").read_text())
     recalls = {entry["step"]: entry["eval_Recall@5"] for entry in result["log"] if "eval_Recall@5" in entry}
     assert sorted(recalls) == [2, 4, 6]
     assert result["Recall@5"] == max(recalls.values())
     assert recalls[result["best_step"]] == result["Recall@5"]
     # Run again, a finished run is left as it is.
-    written = (out / "model.safetensors").stat().st_mtime_ns
-    assert run_command(main, command(folder, built, world, out)) == 0
-    assert (out / "model.safetensors").stat().st_mtime_ns == written
+    written = (whole / "model.safetensors").stat().st_mtime_ns
+    assert run_command(main, command(folder, built, world, whole)) == 0
+    assert (whole / "model.safetensors").stat().st_mtime_ns == written
 
 
 def test_a_folder_of_another_run_is_left_alone(

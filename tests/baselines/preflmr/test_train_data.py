@@ -30,8 +30,8 @@ CONFIG = StageConfig(
 )
 
 
-def made(positives: list[list[int]], passages: int) -> TrainingTask:
-    """A task with given positives."""
+def made_split(positives: list[list[int]], passages: int) -> TaskData:
+    """A split with given positives."""
     queries = pl.DataFrame(
         {
             "question_id": [f"q{row}" for row in range(len(positives))],
@@ -46,7 +46,12 @@ def made(positives: list[list[int]], passages: int) -> TrainingTask:
         }
     )
     qrels = {f"q{row}": [f"p{passage}" for passage in own] for row, own in enumerate(positives)}
-    return TrainingTask(TaskData(TASKS["MSMARCO"], "train", queries, table, qrels, None, "made"))
+    return TaskData(TASKS["MSMARCO"], "train", queries, table, qrels, None, "made")
+
+
+def made(positives: list[list[int]], passages: int) -> TrainingTask:
+    """A task with given positives."""
+    return TrainingTask(made_split(positives, passages))
 
 
 @settings(max_examples=40, deadline=None)
@@ -92,8 +97,7 @@ def test_tasks_are_drawn_by_their_shares() -> None:
 @given(st.integers(0, 4), st.integers(0, 4), st.integers(0, 99))
 def test_negatives_are_no_positives(number: int, mined: int, seed: int) -> None:
     hard = np.array([[5, 4, -1, -1], [3, -1, -1, -1]], dtype=np.int64)
-    data = made([[0, 1], [2]], 8)._data
-    task = TrainingTask(data, hard)
+    task = TrainingTask(made_split([[0, 1], [2]], 8), hard)
     for query in (0, 1):
         found = task.negatives(query, number, min(mined, number), 4, np.random.default_rng(seed))
         assert len(set(found)) == len(found) == number
@@ -182,7 +186,7 @@ def test_pictures_are_decoded_with_their_batch(built: Path, world: Path, tmp_pat
 
 def test_instructions_are_fixed_sampled_or_none(built: Path, world: Path, tmp_path: Path) -> None:
     (task,) = load_training(CONFIG, built, parse_roots([str(world)]), tmp_path)
-    row = task._data.queries.row(0, named=True)
+    row = load_task("EVQA", built, "train").queries.row(0, named=True)
 
     def texts(kind: Any) -> set[str]:
         return {task.text(0, kind, np.random.default_rng(seed)) for seed in range(30)}

@@ -69,7 +69,7 @@ def ask(
         work = encoder.kept.parent / f".{data.task.key}.{data.split}.ask"
         stored = encoder.passages(texts, work, data.task.key).store
         vectors = found.encode_query([query], batch_size=1)
-        scores, rows = search(vectors, stored, k, device=encoder.options.model_device, quiet=True)
+        scores, rows = search(vectors, stored, k, device=encoder.options.device, quiet=True)
         encoder.keep(work)
         discard(work)
     elif hasattr(retriever, "rank"):

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m2kr.search.exact import maxsim_reference
+from m2kr.search.maxsim import maxsim_reference
 from tests.tolerance import assert_ranking, assert_vectors_near, assert_within, gamma, maxsim_table
 
 

@@ -86,11 +86,6 @@ class ComputeOptions(DeviceOption):
 
     dtype: ModelType = option("number format of the model", "float32", in_key=True, in_result=True)
 
-    @property
-    def model_device(self) -> str:
-        """The device of the model: of several, which share the search, the first."""
-        return self.device.partition(",")[0].strip()
-
 
 @dataclass(frozen=True, kw_only=True)
 class LoadOptions(ComputeOptions):
@@ -108,7 +103,7 @@ class LoadOptions(ComputeOptions):
         """
         return {
             "checkpoint": self.checkpoint,
-            "device": self.model_device,
+            "device": self.device,
             "dtype": self.dtype,
             "options": parse_pairs("--option", self.option),
         }

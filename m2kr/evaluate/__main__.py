@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from m2kr.common.cli import parse
-from m2kr.errors import run_command
+from m2kr.errors import M2KRError, run_command
 from m2kr.evaluate.options import EvaluateOptions
 from m2kr.retriever import REGISTRY
 
@@ -43,14 +43,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     from m2kr.images.roots import parse_roots
     from m2kr.results.table import table
     from m2kr.retriever import get_retriever
-    from m2kr.search.exact import parse_devices
 
     if options.workers is None:
         options = replace(options, workers=min(4, os.cpu_count() or 1))
     tasks = choose_tasks(options.tasks, options.data, options.split)
     images = parse_roots(options.images) if options.images else None
     if "," in options.device:
-        parse_devices(options.device)  # before a large model is loaded
+        raise M2KRError(f"--device names one device, not several: {options.device!r}")
     retriever = get_retriever(model, **options.loading)
     for task in tasks:  # of all tasks before the first begins
         ignored_inputs(retriever.name, retriever.reads, task, ignore_images=options.ignore_images)

@@ -140,7 +140,7 @@ class Encoder:
     def _key(self, what: What, content: str) -> str:
         model, dtype = self.retriever, self.options.dtype
         settings = {"m2kr": __version__, "model": model.name, "settings": model.settings, "dtype": dtype}
-        device = self.options.model_device.partition(":")[0]
+        device = self.options.device.partition(":")[0]
         return digest(what, content, settings, device, model.vectors, self._stored(what))
 
     def _encoded(

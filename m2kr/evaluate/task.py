@@ -35,7 +35,8 @@ from m2kr.results.record import (
 )
 from m2kr.results.run import Run
 from m2kr.retriever import Retriever, SparseRetriever
-from m2kr.search.exact import parse_devices, search
+from m2kr.search.device import check_device
+from m2kr.search.exact import search
 
 if TYPE_CHECKING:
     from m2kr.dataset import TaskData
@@ -117,7 +118,7 @@ class _Evaluation:
             say(f"{task.key}: finished before, see {self.result_path}", quiet=options.quiet)
             return finished
         if self.encoder:
-            parse_devices(options.device)  # before hours of encoding
+            check_device(options.device)  # before hours of encoding
         sizes = None
         if task.reads_images and not self.ignored:
             sizes = picture_sizes(self.data.images, task.key, self.data.queries)
@@ -195,7 +196,7 @@ class _Evaluation:
             {
                 **data_facts(self.data),
                 **chosen(options, "in_result"),
-                **environment(options.model_device),
+                **environment(options.device),
                 "format": RESULT_FORMAT,
                 "model": self.retriever.name,
                 "model_settings": self.retriever.settings,

@@ -64,17 +64,17 @@ class Result(TypedDict):
     search: str
     # Passages kept for each query.
     top_k: int
-    # As torch names it. Of several, with commas, the first encoded and all searched.
+    # Where it encoded and searched, as torch names it.
     device: str
     # Of the model, of its queries, and, if it encodes any, of the stored passages.
     dtype: str
     store_dtype: str
-    # With passages in 8 bits, what that did to a sample: the fields of m2kr.search.int8.Effect, and how many
+    # With passages in 8 bits, what that did to a sample: the fields of m2kr.evaluate.quantisation.Effect, and how many
     # ``passages`` took part. With fewer than the task has there are fewer rivals, so the effect on the task is larger.
     # Else null.
     quantisation: dict[str, float] | None
     batch_size: int
-    # Processor or graphics card that encoded and searched; of several the first.
+    # Processor or graphics card that encoded and searched.
     hardware: str
     # Seconds of wall time of each phase. That of an encoding that was interrupted is the sum of its parts; that of one
     # that was found is what it took when it was made.

@@ -6,15 +6,13 @@ One pass over the passages, so they may stream from disk; memory is bounded what
 MaxSim of one vector each, so there is one path. `m2kr.search.maxsim` says how it is made fast.
 
 How ties are kept. Score and row are packed into one int64, where "greater" means "a higher score, or the same score
-and a lower row". All keys differ, so any top-k of them is exact and stable, in whatever order passages come, and from
-whichever device. For that, equal passages must score the same bits wherever they lie, which `m2kr.search.maxsim` sees to.
+and a lower row". All keys differ, so any top-k of them is exact and stable, in whatever order passages come. For that,
+equal passages must score the same bits wherever they lie, which `m2kr.search.maxsim` sees to.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -22,8 +20,11 @@ import numpy.typing as npt
 
 from m2kr.common.progress import progress
 from m2kr.errors import M2KRError
-from m2kr.search.maxsim import Block, Plan, Stack, current, full_precision, kind_of, scores_of, stacks_of
-from m2kr.search.store import Array, EmbeddingStore, Ragged, as_tensor, first_not_finite
+from m2kr.search.device import check_device, exactly_on, kind_of
+from m2kr.search.maxsim import scores_of
+from m2kr.search.ragged import Array, Ragged, as_tensor, first_not_finite
+from m2kr.search.store import EmbeddingStore
+from m2kr.search.tiles import Block, Plan, stacks_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,7 +38,7 @@ def search(
     passage_embeddings: Passages,
     k: int,
     *,
-    device: str | Sequence[str] = "cpu",
+    device: str = "cpu",
     memory: int = 1 << 30,
     quiet: bool = True,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
@@ -53,15 +54,14 @@ def search(
         passage_embeddings: likewise. Also an iterable that is no list, of shards (`Ragged`, or (n, dim) arrays for
             the dot product) or, for MaxSim, of passages. A passage without vectors scores minus infinity.
         k: passages to return for each query; all of them where there are fewer.
-        device: where torch computes: "cpu", "cuda" (the first GPU), "cuda:1". Several of one kind share the passages:
-            "cuda:0,cuda:1", or a list. On a GPU the fused kernel of `m2kr.search.maxsim` is used where queries and passages
-            are both float16 or both bfloat16 and the extra ``gpu`` is installed; torch in float32 otherwise. No GPU
-            path has run on a GPU yet, neither with one nor with several.
-        memory: bytes of scratch beyond the inputs and the result, of all devices together: a chunk of passages as read
-            and in float32, the product of a tile, the scores of a chunk. Not bounded by it: 16 bytes a query vector,
-            16 rows of a product with the longest query, the longest single passage, a few MiB that the matrix library
-            takes for itself and that the C library keeps of what was freed; with several devices a result for each,
-            and on each GPU a copy of the queries. From 512 KiB a device on, results do not depend on it.
+        device: where torch computes: "cpu", "cuda" (the first GPU), "cuda:1". On a GPU the kernel of
+            `m2kr.search.fused` is used where queries and passages are both float16 or both bfloat16 and the extra
+            ``gpu`` is installed; torch in float32 otherwise. Neither has run on a GPU yet.
+        memory: bytes of scratch beyond the inputs and the result: a chunk of passages as read and in float32, the
+            product of a tile, the scores of a chunk. Not bounded by it: 16 bytes a query vector, 16 rows of a product
+            with the longest query, the longest single passage, a few MiB that the matrix library takes for itself and
+            that the C library keeps of what was freed; on a GPU a copy of the queries. From 512 KiB on, results do
+            not depend on it.
         quiet: show no progress bar.
 
     Returns:
@@ -81,62 +81,36 @@ def search(
         raise M2KRError(f"k must be at least 1, not {k}")
     if memory < 1:
         raise M2KRError(f"memory must be at least 1 byte, not {memory}")
-    devices = parse_devices(device)
+    check_device(device)
     single = _one_kind(query_embeddings, passage_embeddings)
     queries = _queries(query_embeddings)
-    share = max(1, memory // len(devices))
-    stacks = stacks_of(queries, share, kind_of(devices[0]))
-    plan = Plan.within(share, stacks, queries, devices)
-    with full_precision(), progress(_count(passage_embeddings), "search", unit="passages", quiet=quiet) as bar:
-        chunks = _Shared(_chunks(_shards(passage_embeddings, single, plan), plan), bar.update)
-        if len(devices) == 1:
-            found = [_best_on(devices[0], chunks, queries, stacks, plan, k)]
-        else:
-            with ThreadPoolExecutor(len(devices)) as threads:
-                work = [threads.submit(_best_on, name, chunks, queries, stacks, plan, k) for name in devices]
-            found = [done.result() for done in work]
-    count = min(k, chunks.rows)
-    all_scores = np.empty((len(queries), count), dtype=np.float32)
-    all_rows = np.empty((len(queries), count), dtype=np.int64)
-    for stack, parts in zip(stacks, zip(*found, strict=True), strict=True):
-        keys = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1).topk(count, dim=1).values
-        all_scores[stack.queries], all_rows[stack.queries] = _unpacked(keys)
-    return all_scores, all_rows
-
-
-def parse_devices(device: str | Sequence[str]) -> list[str]:
-    """Return the names of devices given as a list or as one text with commas, after trying each.
-
-    Raises:
-        M2KRError: one is not there, there is none, or they are of different kinds.
-    """
-    import torch
-
-    names = [name.strip() for name in (device.split(",") if isinstance(device, str) else device)]
-    for name in names:
-        try:
-            torch.empty(0, device=name)
-        except (RuntimeError, AssertionError) as error:
-            raise M2KRError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
-    if len({kind_of(name) for name in names}) != 1:
-        raise M2KRError(f"the devices are {', '.join(names) or 'none'}: name one, or several of one kind")
-    return names
-
-
-def maxsim_reference(query: npt.ArrayLike, passage: npt.ArrayLike) -> float:
-    """Return the MaxSim score of a (tokens, dim) query and a (tokens, dim) passage, in float64, as plainly as it goes.
-
-    What `search` computes, for tests and readers. Zero query vectors are masked tokens and count for nothing.
-    """
-    score = 0.0
-    for query_vector in np.asarray(query, dtype=np.float64):
-        if not query_vector.any():
-            continue
-        highest = -np.inf
-        for passage_vector in np.asarray(passage, dtype=np.float64):
-            highest = max(highest, float(query_vector @ passage_vector))
-        score += highest
-    return score
+    stacks = stacks_of(queries, memory, kind_of(device))
+    plan = Plan.within(memory, stacks, queries, device)
+    best = [torch.empty((len(stack.queries), 0), dtype=torch.int64, device=device) for stack in stacks]
+    row = 0
+    with exactly_on(device), progress(_count(passage_embeddings), "search", unit="passages", quiet=quiet) as bar:
+        queries = Ragged(as_tensor(queries.vectors).to(device), queries.offsets)
+        product = torch.empty(plan.product_numbers, device=device)
+        chunks = _chunks(_shards(passage_embeddings, single, plan), plan)
+        while (chunk := next(chunks, None)) is not None:
+            items = len(chunk)
+            blocks = Block.cut(chunk, row, plan, queries, device)
+            del chunk  # a for loop would hold it while the next one is made
+            for block in blocks:
+                for number, stack in enumerate(stacks):
+                    scores = scores_of(stack, queries, block, product, plan)
+                    keys = torch.cat([best[number], _keys(scores, block.rows)], dim=1)
+                    best[number] = keys.topk(min(k, keys.shape[1]), dim=1).values
+                    del scores, keys
+                del block
+            del blocks
+            row += items
+            bar.update(items)
+    found_scores = np.empty((len(queries), min(k, row)), dtype=np.float32)
+    found_rows = np.empty(found_scores.shape, dtype=np.int64)
+    for stack, keys in zip(stacks, best, strict=True):
+        found_scores[stack.queries], found_rows[stack.queries] = _unpacked(keys.cpu())
+    return found_scores, found_rows
 
 
 # --- What is searched: every form of input as `Ragged` ---
@@ -167,15 +141,11 @@ def _one_kind(queries: Embeddings, passages: Passages) -> bool:
     return query_kind
 
 
-def _one_each(vectors: Array) -> Ragged:
-    return Ragged.from_lengths(vectors, np.ones(len(vectors), np.int64))
-
-
 def _queries(embeddings: Embeddings) -> Ragged:
     whole = embeddings.load() if isinstance(embeddings, EmbeddingStore) else embeddings
     if isinstance(whole, list | tuple):
         whole = Ragged.from_list(whole)
-    queries = whole if isinstance(whole, Ragged) else _one_each(whole)  # type: ignore[arg-type]
+    queries = whole if isinstance(whole, Ragged) else Ragged.one_each(whole)  # type: ignore[arg-type]
     if (row := first_not_finite(queries)) is not None:
         raise M2KRError(f"the embeddings of query {row} hold NaN or infinity")
     return queries
@@ -202,7 +172,7 @@ def _shards(passages: Passages, single: bool, plan: Plan) -> Iterator[Ragged]:
         if isinstance(part, Ragged) or getattr(part, "ndim", None) != 2:
             shape = tuple(getattr(part, "shape", ())) or type(part).__name__
             raise M2KRError(f"shard {number} of the passages is {shape}, where the queries call for an (n, dim) array")
-        yield _one_each(part)
+        yield Ragged.one_each(part)
 
 
 def _joined(parts: Iterable[Ragged | Array], plan: Plan) -> Iterator[Ragged]:
@@ -261,80 +231,6 @@ def _taken(parts: list[Ragged]) -> Ragged:
     whole = Ragged.concatenate(parts)
     parts.clear()
     return whole
-
-
-# --- Sharing the work ---
-
-
-class _Shared:
-    """Hands chunks of passages to several threads, each chunk to one of them.
-
-    Attributes:
-        rows: passages handed out so far.
-    """
-
-    def __init__(self, chunks: Iterator[Ragged], advance: Callable[[int], object]) -> None:
-        self.rows = 0
-        self._chunks = chunks
-        self._advance = advance
-        self._lock = threading.Lock()
-        self._stopped = False
-
-    def take(self) -> tuple[int, Ragged] | None:
-        """Return the row of the first passage of the next chunk, and the chunk, or None when there is no other.
-
-        Not an iterator, which would hold on to a chunk while it makes the next.
-        """
-        with self._lock:
-            chunk = None if self._stopped else next(self._chunks, None)
-            if chunk is None:
-                return None
-            first = self.rows
-            self.rows += len(chunk)
-        return first, chunk
-
-    def done(self, passages: int) -> None:
-        """Move the progress bar."""
-        with self._lock:
-            self._advance(passages)
-
-    def stop(self) -> None:
-        """Hand out no more: another thread has failed."""
-        self._stopped = True
-
-
-def _best_on(
-    device: str, chunks: _Shared, queries: Ragged, stacks: Sequence[Stack], plan: Plan, k: int
-) -> list[Tensor]:
-    """Return, for each stack, the `_keys` of the best passages among those that this device got hold of.
-
-    Each has the shape (queries, at most k), on the CPU.
-    """
-    import torch
-
-    best = [torch.empty((len(stack.queries), 0), dtype=torch.int64, device=device) for stack in stacks]
-    try:
-        with torch.no_grad(), current(device):
-            there = Ragged(as_tensor(queries.vectors).to(device), queries.offsets)
-            product = torch.empty(plan.product_numbers, device=device)
-            while (taken := chunks.take()) is not None:
-                first, chunk = taken
-                items = len(chunk)
-                blocks = Block.cut(chunk, first, plan, there, device)
-                del taken, chunk  # the next one is made before this loop would let go of it
-                for block in blocks:
-                    for number, stack in enumerate(stacks):
-                        scores = scores_of(stack, there, block, product, plan)
-                        keys = torch.cat([best[number], _keys(scores, block.rows)], dim=1)
-                        best[number] = keys.topk(min(k, keys.shape[1]), dim=1).values
-                        del scores, keys
-                    del block
-                del blocks
-                chunks.done(items)
-    except BaseException:
-        chunks.stop()
-        raise
-    return [keys.cpu() for keys in best]
 
 
 # --- Scores and rows as one number ---

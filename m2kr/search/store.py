@@ -1,17 +1,11 @@
-"""Token embeddings in memory and on disk: ragged, memory-mapped, appendable, resumable.
-
-A late-interaction retriever gives each text or image a variable number of vectors. `Ragged` holds those of many items
-back to back, without padding: padding would have to be masked in every later step, and PreFLMR's passages vary from
-a handful of vectors to several hundred. `EmbeddingStore` keeps them on disk while an encoder runs for hours.
-"""
+"""Token embeddings on disk: memory-mapped, appendable, resumable, while an encoder runs for hours."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,144 +13,19 @@ import numpy.typing as npt
 from m2kr.common.files import atomic, write_json
 from m2kr.errors import M2KRError
 from m2kr.search.int8 import quantise, widen
+from m2kr.search.ragged import Array, Ragged, as_tensor, first_not_finite
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-Array: TypeAlias = "npt.NDArray[Any] | Tensor"
 Kind: TypeAlias = Literal["multi", "single"]
 StoredType: TypeAlias = Literal["float32", "float16", "bfloat16", "int8"]
 
-
-def as_tensor(array: Array) -> Tensor:
-    """Return a NumPy array (memory-mapped or not) or a tensor as a tensor, sharing memory and without gradient."""
-    import torch
-
-    if isinstance(array, torch.Tensor):
-        return array.detach()
-    if not array.flags.writeable:
-        # torch warns about such arrays because a tensor could be written through; nothing here writes through one.
-        import warnings
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            return torch.from_numpy(array)
-    return torch.from_numpy(array)
-
-
-@dataclass(frozen=True, eq=False)
-class Ragged:
-    """The token embeddings of ``n`` items, back to back.
-
-    Attributes:
-        vectors: shape (total, dim); a NumPy array, possibly memory-mapped, or a torch tensor.
-        offsets: shape (n + 1,), int64; item ``i`` owns ``vectors[offsets[i]:offsets[i + 1]]``. An item may own none.
-
-    Raises:
-        M2KRError: shapes that do not fit together.
-    """
-
-    vectors: Array
-    offsets: npt.NDArray[np.int64]
-
-    def __post_init__(self) -> None:
-        if self.vectors.ndim != 2:
-            raise M2KRError(f"vectors must have two dimensions (total, dim), not the shape {tuple(self.vectors.shape)}")
-        offsets = np.asarray(self.offsets, dtype=np.int64)
-        object.__setattr__(self, "offsets", offsets)
-        if offsets.ndim != 1 or len(offsets) == 0 or offsets[0] != 0 or offsets[-1] != len(self.vectors):
-            raise M2KRError(f"offsets must run from 0 to the number of vectors, which is {len(self.vectors)}")
-        if (np.diff(offsets) < 0).any():
-            raise M2KRError(f"offsets must not decrease, but do after item {int(np.argmax(np.diff(offsets) < 0))}")
-
-    @classmethod
-    def from_lengths(cls, vectors: Array, lengths: npt.ArrayLike) -> Ragged:
-        """Return the items that own ``lengths[0]``, ``lengths[1]``, ... of the rows of ``vectors``, without copying."""
-        offsets = np.zeros(len(np.asarray(lengths)) + 1, dtype=np.int64)
-        np.cumsum(lengths, out=offsets[1:])
-        return cls(vectors, offsets)
-
-    @classmethod
-    def from_list(cls, items: Sequence[Array], *, first: int = 0) -> Ragged:
-        """Return a copy of ``items``, arrays or tensors of shape (tokens_i, dim), as one `Ragged`.
-
-        An item without tokens may have any ``dim``. Tensors give a tensor, on the CPU; arrays an array.
-        ``first`` is the row of the first item, for messages.
-
-        Raises:
-            M2KRError: an item is not two-dimensional, or its ``dim`` differs from that of the others.
-        """
-        dim: int | None = None
-        for number, item in enumerate(items, start=first):
-            if getattr(item, "ndim", None) != 2:
-                shape = tuple(getattr(item, "shape", ())) or type(item).__name__
-                raise M2KRError(f"item {number} must be an array of shape (tokens, dim), but is {shape}")
-            if len(item) and dim is None:
-                dim = item.shape[1]
-            if len(item) and item.shape[1] != dim:
-                raise M2KRError(f"item {number} has dimension {item.shape[1]}, but the items before it have {dim}")
-        lengths = [len(item) for item in items]
-        if dim is None:
-            return cls.from_lengths(np.zeros((0, items[0].shape[1] if items else 0), dtype=np.float32), lengths)
-        filled = [item for item in items if len(item)]
-        if all(isinstance(item, np.ndarray) for item in filled):
-            return cls.from_lengths(np.concatenate(filled), lengths)
-        import torch
-
-        return cls.from_lengths(torch.cat([as_tensor(item).cpu() for item in filled]), lengths)
-
-    @classmethod
-    def concatenate(cls, parts: Sequence[Ragged]) -> Ragged:
-        """Return the items of all ``parts``, in order; a copy, unless there is only one part."""
-        if len(parts) == 1:
-            return parts[0]
-        joined = cls.from_list([part.vectors for part in parts])
-        return cls.from_lengths(joined.vectors, np.concatenate([np.zeros(0, np.int64), *(p.lengths for p in parts)]))
-
-    @property
-    def dim(self) -> int:
-        """Numbers in a vector."""
-        return int(self.vectors.shape[1])
-
-    @property
-    def lengths(self) -> npt.NDArray[np.int64]:
-        """Vectors of each item, shape (n,), int64."""
-        return np.diff(self.offsets)
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    def __getitem__(self, item: int) -> Array:
-        """Return the vectors of one item, shape (tokens, dim), without copying. Negative numbers count from the end."""
-        position = item + len(self) if item < 0 else item
-        if not 0 <= position < len(self):
-            raise IndexError(f"item {item} of {len(self)}")
-        return self.vectors[self.offsets[position] : self.offsets[position + 1]]
-
-    def __iter__(self) -> Iterator[Array]:
-        return (self[item] for item in range(len(self)))
-
-    def rows(self, start: int, stop: int) -> Ragged:
-        """Return the items from ``start`` up to and not including ``stop``, without copying vectors.
-
-        Both are cut to the range of items, as in a slice of a list; negative numbers count from the end.
-        """
-        start, stop, _ = slice(start, stop).indices(len(self))
-        offsets = self.offsets[start : max(start, stop) + 1]
-        return Ragged(self.vectors[offsets[0] : offsets[-1]], offsets - offsets[0])
-
-    def blocks(self, most: int) -> Iterator[Ragged]:
-        """Yield all items in order, ``most`` vectors at a time or fewer, without copying; a longer item by itself."""
-        start = 0
-        while start < len(self):
-            stop = int(np.searchsorted(self.offsets, self.offsets[start] + most, side="right")) - 1
-            stop = max(stop, start + 1)
-            yield self.rows(start, stop)
-            start = stop
-
-
-_BYTES: dict[StoredType, int] = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}  # of a number
-_SCALE_BYTES = 4
+# Numbers as they lie in files. NumPy has no bfloat16: its bit patterns are kept.
+_NUMBERS: dict[StoredType, np.dtype[Any]] = {
+    "float32": np.dtype("<f4"),
+    "float16": np.dtype("<f2"),
+    "bfloat16": np.dtype("<i2"),
+    "int8": np.dtype("i1"),
+}
+_SCALES = np.dtype("<f4")  # of vectors in 8 bits
 
 
 class EmbeddingStore:
@@ -169,8 +38,7 @@ class EmbeddingStore:
 
     ``meta.json`` holds the key and the form. Of the form "int8", ``<first row>.vectors`` has a float32 scale for each
     vector, and after all of them the vectors in 8 bits: dim + 4 bytes a vector. What is read back is float32, each
-    number within 1/254 of the largest absolute number of its vector; see `m2kr.search.int8`, also for how to measure the
-    effect.
+    number within 1/254 of the largest absolute number of its vector; see `m2kr.search.int8`.
 
     Args:
         folder: where the files lie; made if missing. Files of other names in it are left alone.
@@ -195,7 +63,7 @@ class EmbeddingStore:
     ) -> None:
         if kind not in ("multi", "single"):
             raise M2KRError(f"kind must be 'multi' or 'single', not {kind!r}")
-        if dtype not in _BYTES:
+        if dtype not in _NUMBERS:
             raise M2KRError(f"dtype must be 'float32', 'float16', 'bfloat16' or 'int8', not {dtype!r}")
         self.folder = Path(folder)
         self.key = key
@@ -249,20 +117,17 @@ class EmbeddingStore:
             raise M2KRError(
                 f"embeddings of dimension {chunk.dim} cannot be added to {self.folder}, which has {self.dim}"
             )
-        dtype = torch.float32 if self.dtype == "int8" else getattr(torch, self.dtype)
-        stored = as_tensor(chunk.vectors).to("cpu", dtype).contiguous()
+        form = "float32" if self.dtype == "int8" else self.dtype
+        stored = as_tensor(chunk.vectors).to("cpu", getattr(torch, form)).contiguous()
         if (row := first_not_finite(Ragged(stored, chunk.offsets))) is not None:
             raise M2KRError(
-                f"the embeddings of row {self.rows + row} hold NaN or infinity, or numbers too large for "
-                f"{'float32' if self.dtype == 'int8' else self.dtype}"
+                f"the embeddings of row {self.rows + row} hold NaN or infinity, or numbers too large for {form}"
             )
         self._sweep()
         first = self.rows
-        if self.dtype == "bfloat16":
-            stored = stored.view(torch.int16)  # NumPy has no bfloat16: keep the bit patterns
-        parts: list[npt.NDArray[Any]] = [stored.numpy()]
+        parts: list[npt.NDArray[Any]] = [(stored.view(torch.int16) if form == "bfloat16" else stored).numpy()]
         if self.dtype == "int8":
-            values, scales = quantise(stored.numpy())
+            values, scales = quantise(parts[0])
             parts = [scales, values]
         # Not ndarray.tofile, whose error on a full disk does not say so.
         with atomic(self._path(first, "vectors")) as file:
@@ -295,7 +160,7 @@ class EmbeddingStore:
             M2KRError: as `shards`.
         """
         parts = [part for first, _ in self._shards for part in self._parts(first, 1 << 16)]
-        whole = Ragged.concatenate(parts) if parts else Ragged.from_lengths(self._nothing(), [])
+        whole = Ragged.concatenate(parts) if parts else Ragged.from_lengths(self._map(None, 0), [])
         return whole if self.kind == "multi" else whole.vectors
 
     def _path(self, first: int, suffix: str) -> Path:
@@ -306,7 +171,7 @@ class EmbeddingStore:
         if self.kind == "single":
             if not is_array or embeddings.ndim != 2:  # type: ignore[union-attr]
                 raise M2KRError(f"{self.folder} holds one vector an item: append an array of shape (n, dim)")
-            return Ragged.from_lengths(embeddings, np.ones(len(embeddings), np.int64))  # type: ignore[arg-type]
+            return Ragged.one_each(embeddings)  # type: ignore[arg-type]
         if is_array:
             raise M2KRError(f"{self.folder} holds several vectors an item: append a list of (tokens, dim) arrays")
         return embeddings if isinstance(embeddings, Ragged) else Ragged.from_list(embeddings)  # type: ignore[arg-type]
@@ -319,34 +184,25 @@ class EmbeddingStore:
         if self.dtype != "int8" or not total:
             yield Ragged.from_lengths(self._map(path, total), lengths)
             return
-        scales = np.memmap(path, "<f4", "r", shape=(total,))
-        values = np.memmap(path, np.int8, "r", offset=total * _SCALE_BYTES, shape=(total, self.dim or 0))
+        scales = np.memmap(path, _SCALES, "r", shape=(total,))
+        values = np.memmap(path, np.int8, "r", offset=scales.nbytes, shape=(total, self.dim or 0))
         done = 0
         for part in Ragged.from_lengths(values, lengths).blocks(most):
             some = slice(done, done + len(part.vectors))
             yield Ragged(widen(values[some], scales[some]), part.offsets)
             done = some.stop
 
-    def _map(self, path: Path, total: int) -> Array:
+    def _map(self, path: Path | None, total: int) -> Array:
         """Map ``total`` vectors. Copy-on-write: torch wants writeable memory, and the file must never change."""
-        if not total:
-            return self._nothing()  # an empty file cannot be mapped
-        numbers = np.dtype("<i2" if self.dtype == "bfloat16" else f"<{np.dtype(self.dtype).str[1:]}")
-        array = np.memmap(path, numbers, "c", shape=(total, self.dim or 0))
+        shape = (total, self.dim or 0)
+        numbers = np.dtype(np.float32) if self.dtype == "int8" else _NUMBERS[self.dtype]
+        # An empty file cannot be mapped.
+        array = np.memmap(path, numbers, "c", shape=shape) if path and total else np.zeros(shape, numbers)
         if self.dtype != "bfloat16":
             return array
         import torch
 
         return as_tensor(array).view(torch.bfloat16)
-
-    def _nothing(self) -> Array:
-        """Return no vectors, in the type that `shards` gives."""
-        shape = (0, self.dim or 0)
-        if self.dtype == "bfloat16":
-            import torch
-
-            return torch.empty(shape, dtype=torch.bfloat16)
-        return np.zeros(shape, np.float32 if self.dtype == "int8" else np.dtype(self.dtype))
 
     def _checked_lengths(self, path: Path) -> npt.NDArray[np.int64]:
         """Read the lengths of a shard and check them against the size of its vectors."""
@@ -356,7 +212,8 @@ class EmbeddingStore:
             lengths: npt.NDArray[np.int64] = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise M2KRError(f"{path} is damaged ({error}): delete it, {resume}") from error
-        bytes_each = (self.dim or 0) * _BYTES[self.dtype] + (_SCALE_BYTES if self.dtype == "int8" else 0)
+        bytes_each = (self.dim or 0) * _NUMBERS[self.dtype].itemsize
+        bytes_each += _SCALES.itemsize if self.dtype == "int8" else 0
         expected = int(lengths.sum()) * bytes_each
         found = vectors.stat().st_size if vectors.exists() else None
         if found != expected:
@@ -400,16 +257,3 @@ class EmbeddingStore:
     def _delete(paths: Iterable[Path]) -> None:
         for path in list(paths):
             path.unlink(missing_ok=True)
-
-
-def first_not_finite(items: Ragged) -> int | None:
-    """Return the first item that holds NaN or infinity, or None."""
-    import torch
-
-    vectors = as_tensor(items.vectors)
-    # A sum is NaN or infinite if any number is, and costs no memory. Finite numbers can also add up to infinity,
-    # so the slow and exact test has the last word.
-    if torch.isfinite(vectors.sum(dtype=torch.float32)):
-        return None
-    bad = torch.nonzero(~torch.isfinite(vectors).all(dim=1))
-    return None if len(bad) == 0 else int(np.searchsorted(items.offsets, bad[0].item(), side="right")) - 1

@@ -19,7 +19,7 @@ import torch
 
 from m2kr.common.files import atomic
 from m2kr.search.exact import search
-from m2kr.search.store import Ragged
+from m2kr.search.ragged import Ragged
 
 DIM, K = 128, 100
 BASE = {"passages": 1_000, "queries": 4, "vectors a query": 64}

@@ -22,8 +22,10 @@ import numpy as np
 import pytest
 import torch
 
-from m2kr.search.exact import maxsim_reference, search
-from m2kr.search.store import EmbeddingStore, Ragged, StoredType
+from m2kr.search.exact import search
+from m2kr.search.maxsim import maxsim_reference
+from m2kr.search.ragged import Ragged
+from m2kr.search.store import EmbeddingStore, StoredType
 
 QUERIES, QUERY_VECTORS, PASSAGES, DIM, K = 8, 320, 2_000, 128, 100
 TILES = (256, 512, 1024, 2048, 4096)

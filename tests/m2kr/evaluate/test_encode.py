@@ -14,7 +14,7 @@ from m2kr.dataset import load_task
 from m2kr.evaluate import encode
 from m2kr.evaluate.encode import Encoder, texts_key
 from m2kr.evaluate.options import EncodeOptions
-from m2kr.search.store import as_tensor
+from m2kr.search.ragged import as_tensor
 
 
 class Lengths:

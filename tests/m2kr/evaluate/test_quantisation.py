@@ -15,9 +15,13 @@ from m2kr.dataset import TaskData, load_task
 from m2kr.errors import M2KRError
 from m2kr.evaluate import quantisation
 from m2kr.evaluate.options import TaskOptions
+from m2kr.evaluate.quantisation import quantisation_effect
 from m2kr.evaluate.task import evaluate_task
 from m2kr.results.record import read_result
 from m2kr.results.run import Run
+from m2kr.search.exact import search
+from m2kr.search.ragged import Ragged
+from m2kr.search.store import EmbeddingStore
 from tests.m2kr.evaluating import Multi, Single, comparable, evaluated, kill, run_of, sorted_by_id
 from tests.tolerance import assert_within, maxsim_table
 
@@ -144,3 +148,64 @@ def test_after_a_kill_the_effect_of_8_bits_is_measured_without_encoding_again(
 def test_a_type_to_store_is_refused_to_what_stores_nothing(msmarco: TaskData, tmp_path: Path) -> None:
     with pytest.raises(M2KRError, match="bm25 makes no embeddings, so none are stored as int8"):
         evaluated(BM25(), msmarco, tmp_path, store_dtype="int8")
+
+
+# --- the effect on given queries and passages ---
+
+
+def made(count: int, spread: float) -> tuple[list[np.ndarray], list[np.ndarray], list[set[int]]]:
+    """Unit vectors: passages in pairs that are ``spread`` apart, and for each a query that is part of the first."""
+    rng = np.random.default_rng(1)
+    passages, queries = [], []
+    for _ in range(count):
+        one = unit(rng.standard_normal((4, 32)))
+        passages += [one, unit(one + spread * rng.standard_normal(one.shape))]
+        queries.append(one[:3])
+    return queries, passages, [{2 * number} for number in range(count)]
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_the_effect_is_small_where_passages_are_far_apart_and_large_where_they_are_close() -> None:
+    queries, passages, positives = made(60, 0.5)
+    effect = quantisation_effect(queries, Ragged.from_list(passages), positives, k=1)
+    assert effect.queries == 60
+    assert effect.recall == effect.recall_int8 == effect.overlap == 1
+    assert effect.changed == 0
+    assert str(effect) == (
+        "8-bit passages, 60 queries: Recall@1 100.00 (100.00 before, 0 queries changed), "
+        "100.0 % of the first 1 the same"
+    )
+    queries, passages, positives = made(60, 1e-3)  # below the resolution of 8 bits
+    effect = quantisation_effect(queries, Ragged.from_list(passages), positives, k=1)
+    assert effect.recall == 1
+    assert effect.changed > 0
+    assert effect.recall_int8 == effect.overlap == pytest.approx(1 - effect.changed / 60)
+    assert quantisation_effect(queries, Ragged.from_list(passages), positives, k=2).recall_int8 == 1
+
+
+@pytest.mark.parametrize("kind", ["multi", "single"])
+def test_the_effect_is_that_of_an_8_bit_store(tmp_path: Path, kind: str) -> None:
+    queries, passages, positives = made(30, 0.02)
+    stores = [EmbeddingStore(tmp_path / dtype, "key", kind=kind, dtype=dtype) for dtype in ("float32", "int8")]  # type: ignore[arg-type]
+    given = np.stack([query[0] for query in queries]) if kind == "single" else queries
+    for store in stores:
+        for start in (0, 25):
+            part = passages[start : start + 25] if start == 0 else passages[25:]
+            store.append(np.stack([item[0] for item in part]) if kind == "single" else part)
+    effect = quantisation_effect(given, stores[0], positives, k=3)
+    found = [search(given, store, 3)[1] for store in stores]
+    hits = [[bool(want & set(row.tolist())) for want, row in zip(positives, rows, strict=True)] for rows in found]
+    assert (effect.recall, effect.recall_int8) == (np.mean(hits[0]), np.mean(hits[1]))
+    same = [len(set(one.tolist()) & set(two.tolist())) / 3 for one, two in zip(*found, strict=True)]
+    assert effect.overlap == pytest.approx(np.mean(same))
+
+
+def test_positives_of_other_queries_are_refused() -> None:
+    queries, passages, positives = made(3, 0.5)
+    with pytest.raises(M2KRError, match="there are 3 queries, and positives of 2"):
+        quantisation_effect(queries, Ragged.from_list(passages), positives[:2])
+    with pytest.raises(M2KRError, match="there are 0 queries"):
+        quantisation_effect([], Ragged.from_list(passages), [])

@@ -18,20 +18,16 @@ import m2kr
 from baselines.bm25 import BM25
 
 # --- what comes out -------------------------------------------------------------------------------------------------
-from m2kr.common.measure import hardware
 from m2kr.dataset import TaskData, load_task
-from m2kr.errors import M2KRError, run_command
+from m2kr.errors import M2KRError
 from m2kr.evaluate import encode
 from m2kr.evaluate import task as evaluate
-from m2kr.evaluate.__main__ import main
 from m2kr.evaluate.options import TaskOptions
 from m2kr.evaluate.task import evaluate_task
 from m2kr.images import decode
 from m2kr.metrics import score
 from m2kr.results.record import Result, read_result
 from m2kr.results.run import Run
-from m2kr.search import exact
-from m2kr.search.maxsim import Block
 from tests.m2kr.evaluating import (
     KINDS,
     Constant,
@@ -341,56 +337,11 @@ def test_missing_images_are_said_before_anything_is_encoded(built: Path, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
-# --- devices ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("make", [Single, Multi, Constant])
-def test_devices_share_the_passages_and_change_no_byte(
-    okvqa: TaskData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any
+@pytest.mark.parametrize("device", ["nothing", "cpu,cpu"])
+def test_a_device_that_is_not_there_is_refused_before_anything_is_encoded(
+    msmarco: TaskData, tmp_path: Path, device: str
 ) -> None:
-    whole, chunks = Block.cut, []
-    monkeypatch.setattr(Block, "cut", lambda *given: chunks.append(given[-1]) or whole(*given))  # type: ignore[func-returns-value]
-    one = evaluated(make(), okvqa, tmp_path / "one", search_memory=1 / 2048)
-    alone = len(chunks)
-    two = evaluated(make(), okvqa, tmp_path / "two", search_memory=1 / 2048, device="cpu,cpu")
-    assert len(chunks) > 2 * alone or make is not Multi  # vectors of one each are a single chunk
-    assert run_of(tmp_path / "one", "OKVQA") == run_of(tmp_path / "two", "OKVQA")
-    assert (one["device"], two["device"]) == ("cpu", "cpu,cpu")
-    assert (one["metrics"], one["hardware"], one["key"]) == (two["metrics"], two["hardware"], two["key"])
-
-
-def test_only_the_search_gets_several_devices(
-    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, registered: list[Any]
-) -> None:
-    whole, asked = exact.search, []
-
-    def searched(*given: Any, **named: Any) -> Any:
-        asked.append(named["device"])
-        return whole(*given, **named)
-
-    for module in (evaluate, exact):  # the evaluation, and the effect of 8 bits
-        monkeypatch.setattr(module, "search", searched)
-    arguments = ["--model", "single", "--data", str(built), "--tasks", "MSMARCO", "--out", str(tmp_path), "--quiet"]
-    assert main([*arguments, "--device", "cpu, cpu", "--store-dtype", "int8"]) == 0
-    assert registered[0].given["device"] == "cpu"
-    assert asked == ["cpu, cpu"] * 3  # the evaluation, and before and after for the effect
-    result = read_result(tmp_path / "fake-single" / "MSMARCO.json")
-    assert (result["device"], result["store_dtype"], result["hardware"]) == (
-        "cpu, cpu",
-        "int8",
-        hardware("cpu"),
-    )
-
-
-@pytest.mark.parametrize("device", ["cpu,nothing", "cpu,meta", "cpu,"])
-def test_devices_that_are_not_there_are_refused_before_a_model_is_loaded(
-    built: Path, tmp_path: Path, registered: list[Any], capsys: pytest.CaptureFixture[str], device: str
-) -> None:
-    arguments = ["--model", "single", "--data", str(built), "--tasks", "MSMARCO", "--out", str(tmp_path)]
-    assert run_command(main, [*arguments, "--device", device]) == 2
-    assert "device" in capsys.readouterr().err
-    assert not registered
     made = Single()
-    with pytest.raises(M2KRError, match="device"):
-        evaluated(made, load_task("MSMARCO", built), tmp_path, device=device)
+    with pytest.raises(M2KRError, match=f"device '{device}' cannot be used"):
+        evaluated(made, msmarco, tmp_path, device=device)
     assert not made.read

@@ -1,4 +1,4 @@
-"""`m2kr.search.store`: ragged arrays, and the store that survives being stopped anywhere."""
+"""`m2kr.search.store`: the store that survives being stopped anywhere."""
 
 from __future__ import annotations
 
@@ -15,95 +15,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from m2kr.errors import M2KRError
-from m2kr.search.store import EmbeddingStore, Ragged, as_tensor
-
-
-def items_of(lengths: list[int], dim: int = 4, seed: int = 0) -> list[np.ndarray]:
-    rng = np.random.default_rng(seed)
-    return [rng.standard_normal((length, dim)).astype(np.float32) for length in lengths]
-
-
-def assert_items(found: Any, wanted: list[np.ndarray]) -> None:
-    assert isinstance(found, Ragged)
-    assert len(found) == len(wanted)
-    for mine, theirs in zip(found, wanted, strict=True):
-        np.testing.assert_array_equal(as_tensor(mine).float().numpy(), theirs)
+from m2kr.search.ragged import Ragged, as_tensor
+from m2kr.search.store import EmbeddingStore
+from tests.m2kr.search.items import assert_items, items_of
 
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
-
-
-@settings(deadline=None)
-@given(
-    lengths=st.lists(st.integers(0, 5), min_size=1, max_size=12),
-    start=st.integers(-15, 15),
-    stop=st.integers(-15, 15),
-    tensors=st.booleans(),
-)
-def test_ragged_behaves_like_the_list_it_was_made_from(
-    lengths: list[int], start: int, stop: int, tensors: bool
-) -> None:
-    items = items_of(lengths)
-    ragged = Ragged.from_list([torch.from_numpy(item) for item in items] if tensors else items)
-    assert_items(ragged, items)
-    assert ragged.dim == 4
-    assert ragged.offsets.dtype == np.int64
-    np.testing.assert_array_equal(ragged.lengths, lengths)
-    part = ragged.rows(start, stop)
-    assert_items(part, items[start:stop])
-    assert_items(part.rows(1, 3), items[start:stop][1:3])
-    assert_items(Ragged.concatenate([ragged, part]), items + items[start:stop])
-    np.testing.assert_array_equal(ragged[-1], items[-1])
-
-
-def test_slices_share_memory() -> None:
-    ragged = Ragged.from_list(items_of([2, 0, 3]))
-    assert np.shares_memory(np.asarray(ragged.rows(1, 3).vectors), np.asarray(ragged.vectors))
-    assert np.shares_memory(as_tensor(ragged[2]).numpy(), np.asarray(ragged.vectors))
-
-
-@pytest.mark.filterwarnings("error")
-def test_read_only_arrays_become_tensors_without_copy_or_warning() -> None:
-    array = np.ones((2, 3), np.float32)
-    array.flags.writeable = False
-    assert np.shares_memory(as_tensor(array).numpy(), array)
-
-
-def test_from_list_mixes_arrays_and_tensors_and_ignores_the_width_of_empty_items() -> None:
-    ragged = Ragged.from_list([np.zeros((0, 0)), torch.ones((1, 3)), np.ones((2, 3), np.float32), torch.ones(0, 9)])
-    assert isinstance(ragged.vectors, torch.Tensor)
-    assert ragged.dim == 3
-    np.testing.assert_array_equal(ragged.lengths, [0, 1, 2, 0])
-    assert len(Ragged.from_list([])) == 0
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: Ragged(np.zeros(3), np.array([0, 3])), r"two dimensions \(total, dim\), not the shape \(3,\)"),
-        (lambda: Ragged(np.zeros((3, 1)), np.array([0, 2])), "from 0 to the number of vectors, which is 3"),
-        (lambda: Ragged(np.zeros((3, 1)), np.array([1, 3])), "from 0 to"),
-        (lambda: Ragged(np.zeros((3, 1)), np.array([0, 2, 1, 3])), "decrease, but do after item 1"),
-        (lambda: Ragged.from_list([np.zeros((1, 2)), np.zeros(2)]), r"item 1 must be .* but is \(2,\)"),
-        (lambda: Ragged.from_list(["text"]), "item 0 must be .* but is str"),  # type: ignore[list-item]
-        (lambda: Ragged.from_list([np.zeros((1, 2)), np.zeros((1, 3))]), "item 1 has dimension 3"),
-    ],
-)
-def test_a_ragged_that_does_not_fit_together(make: Any, message: str) -> None:
-    with pytest.raises(M2KRError, match=message):
-        make()
-
-
-def test_an_item_that_is_not_there() -> None:
-    ragged = Ragged.from_list(items_of([1, 2]))
-    for item in (2, -3):
-        with pytest.raises(IndexError):
-            ragged[item]
 
 
 def test_append_and_resume(tmp_path: Path) -> None:
@@ -207,15 +127,6 @@ def test_8_bits_of_only_empty_items(tmp_path: Path) -> None:
         store.append([np.full((1, 4), 1e300)])
 
 
-@settings(deadline=None)
-@given(lengths=st.lists(st.integers(0, 5), max_size=12), most=st.integers(1, 12))
-def test_blocks_hold_all_items_in_order(lengths: list[int], most: int) -> None:
-    ragged = Ragged.from_list(items_of(lengths))
-    blocks = list(ragged.blocks(most))
-    assert [item.tolist() for block in blocks for item in block] == [item.tolist() for item in ragged]
-    assert all(len(block) == 1 or len(block.vectors) <= most for block in blocks)
-
-
 def test_converts_what_is_appended(tmp_path: Path) -> None:
     store = EmbeddingStore(tmp_path, "key", dtype="bfloat16")
     items = items_of([3, 2])
@@ -273,7 +184,7 @@ while True:
 """
     with subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        reported = [int(process.stdout.readline()) for _ in range(30)][-1]
+        reported = [int(process.stdout.readline()) for _ in range(8)][-1]
         process.send_signal(signal.SIGKILL)
     store = EmbeddingStore(tmp_path, "key")
     assert store.rows >= reported

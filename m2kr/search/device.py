@@ -1,0 +1,42 @@
+"""Where and how exactly torch computes: names of devices, and float32 products in full precision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+from m2kr.errors import M2KRError, first_line
+
+
+def check_device(name: str) -> None:
+    """Raise `M2KRError` where torch has no device of that name ("cpu", "cuda", "cuda:1")."""
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise M2KRError(f"device {name!r} cannot be used: {first_line(error)}") from error
+
+
+def kind_of(name: str) -> str:
+    """Return the kind of a device as torch names it: "cpu", "cuda"."""
+    import torch
+
+    return torch.device(name).type
+
+
+@contextmanager
+def exactly_on(name: str) -> Iterator[None]:
+    """Compute without gradients and with float32 products in full precision, whatever the caller's setting.
+
+    A CUDA device is the one that kernels are started on meanwhile.
+    """
+    import torch
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")  # neither TF32 nor bfloat16
+    try:
+        with torch.no_grad(), torch.cuda.device(name) if kind_of(name) == "cuda" else nullcontext():
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -6,31 +6,25 @@ Radford et al., "Learning Transferable Visual Models From Natural Language Super
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name everybody knows
 from PIL.Image import Image
+from transformers import CLIPModel, CLIPTokenizer
 
-from baselines.common.batching import as_array, device_of, dtype_of, encode, padded, texts_of
-from baselines.common.checkpoints import (
-    configuration_hash,
-    count_parameters,
-    load_model,
-    load_tokenizer,
-    snapshot,
-    weights_hash,
-)
+from baselines.common.batching import device_of, dtype_of, encode_texts, encode_vectors, texts_of
+from baselines.common.checkpoints import PUBLISHED, count_parameters, find_checkpoint, load_model, load_tokenizer
 from baselines.common.clip_pixels import ClipPixels, Pixels
-from m2kr.errors import M2KRError, did_you_mean
+from baselines.common.options import check_choice
 from m2kr.retriever import Input
 
-FUSIONS = ("sum", "image", "text")
+Fusion = Literal["sum", "image", "text"]
 """What of a query that has a picture and a question is compared with the passages."""
 
-_BASE, _LARGE = "openai/clip-vit-base-patch32", "openai/clip-vit-large-patch14"
-_NAMES = {_BASE: "clip-vit-b-32", _LARGE: "clip-vit-l-14"}
 _FILES = "config.json, preprocessor_config.json, vocab.json, merges.txt, model.safetensors or pytorch_model.bin"
 
 
@@ -44,7 +38,8 @@ class CLIP:
     is left out: it would take some of that room and is the same for all queries.
 
     Args:
-        checkpoint: folder or hub id; openai/clip-vit-base-patch32 by default.
+        preset: name of the published checkpoint that is loaded where none is given.
+        checkpoint: folder or hub id.
         device: as torch names it.
         dtype: of the weights.
         fusion: "sum", "image" or "text". With "text" the retriever reads no pictures.
@@ -53,31 +48,29 @@ class CLIP:
     vectors: Literal["single", "multi"] = "single"
 
     def __init__(
-        self, *, checkpoint: str | None = None, device: str = "cpu", dtype: str = "float32", fusion: str = "sum"
+        self,
+        preset: str = "clip-vit-b-32",
+        /,
+        *,
+        checkpoint: str | None = None,
+        device: str = "cpu",
+        dtype: str = "float32",
+        fusion: str = "sum",
     ) -> None:
-        if fusion not in FUSIONS:
-            raise M2KRError(
-                f"fusion {fusion!r} is not known.{did_you_mean(fusion, list(FUSIONS))} "
-                f"Choose one of {', '.join(FUSIONS)}."
-            )
+        check_choice("fusion", fusion, Fusion)
         self._device, self._dtype, self._fusion = device_of(device), dtype_of(dtype), fusion
-        from transformers import CLIPModel, CLIPTokenizer
-
-        checkpoint = checkpoint or _BASE
-        folder = snapshot(checkpoint, files=_FILES)
-        self._model = load_model(CLIPModel, folder, device=self._device, dtype=self._dtype)
+        found = find_checkpoint(checkpoint or PUBLISHED[preset], files=_FILES)
+        self._model = load_model(CLIPModel, found.folder, device=self._device, dtype=self._dtype)
         config = self._model.config
-        self._tokenizer = load_tokenizer(CLIPTokenizer, folder, vocabulary=config.text_config.vocab_size)
-        self._pixels = ClipPixels.from_folder(folder, config.vision_config.image_size)
+        self._tokenizer = load_tokenizer(CLIPTokenizer, found.folder, vocabulary=config.text_config.vocab_size)
+        self._pixels = ClipPixels.from_folder(found.folder, config.vision_config.image_size)
         self._max_length = int(config.text_config.max_position_embeddings)
-        called = folder.resolve().name if Path(checkpoint).is_dir() else checkpoint
-        self.name = _NAMES.get(called, called) + ("" if fusion == "sum" else f"-{fusion}")
+        self._dim = int(config.projection_dim)
+        self.name = found.registered_name + ("" if fusion == "sum" else f"-{fusion}")
         self.reads = frozenset({"text"} if fusion == "text" else {"text", "image"})
         self.reads_instructions = False
         self.settings: dict[str, Any] = {
-            "checkpoint": called,
-            "checkpoint_sha256": weights_hash(folder),
-            "configuration": configuration_hash(folder),
+            **found.identity(),
             "parameters": count_parameters(self._model),
             "max_length": self._max_length,
             "fusion": fusion,
@@ -122,41 +115,26 @@ class CLIP:
         """
         return self._encode_texts(texts_of(inputs, self.name), batch_size)
 
-    @property
-    def _dim(self) -> int:
-        return int(self._model.config.projection_dim)
-
     def _encode_texts(self, texts: list[str], batch_size: int) -> npt.NDArray[np.float32]:
-        if not texts:
-            return np.zeros((0, self._dim), dtype=np.float32)
-        tokens = self._tokenizer(texts, truncation=True, max_length=self._max_length)["input_ids"]
-
-        def run(rows: list[int]) -> npt.NDArray[np.float32]:
-            ids, mask = padded([tokens[row] for row in rows], self._tokenizer.pad_token_id, self._device)
+        def run(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
             pooled = self._model.text_model(input_ids=ids, attention_mask=mask).pooler_output
             return _normalised(self._model.text_projection(pooled))
 
-        return np.stack(encode(run, [len(ids) for ids in tokens], batch_size))
+        return encode_texts(
+            run, self._tokenizer, texts, batch_size, max_length=self._max_length, dim=self._dim, device=self._device
+        )
 
     def _encode_images(self, images: Sequence[Any], batch_size: int) -> npt.NDArray[np.float32]:
-        if not images:
-            return np.zeros((0, self._dim), dtype=np.float32)
-
-        def run(rows: list[int]) -> npt.NDArray[np.float32]:
+        def run(rows: list[int]) -> torch.Tensor:
             pixels = self._pixels.pixels([images[row] for row in rows], self._device, self._dtype)
             return _normalised(self._model.visual_projection(self._model.vision_model(pixels).pooler_output))
 
-        return np.stack(encode(run, [1] * len(images), batch_size))
+        return encode_vectors(run, [1] * len(images), batch_size, self._dim)
 
 
-def _normalised(vectors: Any) -> npt.NDArray[np.float32]:
-    from torch.nn.functional import normalize
-
-    return as_array(normalize(vectors.float(), dim=-1))
+clip_vit_l_14 = partial(CLIP, "clip-vit-l-14")
+"""CLIP ViT-L/14 (openai/clip-vit-large-patch14, 224 pixels), or another checkpoint; see `CLIP`."""
 
 
-def clip_vit_l_14(
-    *, checkpoint: str | None = None, device: str = "cpu", dtype: str = "float32", fusion: str = "sum"
-) -> CLIP:
-    """Return CLIP ViT-L/14 (openai/clip-vit-large-patch14, 224 pixels), or another checkpoint; see `CLIP`."""
-    return CLIP(checkpoint=checkpoint or _LARGE, device=device, dtype=dtype, fusion=fusion)
+def _normalised(vectors: torch.Tensor) -> torch.Tensor:
+    return F.normalize(vectors.float(), dim=-1)

@@ -11,9 +11,12 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from transformers import BertTokenizer, DPRContextEncoder, DPRQuestionEncoder
 
-from baselines.common.batching import as_array, device_of, dtype_of, encode, padded, texts_of
+from baselines.common.batching import device_of, dtype_of, encode_texts, texts_of
 from baselines.common.checkpoints import (
+    PUBLISHED,
     configuration_hash,
     count_parameters,
     load_model,
@@ -24,9 +27,8 @@ from baselines.common.checkpoints import (
 from m2kr.errors import M2KRError
 from m2kr.retriever import Input
 
-_QUESTION = "facebook/dpr-question_encoder-single-nq-base"
-_CONTEXT = "facebook/dpr-ctx_encoder-single-nq-base"
 _PARTS = ("question_encoder", "ctx_encoder")
+_OFFICIAL = [PUBLISHED[f"dpr/{part}"] for part in _PARTS]
 _FILES = "config.json, vocab.txt, tokenizer_config.json, pytorch_model.bin or model.safetensors"
 
 # facebookresearch/DPR, conf/encoder/hf_bert.yaml, sequence_length: what questions and passages are cut to.
@@ -52,8 +54,6 @@ class DPR:
 
     def __init__(self, *, checkpoint: str | None = None, device: str = "cpu", dtype: str = "float32") -> None:
         self._device, kind = device_of(device), dtype_of(dtype)
-        from transformers import BertTokenizer, DPRContextEncoder, DPRQuestionEncoder
-
         folders = _folders(checkpoint)
         models = [
             load_model(make, folder, device=self._device, dtype=kind)
@@ -74,7 +74,7 @@ class DPR:
         self.reads = frozenset({"text"})
         self.reads_instructions = False
         self.settings: dict[str, Any] = {
-            "checkpoint": f"{_QUESTION}, {_CONTEXT}" if checkpoint is None else self.name,
+            "checkpoint": ", ".join(_OFFICIAL) if checkpoint is None else self.name,
             "checkpoint_sha256": weights_hash(*folders),
             "configuration": configuration_hash(*folders),
             "parameters": sum(count_parameters(model) for model in models),
@@ -99,15 +99,14 @@ class DPR:
 
     def _encode(self, model: Any, tokenizer: Any, inputs: Sequence[Input], batch_size: int) -> npt.NDArray[np.float32]:
         texts = [text.strip() for text in texts_of(inputs, self.name)]  # as the authors do
-        if not texts:
-            return np.zeros((0, _dim(model)), dtype=np.float32)
-        tokens = tokenizer(texts, truncation=True, max_length=self._max_length)["input_ids"]
 
-        def run(rows: list[int]) -> npt.NDArray[np.float32]:
-            ids, mask = padded([tokens[row] for row in rows], tokenizer.pad_token_id, self._device)
-            return as_array(model(input_ids=ids, attention_mask=mask).pooler_output)
+        def run(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            vectors: torch.Tensor = model(input_ids=ids, attention_mask=mask).pooler_output
+            return vectors
 
-        return np.stack(encode(run, [len(ids) for ids in tokens], batch_size))
+        return encode_texts(
+            run, tokenizer, texts, batch_size, max_length=self._max_length, dim=_dim(model), device=self._device
+        )
 
 
 def _folders(checkpoint: str | None) -> list[Path]:
@@ -115,7 +114,7 @@ def _folders(checkpoint: str | None) -> list[Path]:
     if checkpoint is None:
         return [
             snapshot(name, files=_FILES, into=f"FOLDER/{part}, those of the other encoder into FOLDER/{other},")
-            for name, part, other in zip((_QUESTION, _CONTEXT), _PARTS, reversed(_PARTS), strict=True)
+            for name, part, other in zip(_OFFICIAL, _PARTS, reversed(_PARTS), strict=True)
         ]
     folder = snapshot(checkpoint, files=" and ".join(f"{part}/" for part in _PARTS))
     for part in _PARTS:

@@ -8,23 +8,18 @@ transformers loads as "image-text-to-text". Nothing is fine-tuned here: their fi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from baselines.common.batching import device_of, dtype_of, encode
-from baselines.common.checkpoints import (
-    configuration_hash,
-    first_line,
-    load_model,
-    quiet_loading,
-    snapshot,
-    weights_hash,
-)
+from baselines.common.checkpoints import PUBLISHED, find_checkpoint, load_model, loading
+from baselines.common.options import whole_number
 from m2kr.errors import M2KRError
 from m2kr.reader import Answer, ReaderInput
-
-if TYPE_CHECKING:
-    import torch
 
 PROMPT = "Question: {question} Short answer:"
 """What is asked without passages. The wording of BLIP-2's article for FLAN-T5, section 4.1."""
@@ -32,7 +27,6 @@ PROMPT = "Question: {question} Short answer:"
 PROMPT_WITH_PASSAGES = "Context: {passages} Question: {question} Short answer:"
 """What is asked with passages, which are joined by blanks. This wording is this project's own."""
 
-_FLAN_T5_XL = "Salesforce/blip2-flan-t5-xl"
 _FILES = "config.json, processor and tokenizer files, model.safetensors"
 
 
@@ -44,6 +38,7 @@ class ImageTextToText:
     those of its tokens, the end token included, under the model's own distribution.
 
     Args:
+        preset: name of the published checkpoint that is loaded where none is given.
         checkpoint: folder or hub id.
         device: as torch names it.
         dtype: of the weights.
@@ -61,6 +56,8 @@ class ImageTextToText:
 
     def __init__(
         self,
+        preset: str | None = None,
+        /,
         *,
         checkpoint: str | None = None,
         device: str = "cpu",
@@ -70,15 +67,17 @@ class ImageTextToText:
         max_length: str = "512",
         max_new_tokens: str = "16",
     ) -> None:
+        checkpoint = checkpoint or PUBLISHED.get(preset or "")
         if checkpoint is None:
             raise M2KRError("image-text-to-text has no model of its own. Name a folder or hub id with --checkpoint.")
-        self._max_length = _whole("max_length", max_length)
-        self._max_new_tokens = _whole("max_new_tokens", max_new_tokens)
+        self._max_length = whole_number("max_length", max_length)
+        self._max_new_tokens = whole_number("max_new_tokens", max_new_tokens)
         _check_prompt("prompt", prompt, {"question"})
         _check_prompt("prompt_with_passages", prompt_with_passages, {"passages", "question"})
         self._prompt, self._prompt_with_passages = prompt, prompt_with_passages
         self._device, self._dtype = device_of(device), dtype_of(dtype)
-        folder = snapshot(checkpoint, files=_FILES)
+        found = find_checkpoint(checkpoint, files=_FILES)
+        folder = found.folder
         self._model = load_model(_model_class(folder), folder, device=self._device, dtype=self._dtype)
         self._processor = _load_processor(folder)
         self._tokenizer = self._processor.tokenizer
@@ -90,12 +89,9 @@ class ImageTextToText:
         queries = getattr(self._model.config, "num_query_tokens", None)
         if queries is not None and getattr(self._processor, "num_query_tokens", 0) is None:
             self._processor.num_query_tokens = queries
-        called = folder.resolve().name if Path(checkpoint).is_dir() else checkpoint
-        self.name = called
+        self.name = found.called
         self.settings: dict[str, Any] = {
-            "checkpoint": called,
-            "checkpoint_sha256": weights_hash(folder),
-            "configuration": configuration_hash(folder),
+            **found.identity(),
             "architecture": type(self._model).__name__,
             "chat_template": self._chat,
             "prompt": prompt,
@@ -175,8 +171,6 @@ class ImageTextToText:
         return hasattr(self._processor, "num_query_tokens")
 
     def _answers(self, sequences: torch.Tensor, logits: tuple[torch.Tensor, ...]) -> list[Answer]:
-        import torch
-
         # What was generated stands at the end: before it are the prompt, or the first token of a decoder.
         tokens = sequences[:, -len(logits) :]
         probabilities = torch.stack([step.float().log_softmax(dim=-1) for step in logits], dim=1)
@@ -191,22 +185,8 @@ class ImageTextToText:
         return [Answer(text.strip(), min(float(value), 0.0)) for text, value in zip(said, sums, strict=True)]
 
 
-def blip2_flan_t5_xl(
-    *,
-    checkpoint: str | None = None,
-    device: str = "cpu",
-    dtype: str = "float32",
-    max_length: str = "512",
-    max_new_tokens: str = "16",
-) -> ImageTextToText:
-    """Return BLIP-2 with FLAN-T5 XL (Salesforce/blip2-flan-t5-xl), or another checkpoint; see `ImageTextToText`."""
-    return ImageTextToText(
-        checkpoint=checkpoint or _FLAN_T5_XL,
-        device=device,
-        dtype=dtype,
-        max_length=max_length,
-        max_new_tokens=max_new_tokens,
-    )
+blip2_flan_t5_xl = partial(ImageTextToText, "blip2-flan-t5-xl")
+"""BLIP-2 with FLAN-T5 XL (Salesforce/blip2-flan-t5-xl), or another checkpoint; see `ImageTextToText`."""
 
 
 def shares(lengths: Sequence[int], room: int) -> list[int]:
@@ -230,12 +210,6 @@ def shares(lengths: Sequence[int], room: int) -> list[int]:
     return [min(length, size) for length, size in zip(lengths, kept, strict=True)]
 
 
-def _whole(name: str, value: str) -> int:
-    if not str(value).isdecimal() or int(value) < 1:
-        raise M2KRError(f"--option {name}={value}: it has to be a whole number from 1.")
-    return int(value)
-
-
 def _check_prompt(name: str, prompt: str, fields: set[str]) -> None:
     try:
         filled = prompt.format(**{field: f"<{field}>" for field in fields})
@@ -250,16 +224,9 @@ def _check_prompt(name: str, prompt: str, fields: set[str]) -> None:
 
 def _model_class(folder: Path) -> Any:
     """Return the class of transformers that runs the model in a folder. Code beside the model is never run."""
-    from transformers import AutoConfig, AutoModelForImageTextToText
-
-    try:
-        with quiet_loading():
-            config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except Exception as error:  # of damaged files, loaders raise all kinds
-        raise M2KRError(
-            f"{folder} is no model that this version of transformers knows ({first_line(error)}). "
-            "Name an image-text-to-text model whose code is part of transformers."
-        ) from error
+    advice = "Name an image-text-to-text model whose code is part of transformers."
+    with loading(f"{folder} is no model that this version of transformers knows", advice):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     known = AutoModelForImageTextToText._model_mapping
     if type(config) not in known:
         raise M2KRError(
@@ -270,17 +237,10 @@ def _model_class(folder: Path) -> Any:
 
 
 def _load_processor(folder: Path) -> Any:
-    from transformers import AutoProcessor
-
-    try:
-        with quiet_loading():
-            make: Any = AutoProcessor
-            processor = make.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except Exception as error:  # of damaged files, loaders raise all kinds
-        raise M2KRError(
-            f"the processor in {folder} could not be loaded ({first_line(error)}). Get its files again, or install "
-            "what it names."
-        ) from error
+    advice = "Get its files again, or install what it names."
+    make: Any = AutoProcessor
+    with loading(f"the processor in {folder} could not be loaded", advice):
+        processor = make.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
         raise M2KRError(f"{folder} has no processor for pictures and texts (preprocessor_config.json). Get its files.")
     return processor

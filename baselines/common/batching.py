@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from m2kr.common.progress import progress
-from m2kr.errors import M2KRError
+from m2kr.errors import M2KRError, first_line
 from m2kr.retriever import Input
-
-if TYPE_CHECKING:
-    import torch
 
 _T = TypeVar("_T")
 
-_DTYPES = ("float32", "float16", "bfloat16")
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def dtype_of(name: str) -> torch.dtype:
@@ -26,11 +24,9 @@ def dtype_of(name: str) -> torch.dtype:
     Raises:
         M2KRError: the name is none of these.
     """
-    import torch
-
     if name not in _DTYPES:
         raise M2KRError(f"dtype {name!r} is not known. Choose one of {', '.join(_DTYPES)}.")
-    return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[name]
+    return _DTYPES[name]
 
 
 def device_of(name: str) -> torch.device:
@@ -39,12 +35,10 @@ def device_of(name: str) -> torch.device:
     Raises:
         M2KRError: there is no such device here.
     """
-    import torch
-
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
-        raise M2KRError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+        raise M2KRError(f"device {name!r} cannot be used: {first_line(error)}") from error
 
 
 def as_array(tensor: torch.Tensor) -> npt.NDArray[np.float32]:
@@ -53,7 +47,10 @@ def as_array(tensor: torch.Tensor) -> npt.NDArray[np.float32]:
     return array
 
 
-# --- batches --------------------------------------------------------------------------------------------------------
+def check_batch_size(batch_size: int) -> None:
+    """Refuse batches without room for one input, with an M2KRError."""
+    if batch_size < 1:
+        raise M2KRError(f"batch_size is {batch_size}; it has to be 1 or more.")
 
 
 def batches(lengths: Sequence[int], batch_size: int, max_tokens: int | None = None) -> list[list[int]]:
@@ -68,10 +65,9 @@ def batches(lengths: Sequence[int], batch_size: int, max_tokens: int | None = No
         max_tokens: tokens of a batch with its padding, at most; an input longer than that is a batch of its own.
 
     Raises:
-        ValueError: ``batch_size`` is less than 1.
+        M2KRError: ``batch_size`` is less than 1.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; it has to be 1 or more")
+    check_batch_size(batch_size)
     found: list[list[int]] = []
     longest = 0
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
@@ -100,8 +96,6 @@ def encode(
         max_tokens: see `batches`.
         description: of the progress bar; None for no bar.
     """
-    import torch
-
     results: list[Any] = [None] * len(lengths)
     with (
         torch.inference_mode(),
@@ -120,14 +114,49 @@ def padded(sequences: Sequence[Sequence[int]], pad_id: int, device: torch.device
     Returns:
         Two int64 tensors of shape (sequences, longest); the mask is 1 at real tokens.
     """
-    import torch
-
     ids = np.full((len(sequences), max(map(len, sequences), default=0)), pad_id, dtype=np.int64)
     mask = np.zeros_like(ids)
     for row, sequence in enumerate(sequences):
         ids[row, : len(sequence)] = sequence
         mask[row, : len(sequence)] = 1
     return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
+
+
+def encode_vectors(
+    run: Callable[[list[int]], torch.Tensor], lengths: Sequence[int], batch_size: int, dim: int
+) -> npt.NDArray[np.float32]:
+    """Return one vector for every input, float32 ``(inputs, dim)``, in the inputs' order; arguments as in `encode`."""
+    rows = encode(lambda batch: as_array(run(batch)), lengths, batch_size)
+    return np.stack(rows) if rows else np.zeros((0, dim), dtype=np.float32)
+
+
+def encode_texts(
+    run: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    tokenizer: Any,
+    texts: Sequence[str],
+    batch_size: int,
+    *,
+    max_length: int,
+    dim: int,
+    device: torch.device,
+) -> npt.NDArray[np.float32]:
+    """Return one vector for every text, float32 ``(texts, dim)``; texts of like length go together.
+
+    Args:
+        run: gets the token ids and the mask of a batch, `padded`, and returns its vectors ``(batch, dim)``.
+        tokenizer: of transformers.
+        texts: what is encoded, cut to ``max_length`` tokens.
+        batch_size: texts of a batch, at most.
+        max_length: tokens of a text, at most.
+        dim: numbers of a vector.
+        device: where ids and mask go.
+    """
+    tokens = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"] if texts else []
+
+    def run_rows(rows: list[int]) -> torch.Tensor:
+        return run(*padded([tokens[row] for row in rows], tokenizer.pad_token_id, device))
+
+    return encode_vectors(run_rows, [len(ids) for ids in tokens], batch_size, dim)
 
 
 def texts_of(inputs: Sequence[Input], name: str) -> list[str]:

@@ -8,31 +8,78 @@ from __future__ import annotations
 
 import glob
 import os
-import queue
 import re
 import sys
-import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from m2kr.common.files import digest, sha256_of
-from m2kr.errors import M2KRError
+from m2kr.errors import M2KRError, first_line
 
 if TYPE_CHECKING:
     import torch
+
+PUBLISHED = {
+    "preflmr-vit-b": "LinWeizheDragon/PreFLMR_ViT-B",
+    "preflmr-vit-l": "LinWeizheDragon/PreFLMR_ViT-L",
+    "preflmr-vit-g": "LinWeizheDragon/PreFLMR_ViT-G",
+    "preflmr-vit-l-encn": "LinWeizheDragon/PreFLMR_ViT-L_ENCN",
+    "flmr": "LinWeizheDragon/FLMR",
+    "clip-vit-b-32": "openai/clip-vit-base-patch32",
+    "clip-vit-l-14": "openai/clip-vit-large-patch14",
+    "dpr/question_encoder": "facebook/dpr-question_encoder-single-nq-base",
+    "dpr/ctx_encoder": "facebook/dpr-ctx_encoder-single-nq-base",
+    "all-minilm-l6-v2": "sentence-transformers/all-MiniLM-L6-v2",
+    "blip2-flan-t5-xl": "Salesforce/blip2-flan-t5-xl",
+}
+"""Hub ids of the published checkpoints, by the names under which retrievers and readers are registered."""
 
 MODEL_FILES = ("*.safetensors", "*pytorch_model*.bin", "*.json", "*.txt", "*.model", "*.jinja")
 """Patterns of the files of a model, at any depth: ``*`` also stands for "/" here, as in huggingface_hub."""
 
 _PICKLED = "pytorch_model*.bin"
-
 _SUFFIXES = (".safetensors", ".bin", ".json", ".txt", ".model", ".jinja")
 
 _PATIENCE = 3.0
 """Seconds the hub has to answer the first question, unless ``HF_HUB_ETAG_TIMEOUT`` says otherwise."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a model's files are, and what results call it.
+
+    Attributes:
+        folder: holds the files.
+        called: the hub id, or the folder's own name.
+    """
+
+    folder: Path
+    called: str
+
+    @property
+    def registered_name(self) -> str:
+        """The name under which a published checkpoint is registered; else what it is called."""
+        return {hub_id: name for name, hub_id in PUBLISHED.items()}.get(self.called, self.called)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what identifies it in a result file: its name, and hashes of its weights and of its other files."""
+        return {
+            "checkpoint": self.called,
+            "checkpoint_sha256": weights_hash(self.folder),
+            "configuration": configuration_hash(self.folder),
+        }
+
+
+def find_checkpoint(name: str, patterns: Sequence[str] = MODEL_FILES, *, files: str) -> Checkpoint:
+    """Return the checkpoint of a folder or hub id; arguments and errors as in `snapshot`."""
+    folder = snapshot(name, patterns, files=files)
+    return Checkpoint(folder, folder.resolve().name if Path(name).is_dir() else name)
 
 
 def snapshot(
@@ -80,22 +127,22 @@ def snapshot(
 
     if not sys.stderr.isatty():
         disable_progress_bars()
+    wanted: dict[str, Any] = {"repo_id": name, "allow_patterns": list(patterns)}
     # Unless the hub says which of its pickled weights are wanted, none has to be in the cache: safetensors go for them.
     ignored = ["*.bin"]
     try:
         ignored = _unwanted(_files_at_hub(name))
-        return Path(snapshot_download(name, allow_patterns=list(patterns), ignore_patterns=ignored))
+        return Path(snapshot_download(**wanted, ignore_patterns=ignored))
     except Exception as error:  # of a network, huggingface_hub and its HTTP client raise dozens of kinds
+        reason = first_line(error)
+        if isinstance(error, RepositoryNotFoundError):
+            reason = "the hub has no such model, or not for you"
         try:
-            found = Path(
-                snapshot_download(name, allow_patterns=list(patterns), ignore_patterns=ignored, local_files_only=True)
-            )
+            found = Path(snapshot_download(**wanted, ignore_patterns=ignored, local_files_only=True))
         except Exception:  # not cached, or in part
-            if isinstance(error, RepositoryNotFoundError):
-                raise failed("the hub has no such model, or not for you") from error
-            raise failed(first_line(error)) from error
+            raise failed(reason) from error
         if not _holds(found, patterns):
-            raise failed(f"{first_line(error)}, and the cache holds it in part only") from error
+            raise failed(f"{reason}, and the cache holds it in part only") from error
         return found
 
 
@@ -103,28 +150,24 @@ def _files_at_hub(name: str) -> list[str]:
     """Return the paths of a model's files at the hub.
 
     Asked in a thread that may be left behind: the time limit of a request covers neither the look-up of the host's
-    name nor an answer that comes byte by byte, and huggingface_hub's downloads retry for half a minute.
+    name nor an answer that comes byte by byte, and snapshot_download waits for minutes for a hub that keeps silent.
     """
     from huggingface_hub import HfApi
 
     patience = float(os.environ.get("HF_HUB_ETAG_TIMEOUT") or _PATIENCE)
-    answers: queue.SimpleQueue[list[str] | Exception] = queue.SimpleQueue()
+    answer: Future[list[str]] = Future()
 
     def ask() -> None:
         try:
-            found = HfApi().model_info(name, timeout=patience)
-            answers.put([file.rfilename for file in found.siblings or []])
+            answer.set_result([file.rfilename for file in HfApi().model_info(name, timeout=patience).siblings or []])
         except Exception as error:
-            answers.put(error)
+            answer.set_exception(error)
 
-    threading.Thread(target=ask, daemon=True).start()
+    Thread(target=ask, daemon=True).start()
     try:
-        answer = answers.get(timeout=patience + 0.5)
-    except queue.Empty:
-        raise TimeoutError(f"the hub did not answer within {patience:g} seconds") from None
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
+        return answer.result(timeout=patience + 0.5)
+    except TimeoutError as error:
+        raise TimeoutError(f"the hub did not answer within {patience:g} seconds") from error
 
 
 def _unwanted(listed: Sequence[str]) -> list[str]:
@@ -144,12 +187,6 @@ def _holds(folder: Path, patterns: Sequence[str]) -> bool:
         return bool(weight_files(folder))
     names = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
     return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of what an exception says, without its full stop, or else its name."""
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".:") if lines else type(error).__name__
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -185,6 +222,22 @@ def count_parameters(model: torch.nn.Module) -> int:
 
 
 @contextmanager
+def loading(failure: str, advice: str = "Get its files again.") -> Iterator[None]:
+    """Load quietly, and turn what a loader raises, which for damaged files is of all kinds, into one line.
+
+    transformers prints tables of unused weights otherwise, and progress bars where nobody watches.
+
+    Raises:
+        M2KRError: ``failure``, the reason and ``advice``.
+    """
+    with quiet_loading():
+        try:
+            yield
+        except Exception as error:
+            raise M2KRError(f"{failure} ({first_line(error)}). {advice}") from error
+
+
+@contextmanager
 def quiet_loading() -> Iterator[None]:
     """Keep transformers from printing tables of unused weights, and bars where nobody watches."""
     from transformers.utils import logging
@@ -216,14 +269,9 @@ def load_model(make: Any, folder: Path, *, device: torch.device, dtype: torch.dt
         raise M2KRError(
             f"{folder} is no model folder: it needs config.json and model.safetensors (or pytorch_model.bin)."
         )
-    with quiet_loading():
-        try:
-            model, report = make.from_pretrained(folder, dtype=dtype, local_files_only=True, output_loading_info=True)
-            missing = sorted(report["missing_keys"])
-        except Exception as error:  # of damaged files, loaders raise all kinds
-            raise M2KRError(
-                f"{folder} could not be loaded as {make.__name__} ({first_line(error)}). Get its files again."
-            ) from error
+    with loading(f"{folder} could not be loaded as {make.__name__}"):
+        model, report = make.from_pretrained(folder, dtype=dtype, local_files_only=True, output_loading_info=True)
+        missing = sorted(report["missing_keys"])
     if missing:
         raise M2KRError(
             f"the checkpoint in {folder} has no {missing[0]} ({len(missing)} weights are missing): it is no "
@@ -244,14 +292,9 @@ def load_tokenizer(make: Any, folder: Path, *, vocabulary: int) -> Any:
         M2KRError: the files are not there (transformers would return a tokenizer that knows no words), are damaged,
             or make ids that the model does not know.
     """
-    with quiet_loading():
-        try:
-            tokenizer = make.from_pretrained(folder, local_files_only=True)
-            size = len(tokenizer)
-        except Exception as error:
-            raise M2KRError(
-                f"the tokenizer in {folder} could not be loaded ({first_line(error)}). Get its files again."
-            ) from error
+    with loading(f"the tokenizer in {folder} could not be loaded"):
+        tokenizer = make.from_pretrained(folder, local_files_only=True)
+        size = len(tokenizer)
     if not knows_words(tokenizer):
         raise M2KRError(
             f"{folder} has no tokenizer. It needs tokenizer.json, or vocab.txt, or vocab.json and merges.txt."

@@ -22,11 +22,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from baselines.common.checkpoints import first_line, snapshot
+from baselines.common.checkpoints import Checkpoint, find_checkpoint
 from baselines.preflmr.network import PreFLMRNetwork
 from baselines.preflmr.tokenization import DOCUMENT_FOLDER, QUERY_FOLDER
 from m2kr.common.files import atomic
-from m2kr.errors import M2KRError
+from m2kr.errors import M2KRError, first_line
 
 # What a hub repository is asked for.
 FILES = (
@@ -66,14 +66,14 @@ def official_state_dict(model: PreFLMRNetwork) -> dict[str, torch.Tensor]:
     return {_official(name): tensor for name, tensor in state.items()}
 
 
-def checkpoint_folder(name: str | Path) -> Path:
-    """Return the folder of a checkpoint, which is downloaded if ``name`` is a hub id.
+def find_official(name: str | Path) -> Checkpoint:
+    """Return the checkpoint in a folder, or that of a hub id, which is downloaded.
 
     Raises:
         M2KRError: there is no such folder, and the hub cannot be reached or has no such model.
     """
     wanted = "config.json, model.safetensors, query_tokenizer/, context_tokenizer/"
-    return snapshot(str(name), FILES, files=wanted)
+    return find_checkpoint(str(name), FILES, files=wanted)
 
 
 def load_weights(model: PreFLMRNetwork, folder: Path, *, dtype: torch.dtype, device: torch.device) -> None:

@@ -12,10 +12,10 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from baselines.common.batching import as_array, device_of, dtype_of, encode
+from baselines.common.batching import as_array, check_batch_size, device_of, dtype_of, encode
 from baselines.common.clip_pixels import ClipPixels, Pixels
 from baselines.common.options import check_choice
-from baselines.preflmr.checkpoint import checkpoint_folder, load_weights, save_weights
+from baselines.preflmr.checkpoint import find_official, load_weights, save_weights
 from baselines.preflmr.configuration import PreFLMRConfig
 from baselines.preflmr.inputs import Features, Pictured, add_pixels, picture_number, pictures_of, text_of
 from baselines.preflmr.network import Embeddings, ImageStates, PreFLMRNetwork
@@ -24,7 +24,6 @@ from baselines.preflmr.tokenization import (
     DOCUMENT_FOLDER,
     QUERY_FOLDER,
     DocumentTokenizer,
-    PaddingMask,
     QueryTokenizer,
     TokenMasks,
     write_tokenizer,
@@ -59,7 +58,7 @@ class PreFLMR(PreFLMRNetwork):
         query_tokenizer: QueryTokenizer | None = None,
         document_tokenizer: DocumentTokenizer | None = None,
         *,
-        padding_mask: PaddingMask = "sane",
+        padding_mask: str = "sane",
     ) -> None:
         masks = None
         if query_tokenizer is not None and document_tokenizer is not None:
@@ -67,14 +66,14 @@ class PreFLMR(PreFLMRNetwork):
         super().__init__(config, masks)
         self.query_tokenizer = query_tokenizer
         self.document_tokenizer = document_tokenizer
-        self.padding_mask: PaddingMask = padding_mask
+        self.padding_mask = padding_mask
         size = config.vision_config.image_size
         self.pictures = Pictures(ClipPixels(size, (size, size)))
         self.missing_image: MissingImage = "black"
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path, *, dtype: str = "float32", device: str = "cpu", padding_mask: PaddingMask = "sane"
+        cls, name: str | Path, *, dtype: str = "float32", device: str = "cpu", padding_mask: str = "sane"
     ) -> PreFLMR:
         """Return the model of a checkpoint in official form, in evaluation mode.
 
@@ -94,7 +93,7 @@ class PreFLMR(PreFLMRNetwork):
             M2KRError: a file is missing, or it does not hold the model that config.json describes.
         """
         kind, place = dtype_of(dtype), device_of(device)
-        folder = checkpoint_folder(name)
+        folder = find_official(name).folder
         config = PreFLMRConfig.from_folder(folder)
         query = QueryTokenizer(folder / QUERY_FOLDER, config)
         document = DocumentTokenizer(folder / DOCUMENT_FOLDER, config)
@@ -180,7 +179,7 @@ class PreFLMR(PreFLMRNetwork):
             M2KRError: an input is not as `inputs` says, or has a picture and the model reads none; ``batch_size`` is
                 less than 1.
         """
-        _check_batch_size(batch_size)
+        check_batch_size(batch_size)
         if not inputs:
             return []
         numbers = [picture_number(item, self.pictures) for item in inputs]
@@ -215,7 +214,7 @@ class PreFLMR(PreFLMRNetwork):
             M2KRError: an input is not as `inputs` says, or has a picture and the model reads none of passages;
                 ``batch_size`` is less than 1.
         """
-        _check_batch_size(batch_size)
+        check_batch_size(batch_size)
         if not inputs:
             return []
         ids, attention = self._document_tokens([text_of(row, item) for row, item in enumerate(inputs)])
@@ -361,8 +360,3 @@ def _arrays(vectors: Embeddings) -> list[npt.NDArray[np.float32]]:
     counts = vectors.mask.sum(dim=1).tolist()
     flat = as_array(vectors.embeddings[vectors.mask])
     return np.split(flat, np.cumsum(counts)[:-1])
-
-
-def _check_batch_size(batch_size: int) -> None:
-    if batch_size < 1:
-        raise M2KRError(f"batch_size is {batch_size}; it has to be 1 or more.")

@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from baselines.common.checkpoints import load_tokenizer
+from baselines.common.options import check_choice
 from baselines.preflmr.configuration import PreFLMRConfig
 from m2kr.common.files import atomic
 from m2kr.errors import M2KRError
@@ -166,12 +167,9 @@ class TokenMasks:
     skip: tuple[int, ...]
 
     @classmethod
-    def of(
-        cls, config: PreFLMRConfig, query: QueryTokenizer, document: DocumentTokenizer, mode: PaddingMask
-    ) -> TokenMasks:
+    def of(cls, config: PreFLMRConfig, query: QueryTokenizer, document: DocumentTokenizer, mode: str) -> TokenMasks:
         """Look the ids up. A symbol that is several tokens is represented by its first, as in the official code."""
-        if mode not in ("sane", "official"):
-            raise M2KRError(f"padding_mask is {mode!r}; it is one of sane, official.")
+        check_choice("padding_mask", mode, PaddingMask)
         end = config.mask_instruction_token
         return cls(
             padding=document.pad_id if mode == "sane" else 0,

@@ -7,6 +7,7 @@ import pickle
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,6 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from baselines import clip
 from baselines.clip import CLIP, clip_vit_l_14
 from m2kr.errors import M2KRError
 from m2kr.retriever import Retriever
@@ -207,11 +207,11 @@ def test_no_inputs_give_no_vectors(retriever: CLIP) -> None:
 def test_the_official_models_have_short_names(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def found(name: str, **_: str) -> Path:
+    def found(name: str, *_: Any, **__: str) -> Path:
         asked.append(name)
         return checkpoint
 
-    monkeypatch.setattr(clip, "snapshot", found)
+    monkeypatch.setattr("baselines.common.checkpoints.snapshot", found)
     assert (CLIP().name, clip_vit_l_14().name) == ("clip-vit-b-32", "clip-vit-l-14")
     assert clip_vit_l_14(fusion="image").name == "clip-vit-l-14-image"
     assert clip_vit_l_14(checkpoint="org/other").name == "org/other"

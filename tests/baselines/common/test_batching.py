@@ -57,7 +57,7 @@ def test_batches_hold_every_row_once_and_keep_their_limits(
 
 
 def test_a_batch_has_room_for_one_at_least() -> None:
-    with pytest.raises(ValueError, match="batch_size is 0"):
+    with pytest.raises(M2KRError, match="batch_size is 0"):
         batches([1, 2], 0)
 
 

@@ -240,7 +240,7 @@ def test_a_hub_id_is_resolved_to_a_folder(folder, monkeypatch):
         asked.append((name, patterns))
         return folder
 
-    monkeypatch.setattr("baselines.preflmr.checkpoint.snapshot", snapshot)
+    monkeypatch.setattr("baselines.common.checkpoints.snapshot", snapshot)
     assert same(PreFLMR.from_pretrained("org/model"), PreFLMR.from_pretrained(folder))
     assert asked[0] == ("org/model", FILES)
 

@@ -374,7 +374,7 @@ def test_what_the_model_cannot_read_is_refused(model, flmr_folder):
         model.query(encoding.input_ids, encoding.attention_mask[:1])
     with pytest.raises(M2KRError, match="must be"):
         model.score(torch.zeros(1, 2, 8), torch.zeros(1, 3, 8), torch.ones(1, 2))
-    with pytest.raises(M2KRError, match="padding_mask is 'other'"):
+    with pytest.raises(M2KRError, match="padding_mask 'other'"):
         PreFLMR.from_pretrained(flmr_folder, padding_mask="other")
 
 

@@ -7,13 +7,20 @@ ViT-B/32 at 224 pixels for the image. A value of null means the default too. Fie
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
+
+import msgspec
 
 from m2kr.common.files import write_json
 from m2kr.errors import M2KRError
+
+_T = TypeVar("_T")
+Whole = Annotated[int, msgspec.Meta(ge=0)]
+Real = Annotated[float, msgspec.Meta(ge=0)]
 
 
 @dataclass(frozen=True)
@@ -26,20 +33,20 @@ class TextConfig:
 
     family: str = "bert"
     base: str = "bert-base-uncased"
-    vocab_size: int = 30522
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
+    vocab_size: Whole = 30522
+    hidden_size: Whole = 768
+    num_hidden_layers: Whole = 12
+    num_attention_heads: Whole = 12
+    intermediate_size: Whole = 3072
     hidden_act: str = "gelu"
-    hidden_dropout_prob: float = 0.1
-    attention_probs_dropout_prob: float = 0.1
-    max_position_embeddings: int = 512
-    type_vocab_size: int = 2
-    initializer_range: float = 0.02
-    layer_norm_eps: float = 1e-12
-    pad_token_id: int = 0
-    query_maxlen: int = 32
+    hidden_dropout_prob: Real = 0.1
+    attention_probs_dropout_prob: Real = 0.1
+    max_position_embeddings: Whole = 512
+    type_vocab_size: Whole = 2
+    initializer_range: Real = 0.02
+    layer_norm_eps: Real = 1e-12
+    pad_token_id: Whole = 0
+    query_maxlen: Whole = 32
 
     @property
     def max_tokens(self) -> int:
@@ -52,26 +59,24 @@ class TextConfig:
 class VisionConfig:
     """A CLIP vision tower. The defaults are those of openai/clip-vit-base-patch32; sizes of images are in pixels."""
 
-    hidden_size: int = 768
-    intermediate_size: int = 3072
-    projection_dim: int = 512
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    num_channels: int = 3
-    image_size: int = 224
-    patch_size: int = 32
+    hidden_size: Whole = 768
+    intermediate_size: Whole = 3072
+    projection_dim: Whole = 512
+    num_hidden_layers: Whole = 12
+    num_attention_heads: Whole = 12
+    num_channels: Whole = 3
+    image_size: Whole = 224
+    patch_size: Whole = 32
     hidden_act: str = "quick_gelu"
-    layer_norm_eps: float = 1e-5
-    attention_dropout: float = 0.0
-    initializer_range: float = 0.02
-    initializer_factor: float = 1.0
+    layer_norm_eps: Real = 1e-5
+    attention_dropout: Real = 0.0
+    initializer_range: Real = 0.02
+    initializer_factor: Real = 1.0
 
 
-_BERT_BASE = TextConfig()
-_BERT_LARGE = TextConfig(
-    base="bert-large-uncased", hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096
-)
-_XLM_BASE = TextConfig(
+_LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
+_BERT = TextConfig()
+_XLM = TextConfig(
     family="xlm-roberta",
     base="xlm-roberta-base",
     vocab_size=250002,
@@ -80,27 +85,19 @@ _XLM_BASE = TextConfig(
     layer_norm_eps=1e-5,
     pad_token_id=1,
 )
-_XLM_LARGE = replace(
-    _XLM_BASE,
-    base="xlm-roberta-large",
-    hidden_size=1024,
-    num_hidden_layers=24,
-    num_attention_heads=16,
-    intermediate_size=4096,
-)
+_FAMILIES = {"bert": _BERT, "xlm-roberta": _XLM}
 # Encoders known by name, so that nothing is downloaded to learn their sizes; from each one's own config.json.
 _BASES = {
-    "bert-base-uncased": _BERT_BASE,
-    "google-bert/bert-base-uncased": _BERT_BASE,
-    "bert-large-uncased": _BERT_LARGE,
-    "google-bert/bert-large-uncased": _BERT_LARGE,
-    "xlm-roberta-base": _XLM_BASE,
-    "FacebookAI/xlm-roberta-base": _XLM_BASE,
-    "xlm-roberta-large": _XLM_LARGE,
-    "FacebookAI/xlm-roberta-large": _XLM_LARGE,
-    "BAAI/bge-m3": replace(_XLM_LARGE, max_position_embeddings=8194),
+    "bert-base-uncased": _BERT,
+    "google-bert/bert-base-uncased": _BERT,
+    "bert-large-uncased": replace(_BERT, **_LARGE),
+    "google-bert/bert-large-uncased": replace(_BERT, **_LARGE),
+    "xlm-roberta-base": _XLM,
+    "FacebookAI/xlm-roberta-base": _XLM,
+    "xlm-roberta-large": replace(_XLM, **_LARGE),
+    "FacebookAI/xlm-roberta-large": replace(_XLM, **_LARGE),
+    "BAAI/bge-m3": replace(_XLM, **_LARGE, max_position_embeddings=8194),
 }
-_FAMILIES = {"bert": _BERT_BASE, "xlm-roberta": _XLM_BASE}
 # What an encoder that is not known by name must say itself.
 _SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 
@@ -118,10 +115,10 @@ class PreFLMRConfig:
     text_config: TextConfig = field(default_factory=TextConfig)
     vision_config: VisionConfig = field(default_factory=VisionConfig)
     mapping: TextConfig | None = None
-    dim: int = 128
-    initializer_range: float = 0.02
+    dim: Whole = 128
+    initializer_range: Real = 0.02
     mask_punctuation: bool = True
-    mapping_network_prefix_length: int = 32
+    mapping_network_prefix_length: Whole = 32
     use_vision_encoder: bool = True
     separate_query_and_context_text_encoder: bool = False
     separate_query_and_context_vision_encoder: bool = False
@@ -130,8 +127,8 @@ class PreFLMRConfig:
     context_concat_output_from_vision_encoder: bool = False
     context_concat_output_from_text_encoder: bool = True
     mask_instruction_token: str | None = None
-    transformer_mapping_cross_attention_length: int = 32
-    query_mask_input_ids_skip_list: tuple[int, ...] = ()
+    transformer_mapping_cross_attention_length: Whole = 32
+    query_mask_input_ids_skip_list: tuple[Whole, ...] = ()
     vision_model_version: str = "openai/clip-vit-base-patch32"
 
     def __post_init__(self) -> None:
@@ -191,12 +188,12 @@ class PreFLMRConfig:
         _one_of(value.get("model_type"), ("flmr", None), "model_type")
         vision = _object(value.get("vision_config"), "vision_config")
         _one_of(vision.get("model_type"), ("flmr_vision_model", "clip_vision_model", None), "vision_config.model_type")
-        plain = _values(cls, value, "", leave=("text_config", "vision_config", "mapping"))
-        return cls(
+        plain = {name: item for name, item in value.items() if name not in ("text_config", "vision_config", "mapping")}
+        return replace(
+            _convert(cls, plain, ""),
             text_config=_read_text(_object(value.get("text_config"), "text_config")),
-            vision_config=VisionConfig(**_values(VisionConfig, vision, "vision_config.")),
+            vision_config=_convert(VisionConfig, vision, "vision_config."),
             mapping=_read_mapping(value),
-            **plain,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -241,21 +238,19 @@ def _read_text(value: Mapping[str, Any]) -> TextConfig:
         )
     _one_of(value.get("position_embedding_type"), ("absolute", None), f"{where}position_embedding_type")
     if base in _BASES:
-        defaults = _BASES[base]
-        if kind in _FAMILIES and kind != defaults.family:
+        if kind in _FAMILIES and kind != _BASES[base].family:
             raise M2KRError(
                 f"{where}model_type is {kind!r}, but {where}text_encoder_base_model {base!r} is of the kind "
-                f"{defaults.family!r}: correct one of the two."
+                f"{_BASES[base].family!r}: correct one of the two."
             )
-        return replace(defaults, base=base, **_values(TextConfig, value, where, leave=("family", "base")))
+        return _changed(_BASES[base], base, value, where)
     if kind not in _FAMILIES:
         raise M2KRError(
             f"{where}text_encoder_base_model is {base!r}, which is none of {', '.join(_BASES)}: if it is a BERT or an "
             f"XLM-RoBERTa, set {where}model_type to bert or xlm-roberta and give its {', '.join(_SIZES)}."
         )
-    own = _values(TextConfig, value, where, leave=("family", "base"))
-    _complete(own, where)
-    return replace(_FAMILIES[kind], base=base or kind, **own)
+    _check_complete(value, where)
+    return _changed(_FAMILIES[kind], base or kind, value, where)
 
 
 def _read_mapping(value: Mapping[str, Any]) -> TextConfig | None:
@@ -264,24 +259,23 @@ def _read_mapping(value: Mapping[str, Any]) -> TextConfig | None:
         return None
     where = "transformer_mapping_config."
     base = value.get("transformer_mapping_config_base")
-    own = _values(TextConfig, _object(value.get("transformer_mapping_config"), where[:-1]), where, ("family", "base"))
+    own = dict(_object(value.get("transformer_mapping_config"), where[:-1]))
     layers = value.get("transformer_mapping_num_hidden_layers")
     if layers is not None:
-        own["num_hidden_layers"] = _number(layers, int, "transformer_mapping_num_hidden_layers")
+        own["num_hidden_layers"] = layers
     if base is not None and base not in _BASES:
         raise M2KRError(
             f"transformer_mapping_config_base is {base!r}, which is none of {', '.join(_BASES)}: name one of these, "
             f"or null and give {', '.join(_SIZES)} in transformer_mapping_config."
         )
     if base is None:
-        _complete(own, where)
-        return replace(_BERT_BASE, base="", **own)
-    return replace(_BASES[base], base=base, **own)
+        _check_complete(own, where)
+    return _changed(_BASES.get(base, _BERT), base or "", own, where)
 
 
 def _differences(mapping: TextConfig) -> dict[str, Any]:
     """Return the fields in which a mapping network differs from the encoder it names as its base."""
-    default = asdict(_BASES.get(mapping.base, _BERT_BASE))
+    default = asdict(_BASES.get(mapping.base, _BERT))
     # The number of layers has a field of its own in the official file.
     own = {name: value for name, value in asdict(mapping).items() if name not in ("family", "base")}
     whole = mapping.base not in _BASES
@@ -292,36 +286,25 @@ def _differences(mapping: TextConfig) -> dict[str, Any]:
     }
 
 
-def _values(cls: type, value: Mapping[str, Any], where: str, leave: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Return the fields of ``cls`` that ``value`` gives, checked against the type of their default; null is none."""
-    found: dict[str, Any] = {}
-    for item in fields(cls):
-        given = value.get(item.name)
-        if item.name in leave or given is None:
-            continue
-        name = where + item.name
-        if item.name == "query_mask_input_ids_skip_list":
-            if not isinstance(given, list):
-                raise M2KRError(f"{name} is {given!r} where a list of token ids is expected.")
-            found[item.name] = tuple(_number(token, int, name) for token in given)
-        elif item.name == "mask_instruction_token" or isinstance(item.default, str):
-            if not isinstance(given, str):
-                raise M2KRError(f"{name} is {given!r} where text is expected.")
-            found[item.name] = given
-        else:
-            found[item.name] = _number(given, type(item.default), name)
-    return found
+def _changed(encoder: TextConfig, base: str, value: Mapping[str, Any], where: str) -> TextConfig:
+    """Return an encoder with the fields that ``value`` gives, which was trained from ``base``."""
+    given = {name: item for name, item in value.items() if item is not None}
+    return _convert(TextConfig, {**asdict(encoder), **given, "family": encoder.family, "base": base}, where)
 
 
-def _number(value: Any, kind: type[Any], name: str) -> Any:
-    """Return ``value`` as the int, float or bool that ``kind`` asks for; numbers of a model are not negative."""
-    if kind is bool:
-        if not isinstance(value, bool):
-            raise M2KRError(f"{name} is {value!r} where true or false is expected.")
-        return value
-    if isinstance(value, bool) or not isinstance(value, (int, kind)) or value < 0:
-        raise M2KRError(f"{name} is {value!r} where {'a number' if kind is float else 'a whole number'} is expected.")
-    return kind(value)
+def _convert(cls: type[_T], value: Mapping[str, Any], where: str) -> _T:
+    """Return the object whose fields ``value`` gives; null is the default.
+
+    Raises:
+        M2KRError: a value is of the wrong type, or a number of a model negative.
+    """
+    given = {name: item for name, item in value.items() if item is not None}
+    try:
+        return msgspec.convert(given, cls)
+    except msgspec.ValidationError as error:
+        expected, _, place = str(error).partition(" - at ")
+        name = re.split(r"\W+", place)[1]
+        raise M2KRError(f"{where}{name} is {given[name]!r}: {expected.lower()}.") from error
 
 
 def _object(value: Any, name: str) -> Mapping[str, Any]:
@@ -339,8 +322,8 @@ def _one_of(value: Any, known: tuple[str | None, ...], name: str) -> Any:
     return value
 
 
-def _complete(own: Mapping[str, Any], where: str) -> None:
-    missing = [name for name in _SIZES if name not in own]
+def _check_complete(own: Mapping[str, Any], where: str) -> None:
+    missing = [name for name in _SIZES if own.get(name) is None]
     if missing:
         raise M2KRError(f"{where}{missing[0]} is missing, and no known encoder is named to take it from: add it.")
 

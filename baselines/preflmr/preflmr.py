@@ -26,7 +26,6 @@ from baselines.preflmr.tokenization import (
     DocumentTokenizer,
     QueryTokenizer,
     TokenMasks,
-    write_tokenizer,
 )
 from m2kr.errors import M2KRError
 
@@ -114,8 +113,8 @@ class PreFLMR(PreFLMRNetwork):
         if self.query_tokenizer is None or self.document_tokenizer is None:
             raise M2KRError("this model was built without tokenizers, and a checkpoint has them: pass both to PreFLMR.")
         save_weights(self, folder)
-        write_tokenizer(folder / QUERY_FOLDER, self.query_tokenizer.files)
-        write_tokenizer(folder / DOCUMENT_FOLDER, self.document_tokenizer.files)
+        self.query_tokenizer.write(folder / QUERY_FOLDER)
+        self.document_tokenizer.write(folder / DOCUMENT_FOLDER)
         self.config.write(folder)
 
     def configure(
@@ -143,16 +142,10 @@ class PreFLMR(PreFLMRNetwork):
         if regions is not None:
             check_choice("regions", regions, Regions)
             self.pictures = replace(self.pictures, regions=cast("Regions", regions))
-        limit = self.config.text_config.max_tokens
-        for name, value, tokenizer in (
-            ("query_maxlen", query_maxlen, self.query_tokenizer),
-            ("doc_maxlen", doc_maxlen, self.document_tokenizer),
-        ):
-            if value is None or tokenizer is None:
-                continue
-            if not 4 <= value <= limit:
-                raise M2KRError(f"{name} is {value}; the text encoder takes 4 to {limit} tokens.")
-            tokenizer.maxlen = value
+        if query_maxlen is not None and self.query_tokenizer is not None:
+            self.query_tokenizer.maxlen = query_maxlen
+        if doc_maxlen is not None and self.document_tokenizer is not None:
+            self.document_tokenizer.maxlen = doc_maxlen
 
     @property
     def reads_pictures(self) -> bool:

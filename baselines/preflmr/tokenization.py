@@ -45,32 +45,85 @@ class Encoding(NamedTuple):
     attention_mask: torch.Tensor
 
 
-class QueryTokenizer:
-    """The tokenizer of queries, read from ``query_tokenizer/`` of a checkpoint.
+class _Tokenizer:
+    """What the tokenizers of queries and passages share.
 
     Args:
         folder: with vocab.txt (BERT) or the files of a fast tokenizer (other text encoders), tokenizer_config.json and,
             where tokens were added, added_tokens.json.
         config: of the checkpoint.
 
-    Attributes:
-        maxlen: tokens of a query: shorter ones are filled up, longer ones cut. ``query_maxlen`` of the tokenizer (of
-            ``text_config`` where the encoder is no BERT), 32 where it is not said.
-
     Raises:
         M2KRError: a file is missing or cannot be read, or a token the model needs is not in the vocabulary.
     """
 
+    _marker_token: str
+    _length_name: str
+
     def __init__(self, folder: Path, config: PreFLMRConfig) -> None:
         self._bert = config.text_config.family == "bert"
         self._tokenizer, self.files = _read(folder, config)
+        self._limit = config.text_config.max_tokens
+        self._marker = _token(self._tokenizer, self._marker_token, folder) if self._bert else None
+
+    @property
+    def maxlen(self) -> int:
+        """Tokens of a text, at most; setting it raises an M2KRError where it does not fit the text encoder."""
+        return self._maxlen
+
+    @maxlen.setter
+    def maxlen(self, value: int) -> None:
+        self._maxlen = self._fitting(value, self._length_name)
+
+    def first_id(self, text: str) -> int:
+        """Return the id of the first token of ``text``."""
+        return int(self._tokenizer.encode(text, add_special_tokens=False)[0])
+
+    def write(self, folder: Path) -> None:
+        """Write the files that the tokenizer was read from, each atomically."""
+        for name, content in self.files.items():
+            with atomic(folder / name) as file:
+                file.write(content)
+
+    def _encode(self, texts: Sequence[str], padding: Literal["longest", "max"], maxlen: int | None) -> Encoding:
+        if isinstance(texts, str) or not texts:
+            raise M2KRError(
+                "the tokenizer was given " + ("one text" if texts else "no text") + "; pass a list of texts."
+            )
+        encoding = self._tokenizer(
+            [". " + text for text in texts],  # a token to be overwritten with the marker
+            padding="max_length" if padding == "max" else "longest",
+            truncation=True,
+            max_length=self._fitting(self.maxlen if maxlen is None else maxlen, "maxlen"),
+            return_tensors="pt",
+        )
+        if self._marker is not None:
+            encoding["input_ids"][:, 1] = self._marker
+        return Encoding(encoding["input_ids"], encoding["attention_mask"])
+
+    def _fitting(self, maxlen: int, name: str) -> int:
+        if not 4 <= maxlen <= self._limit:
+            raise M2KRError(f"{name} is {maxlen}; the text encoder takes 4 to {self._limit} tokens.")
+        return maxlen
+
+
+class QueryTokenizer(_Tokenizer):
+    """The tokenizer of queries, read from ``query_tokenizer/`` of a checkpoint.
+
+    Shorter queries than ``maxlen`` are filled up to it, longer ones cut. It is ``query_maxlen`` of the tokenizer (of
+    ``text_config`` where the encoder is no BERT), 32 where it is not said.
+    """
+
+    _marker_token = "[unused0]"
+    _length_name = "query_maxlen"
+
+    def __init__(self, folder: Path, config: PreFLMRConfig) -> None:
+        super().__init__(folder, config)
         settings = self._tokenizer.init_kwargs
         default = config.text_config.query_maxlen
-        self.maxlen = int(settings.get("query_maxlen") or default) if self._bert else default
-        self._limit = config.text_config.max_tokens
-        _check_length(self.maxlen, self._limit, f"query_maxlen of {folder}")
+        maxlen = int(settings.get("query_maxlen") or default) if self._bert else default
+        self._maxlen = self._fitting(maxlen, f"query_maxlen of {folder}")
         self._attend_to_masks = self._bert and bool(settings.get("attend_to_mask_tokens"))
-        self._marker = _token(self._tokenizer, "[unused0]", folder) if self._bert else None
         self._instruction_end = config.mask_instruction_token
         self._warned = False
 
@@ -90,34 +143,27 @@ class QueryTokenizer:
                 "points otherwise)",
                 stacklevel=2,
             )
-        maxlen = self.maxlen if maxlen is None else maxlen
-        _check_length(maxlen, self._limit, "maxlen")
-        ids, attention = _encode(self._tokenizer, texts, "max", maxlen)
-        if self._marker is not None:
-            ids[:, 1] = self._marker
+        ids, attention = self._encode(texts, "max", maxlen)
+        if self._bert:
             ids[ids == self._tokenizer.pad_token_id] = self._tokenizer.mask_token_id
-            if self._attend_to_masks:
-                attention = torch.ones_like(attention)
-        return Encoding(ids, attention)
-
-    def first_id(self, text: str) -> int:
-        """Return the id of the first token of ``text``."""
-        return _first_id(self._tokenizer, text)
+        return Encoding(ids, torch.ones_like(attention) if self._attend_to_masks else attention)
 
 
-class DocumentTokenizer:
-    """The tokenizer of passages, read from ``context_tokenizer/`` of a checkpoint; arguments as `QueryTokenizer`.
+class DocumentTokenizer(_Tokenizer):
+    """The tokenizer of passages, read from ``context_tokenizer/`` of a checkpoint.
+
+    Passages longer than ``maxlen`` are cut: the tokenizer's ``doc_maxlen``, 512 where not said.
 
     Attributes:
-        maxlen: most tokens of a passage, longer ones are cut: the tokenizer's ``doc_maxlen``, 512 where not said.
         pad_id: id of the padding token.
     """
 
+    _marker_token = "[unused1]"
+    _length_name = "doc_maxlen"
+
     def __init__(self, folder: Path, config: PreFLMRConfig) -> None:
-        self._tokenizer, self.files = _read(folder, config)
-        self._limit = config.text_config.max_tokens
-        self.maxlen = min(int(self._tokenizer.init_kwargs.get("doc_maxlen") or 512), self._limit)
-        self._marker = _token(self._tokenizer, "[unused1]", folder) if config.text_config.family == "bert" else None
+        super().__init__(folder, config)
+        self._maxlen = min(int(self._tokenizer.init_kwargs.get("doc_maxlen") or 512), self._limit)
         self.pad_id = int(self._tokenizer.pad_token_id)
 
     def __call__(
@@ -134,16 +180,7 @@ class DocumentTokenizer:
         Raises:
             M2KRError: there is no text, or ``maxlen`` does not fit the encoder.
         """
-        maxlen = self.maxlen if maxlen is None else maxlen
-        _check_length(maxlen, self._limit, "maxlen")
-        ids, attention = _encode(self._tokenizer, texts, padding, maxlen)
-        if self._marker is not None:
-            ids[:, 1] = self._marker
-        return Encoding(ids, attention)
-
-    def first_id(self, text: str) -> int:
-        """Return the id of the first token of ``text``."""
-        return _first_id(self._tokenizer, text)
+        return self._encode(texts, padding, maxlen)
 
 
 @dataclass(frozen=True)
@@ -250,31 +287,6 @@ def _added(files: dict[str, bytes]) -> dict[str, int]:
     return {token["content"]: int(number) for number, token in decoder.items()} | added
 
 
-def write_tokenizer(folder: Path, files: dict[str, bytes]) -> None:
-    """Write the files of a tokenizer, each atomically."""
-    for name, content in files.items():
-        with atomic(folder / name) as file:
-            file.write(content)
-
-
-def _encode(tokenizer: Any, texts: Sequence[str], padding: str, maxlen: int) -> tuple[torch.Tensor, torch.Tensor]:
-    if isinstance(texts, str) or not texts:
-        raise M2KRError("the tokenizer was given " + ("one text" if texts else "no text") + "; pass a list of texts.")
-    # A token to be overwritten with the marker.
-    encoding = tokenizer(
-        [". " + text for text in texts],
-        padding="max_length" if padding == "max" else "longest",
-        truncation=True,
-        max_length=maxlen,
-        return_tensors="pt",
-    )
-    return encoding["input_ids"], encoding["attention_mask"]
-
-
-def _first_id(tokenizer: Any, text: str) -> int:
-    return int(tokenizer.encode(text, add_special_tokens=False)[0])
-
-
 def _token(tokenizer: Any, token: str, folder: Path) -> int:
     number = tokenizer.get_vocab().get(token)
     if number is None:
@@ -282,11 +294,6 @@ def _token(tokenizer: Any, token: str, folder: Path) -> int:
             f"the vocabulary in {folder} has no {token}, which marks queries or passages: it is not BERT's."
         )
     return int(number)
-
-
-def _check_length(maxlen: int, limit: int, name: str) -> None:
-    if not 4 <= maxlen <= limit:
-        raise M2KRError(f"{name} is {maxlen}; the text encoder takes 4 to {limit} tokens.")
 
 
 def _is_in(input_ids: torch.Tensor, ids: tuple[int, ...]) -> torch.Tensor:

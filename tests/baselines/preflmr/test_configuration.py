@@ -126,7 +126,7 @@ def test_another_text_encoder_is_known_by_name_or_by_its_sizes():
         ({"mask_punctuation": "yes"}, "mask_punctuation is 'yes'"),
         ({"mask_instruction_token": 5}, "mask_instruction_token is 5"),
         ({"query_mask_input_ids_skip_list": 1}, "query_mask_input_ids_skip_list is 1"),
-        ({"query_mask_input_ids_skip_list": ["1"]}, "query_mask_input_ids_skip_list is '1'"),
+        ({"query_mask_input_ids_skip_list": ["1"]}, "query_mask_input_ids_skip_list is ['1']"),
         ({"use_transformer_mapping_network": True}, "transformer_mapping_config.vocab_size is missing"),
         (MAPPED | {"transformer_mapping_config_base": "org/what"}, "transformer_mapping_config_base is 'org/what'"),
         (MAPPED | {"transformer_mapping_config_base": "xlm-roberta-base"}, "is no BERT"),

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from sentence_transformers import MultiVectorEncoder, SentenceTransformer
-from transformers import PreTrainedTokenizerBase
 
 from baselines.common.batching import as_array, device_of, dtype_of
 from baselines.common.checkpoints import PUBLISHED, count_parameters, find_checkpoint, knows_words, loading
@@ -67,6 +65,10 @@ def _array(value: Any) -> np.ndarray[Any, Any]:
 
 def _load(folder: Path, name: str, device: str, dtype: str) -> tuple[Any, Literal["single", "multi"]]:
     on, kind = device_of(device), dtype_of(dtype)
+    # Imported late: it takes seconds, and a model that cannot be had is said to be so at once.
+    from sentence_transformers import MultiVectorEncoder, SentenceTransformer
+    from transformers import PreTrainedTokenizerBase
+
     if not (folder / "modules.json").is_file() and not (folder / "config.json").is_file():
         raise M2KRError(f"{folder} holds neither modules.json nor config.json: it is no model folder.")
     path = folder / "config_sentence_transformers.json"

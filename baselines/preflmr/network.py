@@ -17,7 +17,7 @@ from transformers.activations import ACT2FN
 from transformers.models.bert.modeling_bert import BertLayer
 
 from baselines.preflmr.configuration import PreFLMRConfig, TextConfig, VisionConfig
-from baselines.preflmr.scoring import Losses, contrastive_losses, maxsim
+from baselines.preflmr.scoring import maxsim
 from baselines.preflmr.tokenization import TokenMasks
 from m2kr.errors import M2KRError
 
@@ -135,8 +135,7 @@ class PreFLMRNetwork(nn.Module):
             parts.append((self.query_text_linear(hidden), masks.query(input_ids)))
         if self.config.query_concat_output_from_vision_encoder:
             if pixel_values is not None:
-                encoder, _ = self._vision(self.vision_encoder, self.vision_projection)
-                image_states = _image_states(encoder, self._checked_images(pixel_values, len(input_ids)))
+                image_states = self._states(self.vision_encoder, pixel_values, len(input_ids))
             if image_states is not None:
                 parts += self._image_parts(hidden, image_states, masks.attended(input_ids))
         return _joined(parts)
@@ -168,10 +167,8 @@ class PreFLMRNetwork(nn.Module):
                     "images of passages were passed to a model that reads none "
                     "(context_concat_output_from_vision_encoder is false): leave them out."
                 )
-            encoder, projection = self._vision(self.document_vision_encoder, self.document_vision_projection)
-            pixels = self._checked_images(pixel_values, len(input_ids))
-            first = _image_states(encoder, pixels).first
-            parts.append((projection(first).view(len(input_ids), -1, self.config.dim), None))
+            states = self._states(self.document_vision_encoder, pixel_values, len(input_ids))
+            parts.append((self._projected(self.document_vision_projection, states, len(input_ids)), None))
         if self.config.context_concat_output_from_text_encoder:
             hidden = self.document_text_encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
             parts.append((self.document_text_linear(hidden), masks.document(input_ids)))
@@ -183,20 +180,6 @@ class PreFLMRNetwork(nn.Module):
         """Return the score of every query with every passage; see `maxsim`."""
         return maxsim(query_embeddings, document_embeddings, document_mask)
 
-    def loss(
-        self,
-        query_embeddings: torch.Tensor,
-        document_embeddings: torch.Tensor,
-        document_mask: torch.Tensor,
-        *,
-        negatives: int,
-        first: int = 0,
-    ) -> Losses:
-        """Return the contrastive losses; see `contrastive_losses`."""
-        return contrastive_losses(
-            self.score(query_embeddings, document_embeddings, document_mask), negatives=negatives, first=first
-        )
-
     def image_states(self, pixel_values: torch.Tensor) -> ImageStates:
         """Return what `query` reads of images, so that a picture of many queries is encoded once.
 
@@ -206,40 +189,35 @@ class PreFLMRNetwork(nn.Module):
         Raises:
             M2KRError: the tensor has the wrong shape, or the model has no image encoder.
         """
-        encoder, _ = self._vision(self.vision_encoder, self.vision_projection)
-        return _image_states(encoder, self._checked_images(pixel_values, len(pixel_values)))
+        return self._states(self.vision_encoder, pixel_values, len(pixel_values))
 
     def _image_parts(
         self, text_hidden: torch.Tensor, states: ImageStates, attended: torch.Tensor | None
     ) -> list[_Part]:
         """Return a query's vectors from its images: projections ``(n, regions * prefix, dim)``, then mapped patches."""
-        _, projection = self._vision(self.vision_encoder, self.vision_projection)
         number = len(text_hidden)
-        first, patches = states
-        if not len(first) or len(first) % number:
-            raise M2KRError(f"there are {len(first)} images for {number} queries: pass as many for each.")
-        parts: list[_Part] = [(projection(first).view(number, -1, self.config.dim), None)]
+        regions, rest = divmod(len(states.first), number)
+        if not regions or rest:
+            raise M2KRError(f"there are {len(states.first)} images for {number} queries: pass as many for each.")
+        parts: list[_Part] = [(self._projected(self.vision_projection, states, number), None)]
         if self.mapping_network is not None:
-            regions = len(first) // number
             length = self.config.transformer_mapping_cross_attention_length
             context = text_hidden[:, :length].repeat_interleave(regions, dim=0)
             if attended is not None:
                 attended = attended[:, :length].repeat_interleave(regions, dim=0)
-            mapped = self.mapping_network(patches, context, attended)
+            mapped = self.mapping_network(states.patches, context, attended)
             parts.append((mapped.reshape(number, -1, self.config.dim), None))
         return parts
+
+    def _projected(self, projection: nn.Sequential | None, states: ImageStates, number: int) -> torch.Tensor:
+        assert projection is not None  # it is there where the encoder is
+        vectors: torch.Tensor = projection(states.first).view(number, -1, self.config.dim)
+        return vectors
 
     def _token_masks(self) -> TokenMasks:
         if self._masks is None:
             raise M2KRError("this model was built without tokenizers, which say what to mask: pass both to PreFLMR.")
         return self._masks
-
-    def _vision(
-        self, encoder: CLIPVisionModel | None, projection: nn.Sequential | None
-    ) -> tuple[CLIPVisionModel, nn.Sequential]:
-        if encoder is None or projection is None:
-            raise M2KRError("images were passed to a model without an image encoder (use_vision_encoder is false).")
-        return encoder, projection
 
     def _checked_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if input_ids.ndim != 2 or input_ids.shape != attention_mask.shape:
@@ -249,8 +227,10 @@ class PreFLMRNetwork(nn.Module):
             )
         return input_ids.to(self.device), attention_mask.to(self.device)
 
-    def _checked_images(self, pixel_values: torch.Tensor, number: int) -> torch.Tensor:
-        """Return images as ``(n * regions, channels, height, width)`` in the model's type and place."""
+    def _states(self, encoder: CLIPVisionModel | None, pixel_values: torch.Tensor, number: int) -> ImageStates:
+        """Return what an encoder makes of ``number * regions`` images."""
+        if encoder is None:
+            raise M2KRError("images were passed to a model without an image encoder (use_vision_encoder is false).")
         vision = self.config.vision_config
         image = (vision.num_channels, vision.image_size, vision.image_size)
         shape = tuple(pixel_values.shape)
@@ -259,7 +239,12 @@ class PreFLMRNetwork(nn.Module):
                 f"pixel_values has the shape {shape}; for {number} texts this model takes {(number, *image)} or "
                 f"({number}, regions, {', '.join(map(str, image))})."
             )
-        return pixel_values.to(self.device, self.dtype).flatten(0, -4)
+        pixels = pixel_values.to(self.device, self.dtype).flatten(0, -4)
+        earlier = hidden = encoder.pre_layrnorm(encoder.embeddings(pixels))
+        # The encoder's layers one by one: its own forward keeps all of their outputs to return a single one.
+        for layer in encoder.encoder.layers:
+            earlier, hidden = hidden, layer(hidden, None)
+        return ImageStates(hidden[:, 0], earlier[:, 1:])
 
 
 class MappingNetwork(nn.Module):
@@ -323,15 +308,6 @@ def _joined(parts: list[_Part]) -> Embeddings:
     return Embeddings(vectors.masked_fill(~mask[..., None], 0), mask)
 
 
-def _image_states(encoder: CLIPVisionModel, pixels: torch.Tensor) -> ImageStates:
-    hidden = encoder.pre_layrnorm(encoder.embeddings(pixels))
-    earlier = hidden
-    # The encoder's layers one by one: its own forward keeps all of their outputs to return a single one.
-    for layer in encoder.encoder.layers:
-        earlier, hidden = hidden, layer(hidden, None)
-    return ImageStates(hidden[:, 0], earlier[:, 1:])
-
-
 def _bert_values(text: TextConfig) -> dict[str, Any]:
     """Return an encoder's fields as transformers' own configurations take them."""
     _check_activation(text.hidden_act)
@@ -340,11 +316,12 @@ def _bert_values(text: TextConfig) -> dict[str, Any]:
 
 
 def _text_encoder(text: TextConfig) -> BertModel | XLMRobertaModel:
+    values = _bert_values(text)
     model: BertModel | XLMRobertaModel
     if text.family == "xlm-roberta":
-        model = XLMRobertaModel(XLMRobertaConfig(**_bert_values(text)))
+        model = XLMRobertaModel(XLMRobertaConfig(**values))
     else:
-        model = BertModel(BertConfig(**_bert_values(text)))
+        model = BertModel(BertConfig(**values))
     if model.pooler is not None:
         model.pooler.requires_grad_(False)
     return model

@@ -1,21 +1,12 @@
-"""Late-interaction scores, and the losses that training makes of them."""
+"""Late-interaction scores: of all pairs, and of a training batch with gradients."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - the name everybody knows
 
 from m2kr.errors import M2KRError
-
-
-class Losses(NamedTuple):
-    """What training minimises: two scalars in float32, and the scores ``(queries, documents)`` they come from."""
-
-    in_batch: torch.Tensor
-    pairwise: torch.Tensor
-    scores: torch.Tensor
 
 
 def maxsim(
@@ -112,32 +103,3 @@ class _Greatest(torch.autograd.Function):
             to_queries += documents[row][found] * weights[row]
             to_documents[row].index_add_(0, found, vectors * weights[row])
         return to_queries.view(count, m, dim).to(queries.dtype), to_documents.to(documents.dtype), None
-
-
-def contrastive_losses(scores: torch.Tensor, *, negatives: int, first: int = 0) -> Losses:
-    """Return the in-batch and the pairwise contrastive loss (PreFLMR, section 3; the official ``forward``).
-
-    Passages come in groups, one for each query: its positive, then its ``negatives``. The in-batch loss is the
-    cross-entropy of the positive among all passages, the pairwise loss among the query's own group; both are means over
-    queries.
-
-    Args:
-        scores: ``(queries, documents)``.
-        negatives: of each query, 0 or more.
-        first: the group of the first query, where passages were gathered from several processes and queries were not.
-
-    Raises:
-        M2KRError: the numbers of queries, documents and negatives do not fit each other.
-    """
-    queries, documents = scores.shape
-    group = 1 + negatives
-    if queries < 1 or negatives < 0 or first < 0 or documents % group or (first + queries) * group > documents:
-        raise M2KRError(
-            f"{queries} queries from group {first} on and {documents} documents do not fit groups of one positive and "
-            f"{negatives} negatives: pass {group} documents for each query."
-        )
-    own = first + torch.arange(queries, device=scores.device)
-    in_batch = F.cross_entropy(scores, own * group)
-    within = scores.view(queries, -1, group)[torch.arange(queries, device=scores.device), own]
-    pairwise = F.cross_entropy(within, torch.zeros_like(own))
-    return Losses(in_batch, pairwise, scores)

@@ -303,7 +303,7 @@ _COMMAND = """
 import sys
 import torch
 from m2kr import reader
-from m2kr.answer import main
+from m2kr.answer.task import main
 from m2kr.errors import run_command
 
 class Point:

@@ -101,7 +101,7 @@ def train(
 def loss_of(encoder: MultiVectorEncoder, config: StageConfig) -> torch.nn.Module:
     """Return the in-batch contrastive loss (PreFLMR, section 3): the cross-entropy of the positive among all passages.
 
-    It equals `baselines.preflmr.scoring.contrastive_losses` (in_batch) of the same vectors. Cached with a mini-batch
+    It equals the in-batch loss of the official implementation, of the same vectors. Cached with a mini-batch
     (Gao et al., 2021): the same gradients in less memory, for a second forward pass.
 
     On a CPU scores are `batch_maxsim`, elsewhere sentence-transformers' own: a GPU would add up the gradients of a

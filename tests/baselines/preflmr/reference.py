@@ -144,3 +144,14 @@ def score(q: torch.Tensor, d: torch.Tensor) -> float:
 def cross_entropy(scores: list[list[float]], targets: list[int]) -> float:
     losses = [math.log(sum(map(math.exp, row))) - row[target] for row, target in zip(scores, targets, strict=True)]
     return sum(losses) / len(losses)
+
+
+def contrastive_losses(scores: list[list[float]], negatives: int) -> tuple[float, float]:
+    """The losses of the official ``forward``: of the positive among all passages, and within the query's own group.
+
+    Passages come in groups, one for each query: its positive, then its ``negatives``.
+    """
+    group = 1 + negatives
+    targets = [group * row for row in range(len(scores))]
+    groups = [row[target : target + group] for row, target in zip(scores, targets, strict=True)]
+    return cross_entropy(scores, targets), cross_entropy(groups, [0] * len(scores))

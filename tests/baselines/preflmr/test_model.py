@@ -14,7 +14,7 @@ from torch import nn
 
 from baselines.preflmr import PreFLMR, PreFLMRConfig
 from baselines.preflmr.checkpoint import official_state_dict
-from baselines.preflmr.scoring import batch_maxsim, contrastive_losses, maxsim
+from baselines.preflmr.scoring import batch_maxsim, maxsim
 from m2kr.errors import M2KRError
 from tests.baselines.preflmr import reference
 from tests.baselines.preflmr.make_fixtures import LEADS, LETTERS, WORDS, configuration
@@ -52,12 +52,10 @@ def test_the_official_values_are_computed(case):
     torch.testing.assert_close(query.embeddings, expected["query_late_interaction_output"], **near)
     torch.testing.assert_close(document.embeddings, expected["context_late_interaction_output"], **near)
     assert torch.equal(document.mask, expected["context_mask"].bool())
-    losses = model.loss(
-        query.embeddings, document.embeddings, document.mask, negatives=case.inputs["num_negative_examples"]
-    )
-    torch.testing.assert_close(losses.scores, expected["all_pairs_maxsim"], **near)
-    torch.testing.assert_close(losses.in_batch, expected["in_batch_loss"][0], **near)
-    torch.testing.assert_close(losses.pairwise, expected["pairwise_loss"][0], **near)
+    scores = model.score(query.embeddings, document.embeddings, document.mask)
+    torch.testing.assert_close(scores, expected["all_pairs_maxsim"], **near)
+    losses = reference.contrastive_losses(scores.tolist(), case.inputs["num_negative_examples"])
+    assert losses == pytest.approx((expected["in_batch_loss"].item(), expected["pairwise_loss"].item()), abs=1e-5)
 
 
 @torch.no_grad()
@@ -88,14 +86,8 @@ def test_a_plain_reference_agrees(case):
 
     # Of the model's own embeddings: how near those are is seen, and a score adds up what they are off by.
     scores = [[reference.score(q, d.double()) for d in found] for q in query.embeddings.double()]
-    losses = model.loss(query.embeddings, document.embeddings, document.mask, negatives=1)
-    errors = maxsim_table(query.embeddings, found)[1]
-    assert_within(losses.scores, scores, errors)
-    near = 2 * errors.max() + 1e-6  # a cross-entropy moves by no more than its scores move apart
-    targets = [2 * row for row in range(len(scores))]
-    assert losses.in_batch.item() == pytest.approx(reference.cross_entropy(scores, targets), abs=near)
-    groups = [row[target : target + 2] for row, target in zip(scores, targets, strict=True)]
-    assert losses.pairwise.item() == pytest.approx(reference.cross_entropy(groups, [0] * len(scores)), abs=near)
+    found_scores = model.score(query.embeddings, document.embeddings, document.mask)
+    assert_within(found_scores, scores, maxsim_table(query.embeddings, found)[1])
 
 
 @pytest.mark.parametrize("name", ["flmr_vit_b", "preflmr_vit_b", "preflmr_vit_l", "preflmr_vit_g"])
@@ -295,25 +287,13 @@ def test_maxsim_is_the_sum_of_the_greatest_products():
     assert maxsim(queries, documents, torch.zeros_like(mask)).eq(-torch.inf).all()
 
 
-def test_gathered_documents_are_all_compared():
-    scores = torch.randn(2, 12, generator=torch.Generator().manual_seed(7))
-    losses = contrastive_losses(scores, negatives=2, first=1)
-    rows = scores.tolist()
-    assert losses.in_batch.item() == pytest.approx(reference.cross_entropy(rows, [3, 6]), abs=1e-6)
-    groups = [rows[0][3:6], rows[1][6:9]]
-    assert losses.pairwise.item() == pytest.approx(reference.cross_entropy(groups, [0, 0]), abs=1e-6)
-    for shape, negatives, first in (((2, 5), 1, 0), ((2, 4), 1, 1), ((0, 4), 1, 0), ((2, 2), -1, 0)):
-        with pytest.raises(M2KRError, match="do not fit groups"):
-            contrastive_losses(torch.zeros(shape), negatives=negatives, first=first)
-
-
 def test_gradients_reach_every_parameter_that_requires_them(folder):
     model = PreFLMR.from_pretrained(folder)
     pixels = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(8))
     query = model.query(*model.query_tokenizer([f"{LEADS[0]} who built it", "red owl"]), pixels)
     document = model.document(*model.document_tokenizer(["a tower", "an owl.", "bell", "river"]))
-    losses = model.loss(query.embeddings, document.embeddings, document.mask, negatives=1)
-    (losses.in_batch + losses.pairwise).backward()
+    scores = model.score(query.embeddings, document.embeddings, document.mask)
+    nn.functional.cross_entropy(scores, torch.tensor([0, 2])).backward()
     without = [name for name, parameter in model.named_parameters() if parameter.grad is None]
     assert sorted(without) == [
         "document_text_encoder.pooler.dense.bias",
@@ -355,7 +335,7 @@ def test_half_precision_is_near_and_has_no_nan(model, folder, dtype):
         # Random weights of this size make attention sharp; trained ones are nearer.
         products = (near.embeddings.float() * far.embeddings).sum(dim=-1)[far.mask]
         assert products.min() > (0.999 if dtype == "float16" else 0.97)
-    scores = half.loss(*(half.query(*queries).embeddings, *half.document(*documents)), negatives=0).scores
+    scores = half.score(half.query(*queries).embeddings, *half.document(*documents))
     assert scores.dtype == torch.float32
     assert scores.isfinite().all()
 

@@ -74,7 +74,12 @@ class VisionConfig:
     initializer_factor: Real = 1.0
 
 
-_LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
+_LARGE: dict[str, Any] = {
+    "hidden_size": 1024,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "intermediate_size": 4096,
+}
 _BERT = TextConfig()
 _XLM = TextConfig(
     family="xlm-roberta",
@@ -270,7 +275,7 @@ def _read_mapping(value: Mapping[str, Any]) -> TextConfig | None:
         )
     if base is None:
         _check_complete(own, where)
-    return _changed(_BASES.get(base, _BERT), base or "", own, where)
+    return _changed(_BASES.get(base or "", _BERT), base or "", own, where)
 
 
 def _differences(mapping: TextConfig) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,27 +20,11 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from baselines.clip import CLIP, clip_vit_l_14
 from m2kr.errors import M2KRError
 from m2kr.retriever import Retriever
+from tests.baselines.images import random_images
 from tests.tolerance import SAME_NETWORK, assert_vectors_near, assert_within, maxsim_table
 
 TEXTS = ["An owl.", "", "Where is the bridge over the river?", "a long passage about a harbour " * 9, "車 é 🦉", "fox"]
 LENGTH, SIZE = 77, 32
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def pictures(count: int) -> list[Image.Image]:
-    draw = np.random.default_rng(1)
-    shapes = [(40, 60), (60, 40), (32, 32), (33, 90)]
-    return [
-        Image.fromarray(draw.integers(0, 256, (*shapes[row % 4], 3)).astype(np.uint8)).resize((50 + row, 40))
-        for row in range(count)
-    ]
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +106,7 @@ def test_passages_are_encoded_as_transformers_does_whatever_the_batch(
 @pytest.mark.parametrize("fusion", ["sum", "image"])
 def test_a_query_is_its_picture_and_its_question(checkpoint: Path, fusion: str, batch_size: int) -> None:
     retriever = CLIP(checkpoint=str(checkpoint), fusion=fusion)
-    images = pictures(len(TEXTS))
+    images = random_images(len(TEXTS))
     inputs = [{"text": text, "image": image} for text, image in zip(TEXTS, images, strict=True)]
     texts, pixels = text_reference(checkpoint, TEXTS), image_reference(checkpoint, images)
     wanted = texts + pixels if fusion == "sum" else pixels.copy()
@@ -137,7 +120,7 @@ def test_a_query_is_its_picture_and_its_question(checkpoint: Path, fusion: str, 
 
 
 def test_the_score_of_the_sum_is_the_sum_of_the_cosines(checkpoint: Path, retriever: CLIP) -> None:
-    images = pictures(2)
+    images = random_images(2)
     inputs = [{"text": text, "image": image} for text, image in zip(["owl", "fox"], images, strict=True)]
     passages = retriever.encode_document(TEXTS)
     halves = [
@@ -151,7 +134,7 @@ def test_the_score_of_the_sum_is_the_sum_of_the_cosines(checkpoint: Path, retrie
 def test_prepared_pictures_count_as_the_pictures_themselves(retriever: CLIP) -> None:
     prepare = pickle.loads(pickle.dumps(retriever.prepare_image))
     assert len(pickle.dumps(prepare)) < 1000
-    images = pictures(5)
+    images = random_images(5)
     arrays = [prepare(image) for image in images]
     assert all((array.shape, array.dtype) == ((SIZE, SIZE, 3), np.uint8) for array in arrays)
     plain = retriever.encode_query([{"text": "owl", "image": image} for image in images])
@@ -197,7 +180,7 @@ def test_with_the_text_alone_it_reads_no_pictures(checkpoint: Path, retriever: C
     assert (text.name, text.reads) == ("tiny-clip-text", {"text"})
     np.testing.assert_array_equal(text.encode_query(TEXTS), retriever.encode_query(TEXTS))
     with pytest.raises(M2KRError, match="input 0 has a picture, and tiny-clip-text reads only text"):
-        text.encode_query([{"text": "owl", "image": pictures(1)[0]}])
+        text.encode_query([{"text": "owl", "image": random_images(1)[0]}])
 
 
 def test_no_inputs_give_no_vectors(retriever: CLIP) -> None:
@@ -222,7 +205,7 @@ def test_the_official_models_have_short_names(checkpoint: Path, monkeypatch: pyt
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_shorter_types_give_vectors_near_those_of_float32(checkpoint: Path, retriever: CLIP, dtype: str) -> None:
     short = CLIP(checkpoint=str(checkpoint), dtype=dtype)
-    inputs = [{"text": text, "image": image} for text, image in zip(TEXTS, pictures(len(TEXTS)), strict=True)]
+    inputs = [{"text": text, "image": image} for text, image in zip(TEXTS, random_images(len(TEXTS)), strict=True)]
     found, wanted = short.encode_query(inputs), retriever.encode_query(inputs)
     assert found.dtype == np.float32
     assert short.settings == retriever.settings
@@ -240,7 +223,7 @@ def test_an_unknown_fusion_is_an_error_with_the_choices(checkpoint: Path) -> Non
 
 def test_a_passage_with_a_picture_is_refused(retriever: CLIP) -> None:
     with pytest.raises(M2KRError, match="input 1 has a picture"):
-        retriever.encode_document(["owl", {"text": "fox", "image": pictures(1)[0]}])
+        retriever.encode_document(["owl", {"text": "fox", "image": random_images(1)[0]}])
 
 
 def test_a_picture_prepared_for_another_model_is_refused(retriever: CLIP) -> None:

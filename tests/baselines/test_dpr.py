@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,14 +21,6 @@ WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS += [prefix + letter for letter in "abcdefghijklmnopqrstuvwxyz.,?" for prefix in ("", "##")]
 MODELS = {"question_encoder": DPRQuestionEncoder, "ctx_encoder": DPRContextEncoder}
 TEXTS = ["An owl.", "", "Where is the bridge over the river?", "  fox  ", "a long passage about a harbour " * 30, "車"]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def write(folder: Path, projection: int = 0, positions: int = 512) -> Path:

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,17 +44,10 @@ from m2kr.evaluate.options import TaskOptions
 from m2kr.evaluate.task import evaluate_task
 from m2kr.reader import Reader, ReaderInput
 from m2kr.results.answer_record import read_answer_result
+from tests.baselines.images import random_images
 
 SHARED = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 SIZE = 16
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def byte_tokenizer(*special: str, end: bool) -> PreTrainedTokenizerFast:
@@ -126,11 +118,6 @@ def llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def pictures(count: int) -> list[Image.Image]:
-    draw = np.random.default_rng(1)
-    return [Image.fromarray(draw.integers(0, 256, (20 + row, 30, 3)).astype(np.uint8)) for row in range(count)]
-
-
 def questions() -> list[ReaderInput]:
     texts = ["What is it?", "", "Where does the owl live, and what does it eat? " * 3, "Wer?", "é 🦉?"]
     passages: list[tuple[str, ...]] = [
@@ -140,7 +127,7 @@ def questions() -> list[ReaderInput]:
         ("long " * 60, "short"),
         (),
     ]
-    return [ReaderInput(text, given, image) for text, given, image in zip(texts, passages, pictures(5), strict=True)]
+    return [ReaderInput(text, given, image) for text, given, image in zip(texts, passages, random_images(5), strict=True)]
 
 
 def reference(folder: Path, text: str, image: Image.Image, steps: int) -> tuple[str, float]:
@@ -214,7 +201,7 @@ def test_tokens_after_the_end_do_not_count(blip2: Path) -> None:
 
 def test_passages_are_cut_to_the_room_and_the_question_is_not(blip2: Path) -> None:
     made = ImageTextToText(checkpoint=str(blip2), max_length="120")
-    image = pictures(1)[0]
+    image = random_images(1)[0]
     question = "How high is the tower?"
     text = made._text(ReaderInput(question, ("x" * 300, "short", "y" * 300), image))
     assert len(made._tokenizer(text)["input_ids"]) == 120

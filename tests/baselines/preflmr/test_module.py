@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from sentence_transformers import MultiVectorEncoder
 from sentence_transformers.multi_vector_encoder.losses import (
     CachedMultiVectorMultipleNegativesRankingLoss,
@@ -23,25 +20,11 @@ from baselines.preflmr.module import PreFLMRModule, as_multi_vector_encoder, loa
 from baselines.preflmr.pictures import Pictures
 from baselines.preflmr.preflmr import PreFLMR as Model
 from m2kr.errors import M2KRError
+from tests.baselines.images import random_images
 from tests.baselines.preflmr.make_fixtures import DOCUMENTS, QUERIES
 from tests.tolerance import SAME_NETWORK, assert_vectors_near, assert_within, maxsim_table
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Several threads wait for each other longer than such small models take."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def pictures(count: int) -> list[Image.Image]:
-    draw = np.random.default_rng(0)
-    return [Image.fromarray(draw.integers(0, 256, (20 + row, 30, 3)).astype(np.uint8)) for row in range(count)]
-
-
-IMAGES = pictures(4)
+IMAGES = random_images(4)
 PICTURED: list[Any] = [{"text": text, "image": image} for text, image in zip(QUERIES, IMAGES, strict=True)]
 PICTURED += [{"text": QUERIES[0], "image": None}, {"text": QUERIES[1], "image": IMAGES[:2]}]
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from baselines.preflmr.module import as_multi_vector_encoder
 from baselines.preflmr.preflmr import PreFLMR
@@ -20,15 +19,6 @@ from m2kr.export.task import export_task
 from m2kr.images.roots import parse_roots
 
 TASK = "LLaVA"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Several threads wait for each other longer than such small models take."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

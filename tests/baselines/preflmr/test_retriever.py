@@ -9,7 +9,6 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,26 +27,13 @@ from m2kr.errors import M2KRError
 from m2kr.evaluate.__main__ import main
 from m2kr.results.record import read_result
 from m2kr.retriever import Retriever, get_retriever
+from tests.baselines.images import random_image
 from tests.baselines.preflmr import test_encn
 from tests.baselines.preflmr.make_fixtures import DOCUMENTS, QUERIES, configuration, fill
 from tests.benchmarks import gpu_encode
 from tests.tolerance import assert_vectors_near
 
 make_encn = test_encn.make
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Several threads wait for each other longer than such small models take."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def picture(seed: int, size: tuple[int, int] = (30, 20)) -> Image.Image:
-    values = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3))
-    return Image.fromarray(values.astype(np.uint8))
 
 
 def one_by_one(model: Model, inputs: list[Any]) -> list[np.ndarray]:
@@ -95,11 +81,11 @@ def test_queries_do_not_depend_on_their_batch(either: Model, batch_size: int) ->
     either.missing_image = "none"
     inputs = [
         QUERIES[0],
-        {"text": QUERIES[1], "image": picture(0)},
-        {"text": "", "image": [picture(1), picture(2), picture(3)]},
+        {"text": QUERIES[1], "image": random_image(0)},
+        {"text": "", "image": [random_image(1), random_image(2), random_image(3)]},
         QUERIES[3],
-        {"text": QUERIES[2], "image": [picture(4), picture(5)]},
-        {"text": QUERIES[2], "image": picture(6)},
+        {"text": QUERIES[2], "image": [random_image(4), random_image(5)]},
+        {"text": QUERIES[2], "image": random_image(6)},
     ]
     found = either.encode_query(inputs, batch_size=batch_size)
     assert_vectors_near(found, one_by_one(either, inputs))
@@ -110,7 +96,7 @@ def test_queries_do_not_depend_on_their_batch(either: Model, batch_size: int) ->
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_a_query_without_a_picture_gets_the_official_black_one(either: Model, batch_size: int) -> None:
     black = Image.new("RGB", (336, 336))
-    inputs: list[Any] = [QUERIES[0], {"text": QUERIES[1], "image": picture(0)}, {"text": QUERIES[2]}, QUERIES[3]]
+    inputs: list[Any] = [QUERIES[0], {"text": QUERIES[1], "image": random_image(0)}, {"text": QUERIES[2]}, QUERIES[3]]
     given = [{"image": black, **(item if isinstance(item, dict) else {"text": item})} for item in inputs]
     found = either.encode_query(inputs, batch_size=batch_size)
     assert_vectors_near(found, one_by_one(either, given))
@@ -125,14 +111,14 @@ def test_the_black_picture_is_encoded_once(folder: Path) -> None:
     model.vision_encoder.embeddings.register_forward_hook(lambda _, given, __: seen.append(len(given[0])))
     model.encode_query(QUERIES * 3, batch_size=2)
     assert seen == [1]
-    model.encode_query([{"text": "a", "image": picture(0)}] * 3)
+    model.encode_query([{"text": "a", "image": random_image(0)}] * 3)
     assert seen == [1, 3]
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_short_types_give_nearly_the_same(folder: Path, model: Model, dtype: str) -> None:
     short = PreFLMR.from_pretrained(folder, dtype=dtype)
-    inputs = [*QUERIES, {"text": QUERIES[0], "image": picture(0)}]
+    inputs = [*QUERIES, {"text": QUERIES[0], "image": random_image(0)}]
     pairs = [
         *zip(short.encode_query(inputs), model.encode_query(inputs), strict=True),
         *zip(short.encode_document(DOCUMENTS), model.encode_document(DOCUMENTS), strict=True),
@@ -150,7 +136,11 @@ def test_passages_with_pictures(folder: Path) -> None:
     )
     fill(model, 3)
     model.eval()
-    inputs = [DOCUMENTS[0], {"text": DOCUMENTS[1], "image": picture(0)}, {"text": "owl", "image": [picture(1)] * 2}]
+    inputs = [
+        DOCUMENTS[0],
+        {"text": DOCUMENTS[1], "image": random_image(0)},
+        {"text": "owl", "image": [random_image(1)] * 2},
+    ]
     found = model.encode_document(inputs)
     assert_vectors_near(found, [model.encode_document([item])[0] for item in inputs])
     text = [model.encode_document([item if isinstance(item, str) else item["text"]])[0] for item in inputs]
@@ -174,7 +164,7 @@ def test_padding_of_an_official_xlm_roberta_counts_in_full(make_encn: Any) -> No
 
 
 def test_a_prepared_picture_is_as_good_as_the_picture(either: Model) -> None:
-    image = picture(0, (50, 20)).convert("RGBA")
+    image = random_image(0, (50, 20)).convert("RGBA")
     ready = pickle.loads(pickle.dumps(either.pictures.prepare))(image)
     assert ready.shape == (16, 16, 3)
     some, others = ([{"text": "a", "image": given}] for given in (image, ready))
@@ -182,7 +172,7 @@ def test_a_prepared_picture_is_as_good_as_the_picture(either: Model) -> None:
 
 
 def test_a_grid_is_the_whole_and_its_nine_parts(flmr: Model) -> None:
-    image = picture(0, (45, 31))
+    image = random_image(0, (45, 31))
     parts = [
         image.crop((45 * column // 3, 31 * row // 3, 45 * (column + 1) // 3, 31 * (row + 1) // 3))
         for row in range(3)
@@ -195,7 +185,7 @@ def test_a_grid_is_the_whole_and_its_nine_parts(flmr: Model) -> None:
     for given in (image, ready):
         assert_vectors_near(flmr.encode_query([{"text": "a", "image": given}]), expected)
     assert len(flmr.encode_query(["a"])[0]) == len(expected[0])
-    assert flmr.pictures.prepare(picture(1, (1, 2))).shape == ready.shape
+    assert flmr.pictures.prepare(random_image(1, (1, 2))).shape == ready.shape
 
 
 def test_the_pixels_are_what_the_folder_says(folder: Path, tmp_path: Path) -> None:
@@ -215,7 +205,7 @@ def test_what_cannot_be_encoded_is_refused(model: Model) -> None:
     with pytest.raises(M2KRError, match="prepare_image"):
         model.encode_query([{"text": "a", "image": np.zeros((8, 8, 3), dtype=np.uint8)}])
     with pytest.raises(M2KRError, match="a passage has a picture"):
-        model.encode_document([{"text": "a", "image": picture(0)}])
+        model.encode_document([{"text": "a", "image": random_image(0)}])
     with pytest.raises(M2KRError, match="batch_size is 0"):
         model.encode_document(["a"], batch_size=0)
     assert model.encode_query([]) == model.encode_document([]) == []
@@ -239,7 +229,7 @@ def test_every_name_loads_a_checkpoint(name: str, folder: Path, flmr_folder: Pat
     assert (settings["missing_image"], settings["query_maxlen"], settings["doc_maxlen"]) == ("black", 32, 64)
     json.dumps(settings)
     assert len(pickle.dumps(retriever.prepare_image)) < 2000
-    assert retriever.prepare_image(picture(0)).shape == (16, 16, 3)
+    assert retriever.prepare_image(random_image(0)).shape == (16, 16, 3)
 
 
 def test_options_change_what_is_encoded(folder: Path, flmr_folder: Path) -> None:
@@ -250,7 +240,7 @@ def test_options_change_what_is_encoded(folder: Path, flmr_folder: Path) -> None
     assert len(retriever.encode_query(["owl " * 9])[0]) == 8
     assert len(retriever.encode_document(["owl " * 9])[0]) == 6
     grid: Any = get_retriever("flmr", checkpoint=str(flmr_folder), options={"regions": "grid"})
-    assert grid.prepare_image(picture(0)).shape == (10, 16, 16, 3)
+    assert grid.prepare_image(random_image(0)).shape == (10, 16, 16, 3)
     assert grid.settings["regions"] == "grid"
 
 

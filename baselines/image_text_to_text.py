@@ -113,7 +113,7 @@ class ImageTextToText:
         """
         if any(item.image is None for item in asked):
             raise M2KRError(f"{self.name} reads a picture with every question, and one has none: give it its images.")
-        texts = [self._text(item) for item in asked]
+        texts = [self.prompt(item) for item in asked]
         lengths = [len(ids) for ids in self._tokenizer(texts)["input_ids"]] if texts else []
 
         def run(rows: list[int]) -> list[Answer]:
@@ -121,7 +121,7 @@ class ImageTextToText:
 
         return encode(run, lengths, batch_size)
 
-    def _text(self, asked: ReaderInput) -> str:
+    def prompt(self, asked: ReaderInput) -> str:
         """Return the prompt of a question, its passages cut to what there is room for."""
         if not asked.passages:
             text = self._prompt.format(question=asked.question)
@@ -164,29 +164,39 @@ class ImageTextToText:
             return_dict_in_generate=True,
             output_logits=True,
         )
-        return self._answers(made.sequences, made.logits)
+        ends = self._model.generation_config.eos_token_id
+        return read_answers(self._tokenizer, made.sequences, made.logits, ends)
 
     @property
     def _is_blip(self) -> bool:
         return hasattr(self._processor, "num_query_tokens")
 
-    def _answers(self, sequences: torch.Tensor, logits: tuple[torch.Tensor, ...]) -> list[Answer]:
-        # What was generated stands at the end: before it are the prompt, or the first token of a decoder.
-        tokens = sequences[:, -len(logits) :]
-        probabilities = torch.stack([step.float().log_softmax(dim=-1) for step in logits], dim=1)
-        each = probabilities.gather(2, tokens.unsqueeze(2).to(probabilities.device)).squeeze(2)
-        ends = self._model.generation_config.eos_token_id
-        last = torch.isin(tokens, torch.tensor(ends, device=tokens.device))
-        # Tokens up to the first end token count, that one included.
-        before = (last.cumsum(dim=1) - last.long()) == 0
-        sums = torch.where(before, each, 0.0).sum(dim=1).tolist()
-        kept = [row[mask].tolist() for row, mask in zip(tokens.cpu(), before.cpu(), strict=True)]
-        said = self._tokenizer.batch_decode(kept, skip_special_tokens=True)
-        return [Answer(text.strip(), min(float(value), 0.0)) for text, value in zip(said, sums, strict=True)]
-
 
 blip2_flan_t5_xl = partial(ImageTextToText, "blip2-flan-t5-xl")
 """BLIP-2 with FLAN-T5 XL (Salesforce/blip2-flan-t5-xl), or another checkpoint; see `ImageTextToText`."""
+
+
+def read_answers(
+    tokenizer: Any, sequences: torch.Tensor, logits: Sequence[torch.Tensor], ends: int | list[int]
+) -> list[Answer]:
+    """Return what was generated: the text up to the first end token, and its log-probability, that token included.
+
+    Args:
+        tokenizer: of transformers.
+        sequences: token ids ``(n, tokens)``, which end with those generated; before them are the prompt, or the first
+            token of a decoder.
+        logits: of each token generated, ``(n, vocabulary)``.
+        ends: ids of the end tokens.
+    """
+    tokens = sequences[:, -len(logits) :]
+    probabilities = torch.stack([step.float().log_softmax(dim=-1) for step in logits], dim=1)
+    each = probabilities.gather(2, tokens.unsqueeze(2).to(probabilities.device)).squeeze(2)
+    last = torch.isin(tokens, torch.tensor(ends, device=tokens.device))
+    before = (last.cumsum(dim=1) - last.long()) == 0
+    sums = torch.where(before, each, 0.0).sum(dim=1).tolist()
+    kept = [row[mask].tolist() for row, mask in zip(tokens.cpu(), before.cpu(), strict=True)]
+    said = tokenizer.batch_decode(kept, skip_special_tokens=True)
+    return [Answer(text.strip(), min(float(value), 0.0)) for text, value in zip(said, sums, strict=True)]
 
 
 def shares(lengths: Sequence[int], room: int) -> list[int]:

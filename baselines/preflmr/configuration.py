@@ -6,7 +6,6 @@ ViT-B/32 at 224 pixels for the image. A value of null means the default too. Fie
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -168,16 +167,14 @@ class PreFLMRConfig:
         """
         path = folder / "config.json"
         try:
-            value = json.loads(path.read_text(encoding="utf-8"))
+            value = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
         except OSError as error:
             raise M2KRError(
                 f"{path} could not be read ({error.strerror}): a PreFLMR checkpoint is a folder with config.json, "
                 "the weights, query_tokenizer/ and context_tokenizer/."
             ) from error
-        except ValueError as error:
-            raise M2KRError(f"{path} is no JSON ({error}): copy the file again.") from error
-        if not isinstance(value, dict):
-            raise M2KRError(f"{path} holds a {type(value).__name__} where an object is expected: copy the file again.")
+        except msgspec.MsgspecError as error:
+            raise M2KRError(f"{path} is no JSON object ({error}): copy the file again.") from error
         try:
             return cls.from_json(value)
         except M2KRError as error:

@@ -41,8 +41,6 @@ class PreFLMRModule(InputModule):
 
     def __init__(self, model: PreFLMR) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        if model.query_tokenizer is None or model.document_tokenizer is None:
-            raise M2KRError("this model was built without tokenizers, so that it cannot encode: pass both to PreFLMR.")
         self.model = model
 
     @property
@@ -59,7 +57,6 @@ class PreFLMRModule(InputModule):
     @property
     def max_seq_length(self) -> int:
         """Most tokens of a passage."""
-        assert self.model.document_tokenizer is not None
         return self.model.document_tokenizer.maxlen
 
     def get_embedding_dimension(self) -> int:
@@ -112,7 +109,6 @@ class PreFLMRModule(InputModule):
     def get_config_dict(self) -> dict[str, Any]:
         """Return what a saved module holds besides the official checkpoint."""
         model = self.model
-        assert model.query_tokenizer is not None
         return {
             "missing_image": model.missing_image,
             "padding_mask": model.padding_mask,

@@ -216,7 +216,9 @@ class PreFLMRNetwork(nn.Module):
 
     def _token_masks(self) -> TokenMasks:
         if self._masks is None:
-            raise M2KRError("this model was built without tokenizers, which say what to mask: pass both to PreFLMR.")
+            raise M2KRError(
+                "this network was built without masks and cannot encode: build a PreFLMR with its tokenizers."
+            )
         return self._masks
 
     def _checked_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

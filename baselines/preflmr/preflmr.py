@@ -26,6 +26,7 @@ from baselines.preflmr.tokenization import (
     DocumentTokenizer,
     QueryTokenizer,
     TokenMasks,
+    read_tokenizers,
 )
 from m2kr.errors import M2KRError
 
@@ -38,9 +39,8 @@ class PreFLMR(PreFLMRNetwork):
 
     Args:
         config: the architecture.
-        query_tokenizer: of the checkpoint; it names the ids to mask. Without the two tokenizers the model has its
-            tensors but cannot encode.
-        document_tokenizer: as above.
+        query_tokenizer: of the checkpoint; the two tokenizers name the ids to mask.
+        document_tokenizer: of the checkpoint.
         padding_mask: "sane" or "official"; see `TokenMasks`. The same for BERT.
 
     Attributes:
@@ -54,15 +54,12 @@ class PreFLMR(PreFLMRNetwork):
     def __init__(
         self,
         config: PreFLMRConfig,
-        query_tokenizer: QueryTokenizer | None = None,
-        document_tokenizer: DocumentTokenizer | None = None,
+        query_tokenizer: QueryTokenizer,
+        document_tokenizer: DocumentTokenizer,
         *,
         padding_mask: str = "sane",
     ) -> None:
-        masks = None
-        if query_tokenizer is not None and document_tokenizer is not None:
-            masks = TokenMasks.of(config, query_tokenizer, document_tokenizer, padding_mask)
-        super().__init__(config, masks)
+        super().__init__(config, TokenMasks.of(config, query_tokenizer, document_tokenizer, padding_mask))
         self.query_tokenizer = query_tokenizer
         self.document_tokenizer = document_tokenizer
         self.padding_mask = padding_mask
@@ -94,10 +91,9 @@ class PreFLMR(PreFLMRNetwork):
         kind, place = dtype_of(dtype), device_of(device)
         folder = find_official(name).folder
         config = PreFLMRConfig.from_folder(folder)
-        query = QueryTokenizer(folder / QUERY_FOLDER, config)
-        document = DocumentTokenizer(folder / DOCUMENT_FOLDER, config)
+        tokenizers = read_tokenizers(folder, config)
         with torch.device("meta"):
-            model = cls(config, query, document, padding_mask=padding_mask)
+            model = cls(config, *tokenizers, padding_mask=padding_mask)
         load_weights(model, folder, dtype=kind, device=place)
         model.pictures = Pictures(ClipPixels.from_folder(folder, config.vision_config.image_size))
         return model.eval()
@@ -108,10 +104,8 @@ class PreFLMR(PreFLMRNetwork):
         Each file appears under its name when it is whole, config.json last; a folder without it is no checkpoint.
 
         Raises:
-            M2KRError: the model has no tokenizers, or the folder cannot be written.
+            M2KRError: the folder cannot be written.
         """
-        if self.query_tokenizer is None or self.document_tokenizer is None:
-            raise M2KRError("this model was built without tokenizers, and a checkpoint has them: pass both to PreFLMR.")
         save_weights(self, folder)
         self.query_tokenizer.write(folder / QUERY_FOLDER)
         self.document_tokenizer.write(folder / DOCUMENT_FOLDER)
@@ -142,9 +136,9 @@ class PreFLMR(PreFLMRNetwork):
         if regions is not None:
             check_choice("regions", regions, Regions)
             self.pictures = replace(self.pictures, regions=cast("Regions", regions))
-        if query_maxlen is not None and self.query_tokenizer is not None:
+        if query_maxlen is not None:
             self.query_tokenizer.maxlen = query_maxlen
-        if doc_maxlen is not None and self.document_tokenizer is not None:
+        if doc_maxlen is not None:
             self.document_tokenizer.maxlen = doc_maxlen
 
     @property
@@ -244,8 +238,6 @@ class PreFLMR(PreFLMRNetwork):
         Raises:
             M2KRError: an input is not as `inputs` says, or has a picture that the model does not read.
         """
-        if self.query_tokenizer is None:
-            raise M2KRError("this model was built without tokenizers: pass both to PreFLMR.")
         images = [pictures_of(row, item, self.pictures) for row, item in enumerate(inputs)]
         if any(images) and not self.reads_pictures:
             raise M2KRError("a query has a picture, and this model reads none (see config.json). Pass the text alone.")
@@ -299,8 +291,6 @@ class PreFLMR(PreFLMRNetwork):
         return self.image_states(pixels[None])
 
     def _document_tokens(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        if self.document_tokenizer is None:
-            raise M2KRError("this model was built without tokenizers: pass both to PreFLMR.")
         return self.document_tokenizer(texts, padding="max" if self._padding_counts else "longest")
 
     @property
@@ -309,8 +299,7 @@ class PreFLMR(PreFLMRNetwork):
 
         How long passages are padded then changes the scores, and only the official length repeats the official ones.
         """
-        tokenizer = self.document_tokenizer
-        return self.padding_mask == "official" and tokenizer is not None and tokenizer.pad_id != 0
+        return self.padding_mask == "official" and self.document_tokenizer.pad_id != 0
 
     def _add_document_pixels(
         self,

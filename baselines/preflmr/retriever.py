@@ -70,8 +70,6 @@ class PreFLMRRetriever:
                 f"regions=grid is for FLMR, and {found.called} has a mapping network, which was trained with whole "
                 "pictures: leave the option out."
             )
-        assert self.model.query_tokenizer is not None
-        assert self.model.document_tokenizer is not None
         self.name = found.registered_name
         self.reads = frozenset({"text", "image"} if self.model.reads_pictures else {"text"})
         self.reads_instructions = True

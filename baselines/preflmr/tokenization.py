@@ -183,6 +183,11 @@ class DocumentTokenizer(_Tokenizer):
         return self._encode(texts, padding, maxlen)
 
 
+def read_tokenizers(folder: Path, config: PreFLMRConfig) -> tuple[QueryTokenizer, DocumentTokenizer]:
+    """Return the two tokenizers in the folder of a checkpoint; errors as in `QueryTokenizer`."""
+    return QueryTokenizer(folder / QUERY_FOLDER, config), DocumentTokenizer(folder / DOCUMENT_FOLDER, config)
+
+
 @dataclass(frozen=True)
 class TokenMasks:
     """Which tokens of a query or passage have a vector in late interaction.

@@ -35,7 +35,7 @@ from transformers.models.blip.image_processing_pil_blip import BlipImageProcesso
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from baselines.bm25 import BM25
-from baselines.image_text_to_text import ImageTextToText, blip2_flan_t5_xl, shares
+from baselines.image_text_to_text import ImageTextToText, blip2_flan_t5_xl, read_answers, shares
 from m2kr import reader
 from m2kr.answer.__main__ import main
 from m2kr.dataset import load_task
@@ -186,14 +186,14 @@ def test_a_chat_model_answers_as_a_plain_loop_does_whatever_the_batch(llava: Pat
         assert values == pytest.approx([value for _, value in expected], abs=1e-3)
 
 
-def test_tokens_after_the_end_do_not_count(blip2: Path) -> None:
-    made = ImageTextToText(checkpoint=str(blip2))
+def test_tokens_after_the_end_do_not_count() -> None:
+    tokenizer = byte_tokenizer(end=True)
     logits = torch.log(torch.tensor([[0.1, 0.6, 0.3], [0.2, 0.3, 0.5]]))
-    word = made._tokenizer.convert_tokens_to_ids("a")
+    word = tokenizer.convert_tokens_to_ids("a")
     wide = torch.full((2, word + 1), -1e9)
     wide[:, [0, 1, word]] = logits
     sequences = torch.tensor([[0, word, 1, 0], [0, 1, 0, 0]])
-    found = made._answers(sequences, (wide, wide, wide))
+    found = read_answers(tokenizer, sequences, (wide, wide, wide), 1)
     assert [answer.text for answer in found] == ["a", ""]
     assert found[0].log_probability == pytest.approx(np.log(0.3) + np.log(0.6), abs=1e-5)
     assert found[1].log_probability == pytest.approx(np.log(0.3), abs=1e-5)
@@ -203,13 +203,13 @@ def test_passages_are_cut_to_the_room_and_the_question_is_not(blip2: Path) -> No
     made = ImageTextToText(checkpoint=str(blip2), max_length="120")
     image = random_images(1)[0]
     question = "How high is the tower?"
-    text = made._text(ReaderInput(question, ("x" * 300, "short", "y" * 300), image))
-    assert len(made._tokenizer(text)["input_ids"]) == 120
+    text = made.prompt(ReaderInput(question, ("x" * 300, "short", "y" * 300), image))
+    assert len(byte_tokenizer(end=True)(text)["input_ids"]) == 120
     assert f"short yy" in text and text.endswith(f"Question: {question} Short answer:")  # noqa: F541, PT018
     assert abs(text.count("x") - text.count("y")) <= 2
     long = question * 20
-    assert made._text(ReaderInput(long, ("x" * 9,), image)) == f"Context:  Question: {long} Short answer:"
-    assert made._text(ReaderInput(question, (), image)) == f"Question: {question} Short answer:"
+    assert made.prompt(ReaderInput(long, ("x" * 9,), image)) == f"Context:  Question: {long} Short answer:"
+    assert made.prompt(ReaderInput(question, (), image)) == f"Question: {question} Short answer:"
 
 
 @given(st.lists(st.integers(0, 30), max_size=6), st.integers(0, 80))

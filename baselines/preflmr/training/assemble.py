@@ -51,7 +51,7 @@ def assemble(
 
     from baselines.common.checkpoints import load_model, load_tokenizer, snapshot
     from baselines.preflmr.preflmr import PreFLMR
-    from baselines.preflmr.tokenization import DOCUMENT_FOLDER, QUERY_FOLDER, DocumentTokenizer, QueryTokenizer
+    from baselines.preflmr.tokenization import DOCUMENT_FOLDER, QUERY_FOLDER, read_tokenizers
 
     bert_folder, clip_folder = snapshot(text, files=_BERT_FILES), snapshot(vision, files=_CLIP_FILES)
     cpu = torch.device("cpu")
@@ -83,11 +83,7 @@ def assemble(
         write_json(folder / name / "tokenizer_config.json", {**settings, **length})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = PreFLMR(
-            config,
-            QueryTokenizer(folder / QUERY_FOLDER, config),
-            DocumentTokenizer(folder / DOCUMENT_FOLDER, config),
-        )
+        model = PreFLMR(config, *read_tokenizers(folder, config))
     for part in (model.query_text_encoder, model.document_text_encoder):
         _copy(bert, part, bert_folder)
     assert model.vision_encoder is not None

@@ -209,7 +209,7 @@ def test_the_middle_alone_of_a_very_long_picture_is_resized(
 ) -> None:
     image = picture(*shape)
     whole = ClipPixels().prepare(image).astype(int)
-    monkeypatch.setattr(clip_pixels, "_LARGEST", 1)
+    monkeypatch.setattr(clip_pixels, "LARGEST", 1)
     assert np.abs(ClipPixels().prepare(image).astype(int) - whole).max() <= 2
 
 

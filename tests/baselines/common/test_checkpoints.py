@@ -210,7 +210,7 @@ def test_a_model_that_the_hub_does_not_have_is_said_to_be_so(
 def test_what_is_neither_folder_nor_hub_id_is_refused_without_asking(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("baselines.common.checkpoints._files_at_hub", lambda name: pytest.fail("the hub was asked"))
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: pytest.fail("the hub was asked"))
     with pytest.raises(M2KRError, match="there is no such folder"):
         snapshot(name)
 

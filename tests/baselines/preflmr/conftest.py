@@ -68,3 +68,9 @@ def flmr_folder() -> Path:
 def model(folder: Path) -> PreFLMR:
     """Our tiny PreFLMR. Not to be changed."""
     return PreFLMR.from_pretrained(folder)
+
+
+@pytest.fixture(params=["preflmr", "flmr"])
+def either(request: pytest.FixtureRequest) -> PreFLMR:
+    """Our tiny PreFLMR, then our tiny FLMR; a new one for each test."""
+    return PreFLMR.from_pretrained(FIXTURES / request.param)

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 from baselines.preflmr import PreFLMR, PreFLMRConfig
-from baselines.preflmr.tokenization import DOCUMENT_FOLDER, QUERY_FOLDER, DocumentTokenizer, QueryTokenizer
+from baselines.preflmr.tokenization import DOCUMENT_FOLDER, QUERY_FOLDER, read_tokenizers
 from tests.baselines.preflmr import reference
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -112,8 +112,7 @@ def make(kind: str, seed: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_tokenizers(folder)
     config = PreFLMRConfig.from_json(configuration(kind))
-    queries = QueryTokenizer(folder / QUERY_FOLDER, config)
-    documents = DocumentTokenizer(folder / DOCUMENT_FOLDER, config)
+    queries, documents = read_tokenizers(folder, config)
     model = PreFLMR(config, queries, documents).eval()
     fill(model, seed)
     model.save_pretrained(folder)

@@ -10,7 +10,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from baselines.preflmr import PreFLMR, PreFLMRConfig
 from baselines.preflmr.checkpoint import official_state_dict
-from baselines.preflmr.tokenization import DOCUMENT_FOLDER, QUERY_FOLDER, DocumentTokenizer, QueryTokenizer
+from baselines.preflmr.network import PreFLMRNetwork
+from baselines.preflmr.tokenization import DOCUMENT_FOLDER, QUERY_FOLDER, QueryTokenizer, read_tokenizers
 from m2kr.errors import M2KRError
 from tests.baselines.preflmr.make_fixtures import configuration, fill
 from tests.tolerance import SAME_NETWORK, assert_vectors_near, assert_within, maxsim_table
@@ -58,11 +59,7 @@ def make(tmp_path):
             write_tokenizer(folder / DOCUMENT_FOLDER)
         value = configuration("flmr") | {"text_config": TEXT} | changes
         config = PreFLMRConfig.from_json(value)
-        tokenizers = (
-            QueryTokenizer(folder / QUERY_FOLDER, config),
-            DocumentTokenizer(folder / DOCUMENT_FOLDER, config),
-        )
-        model = PreFLMR(config, *tokenizers)
+        model = PreFLMR(config, *read_tokenizers(folder, config))
         fill(model, 5)
         model.save_pretrained(folder)
         return PreFLMR.from_pretrained(folder, padding_mask=padding_mask)
@@ -168,7 +165,7 @@ def test_the_published_one_has_the_size_of_its_file():
         },
     }
     with torch.device("meta"):
-        model = PreFLMR(PreFLMRConfig.from_json(value))
+        model = PreFLMRNetwork(PreFLMRConfig.from_json(value))
     assert sum(parameter.numel() for parameter in model.parameters()) == 881_557_504
 
 

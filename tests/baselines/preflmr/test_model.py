@@ -14,6 +14,7 @@ from torch import nn
 
 from baselines.preflmr import PreFLMR, PreFLMRConfig
 from baselines.preflmr.checkpoint import official_state_dict
+from baselines.preflmr.network import PreFLMRNetwork
 from baselines.preflmr.scoring import batch_maxsim, maxsim
 from m2kr.errors import M2KRError
 from tests.baselines.preflmr import reference
@@ -95,7 +96,7 @@ def test_names_and_shapes_are_the_official_ones(golden, name):
     listed = json.loads((golden / "state_dicts" / f"state_dict_{name}.json").read_text())
     config = PreFLMRConfig.from_folder(golden / "configs" / ("flmr" if name.startswith("flmr") else name))
     with torch.device("meta"):
-        model = PreFLMR(config)
+        model = PreFLMRNetwork(config)
     assert {name: list(tensor.shape) for name, tensor in official_state_dict(model).items()} == listed["tensors"]
     assert sum(parameter.numel() for parameter in model.parameters()) == listed["parameters"]
 
@@ -115,7 +116,7 @@ def test_the_published_models_have_so_many_parameters(name):
         if name != "preflmr_vit_b":
             value["vision_config"] |= {"patch_size": 14, "num_hidden_layers": 24 if name.endswith("l") else 48}
     with torch.device("meta"):
-        model = PreFLMR(PreFLMRConfig.from_json(value))
+        model = PreFLMRNetwork(PreFLMRConfig.from_json(value))
     assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[name]
 
 
@@ -348,8 +349,8 @@ def test_what_the_model_cannot_read_is_refused(model, flmr_folder):
             model.query(*encoding, pixels)
     with pytest.raises(M2KRError, match="images of passages"):
         model.document(*documents, torch.zeros(2, 3, 16, 16))
-    with pytest.raises(M2KRError, match="without tokenizers"):
-        PreFLMR(model.config).query(*encoding)
+    with pytest.raises(M2KRError, match="without masks"):
+        PreFLMRNetwork(model.config).query(*encoding)
     with pytest.raises(M2KRError, match="attention_mask"):
         model.query(encoding.input_ids, encoding.attention_mask[:1])
     with pytest.raises(M2KRError, match="must be"):
@@ -360,7 +361,7 @@ def test_what_the_model_cannot_read_is_refused(model, flmr_folder):
 
 def test_new_models_differ_in_every_part_and_are_finite():
     torch.manual_seed(0)
-    model = PreFLMR(PreFLMRConfig.from_json(configuration("preflmr")))
+    model = PreFLMRNetwork(PreFLMRConfig.from_json(configuration("preflmr")))
     for module in model.modules():
         if isinstance(module, nn.Linear):
             assert module.weight.isfinite().all()

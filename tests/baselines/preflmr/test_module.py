@@ -18,7 +18,6 @@ from baselines.common.clip_pixels import ClipPixels
 from baselines.preflmr import PreFLMR
 from baselines.preflmr.module import PreFLMRModule, as_multi_vector_encoder, load_multi_vector_encoder
 from baselines.preflmr.pictures import Pictures
-from baselines.preflmr.preflmr import PreFLMR as Model
 from m2kr.errors import M2KRError
 from tests.baselines.images import random_images
 from tests.baselines.preflmr.make_fixtures import DOCUMENTS, QUERIES
@@ -29,13 +28,8 @@ PICTURED: list[Any] = [{"text": text, "image": image} for text, image in zip(QUE
 PICTURED += [{"text": QUERIES[0], "image": None}, {"text": QUERIES[1], "image": IMAGES[:2]}]
 
 
-@pytest.fixture(params=["preflmr", "flmr"])
-def either(request: pytest.FixtureRequest, folder: Path, flmr_folder: Path) -> Model:
-    return PreFLMR.from_pretrained(folder if request.param == "preflmr" else flmr_folder)
-
-
 @pytest.mark.parametrize("missing_image", ["black", "none"])
-def test_the_encoder_gives_the_models_vectors(either: Model, missing_image: str) -> None:
+def test_the_encoder_gives_the_models_vectors(either: PreFLMR, missing_image: str) -> None:
     either.configure(missing_image=missing_image)
     encoder = as_multi_vector_encoder(either)
     assert isinstance(encoder, MultiVectorEncoder)
@@ -48,7 +42,7 @@ def test_the_encoder_gives_the_models_vectors(either: Model, missing_image: str)
     assert_vectors_near(found, either.encode_document(DOCUMENTS))
 
 
-def test_similarity_is_the_models_score(model: Model) -> None:
+def test_similarity_is_the_models_score(model: PreFLMR) -> None:
     encoder = as_multi_vector_encoder(model)
     with torch.no_grad():
         query = model.query(*model.query_tokenizer(QUERIES))
@@ -60,7 +54,7 @@ def test_similarity_is_the_models_score(model: Model) -> None:
     assert_within(found, *maxsim_table(query.embeddings, passages, relative=SAME_NETWORK))
 
 
-def test_what_was_saved_is_read_again(either: Model, tmp_path: Path) -> None:
+def test_what_was_saved_is_read_again(either: PreFLMR, tmp_path: Path) -> None:
     either.pictures = Pictures(ClipPixels(18, (16, 16), mean=(0.1, 0.2, 0.3)))
     either.configure(query_maxlen=20, doc_maxlen=12)
     encoder = as_multi_vector_encoder(either)
@@ -82,7 +76,7 @@ def test_what_was_saved_is_read_again(either: Model, tmp_path: Path) -> None:
     assert again.get_embedding_dimension() == 8
 
 
-def test_it_loads_in_another_type(model: Model, tmp_path: Path) -> None:
+def test_it_loads_in_another_type(model: PreFLMR, tmp_path: Path) -> None:
     as_multi_vector_encoder(model).save(str(tmp_path / "saved"))
     short = load_multi_vector_encoder(tmp_path / "saved", dtype="bfloat16")
     assert short[0].model.dtype == torch.bfloat16
@@ -91,7 +85,7 @@ def test_it_loads_in_another_type(model: Model, tmp_path: Path) -> None:
         load_multi_vector_encoder(tmp_path / "saved")
 
 
-def test_forward_leaves_its_features_as_they_were(model: Model) -> None:
+def test_forward_leaves_its_features_as_they_were(model: PreFLMR) -> None:
     module = PreFLMRModule(model)
     features = module.preprocess(PICTURED, task="query")
     before = {name: value.clone() for name, value in features.items()}
@@ -105,7 +99,7 @@ def test_forward_leaves_its_features_as_they_were(model: Model) -> None:
 
 
 @pytest.mark.parametrize("with_pictures", [True, False])
-def test_cached_and_plain_losses_have_the_same_gradients(either: Model, with_pictures: bool) -> None:
+def test_cached_and_plain_losses_have_the_same_gradients(either: PreFLMR, with_pictures: bool) -> None:
     """A cached loss cuts batches up, and must not cut the mask tokens off that fill a query up."""
     queries = PICTURED[:4] if with_pictures else QUERIES
     gradients = []
@@ -127,14 +121,12 @@ def test_cached_and_plain_losses_have_the_same_gradients(either: Model, with_pic
     assert sum(float(gradient.abs().sum() > 0) for gradient in plain.values()) > 0.9 * len(plain)
 
 
-def test_what_it_cannot_read_is_refused(model: Model) -> None:
+def test_what_it_cannot_read_is_refused(model: PreFLMR) -> None:
     encoder = as_multi_vector_encoder(model)
     assert encoder.modalities == ["text", ("image", "text")]
     with pytest.raises(M2KRError, match="call encode_query or encode_document"):
         encoder.encode(["a"])
     with pytest.raises(ValueError, match="mixes multiple modalities"):
         encoder.encode_query(["a", PICTURED[0]])
-    with pytest.raises(M2KRError, match="without tokenizers"):
-        PreFLMRModule(PreFLMR(model.config))
     # A text that looks like a file is a text.
     assert encoder.encode_query("bridge.jpg").shape[1] == 8

@@ -8,7 +8,6 @@ import pickle
 import shutil
 import sys
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,8 @@ from PIL import Image
 from baselines.common.clip_pixels import ClipPixels
 from baselines.preflmr import PreFLMR, PreFLMRConfig
 from baselines.preflmr.pictures import Pictures
-from baselines.preflmr.preflmr import PreFLMR as Model
 from baselines.preflmr.retriever import PreFLMRRetriever
-from baselines.preflmr.tokenization import DOCUMENT_FOLDER, QUERY_FOLDER, DocumentTokenizer, QueryTokenizer
+from baselines.preflmr.tokenization import read_tokenizers
 from m2kr.errors import M2KRError
 from m2kr.evaluate.__main__ import main
 from m2kr.results.record import read_result
@@ -36,7 +34,7 @@ from tests.tolerance import assert_vectors_near
 make_encn = test_encn.make
 
 
-def one_by_one(model: Model, inputs: list[Any]) -> list[np.ndarray]:
+def one_by_one(model: PreFLMR, inputs: list[Any]) -> list[np.ndarray]:
     """Reference: every query alone, its pictures as a tensor, the vectors that are not zero."""
     found = []
     for item in inputs:
@@ -53,19 +51,14 @@ def one_by_one(model: Model, inputs: list[Any]) -> list[np.ndarray]:
 
 
 @pytest.fixture
-def flmr(flmr_folder: Path) -> Model:
+def flmr(flmr_folder: Path) -> PreFLMR:
     return PreFLMR.from_pretrained(flmr_folder)
-
-
-@pytest.fixture(params=["preflmr", "flmr"])
-def either(request: pytest.FixtureRequest, folder: Path, flmr_folder: Path) -> Model:
-    return PreFLMR.from_pretrained(folder if request.param == "preflmr" else flmr_folder)
 
 
 # --- vectors --------------------------------------------------------------------------------------------------------
 
 
-def test_documents_are_their_unmasked_vectors_however_they_are_padded(either: Model) -> None:
+def test_documents_are_their_unmasked_vectors_however_they_are_padded(either: PreFLMR) -> None:
     texts = [*DOCUMENTS, "", "owl " * 90, "!!!"]
     with torch.no_grad():
         vectors = either.document(*either.document_tokenizer(texts, padding="max"))
@@ -77,7 +70,7 @@ def test_documents_are_their_unmasked_vectors_however_they_are_padded(either: Mo
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 32])
-def test_queries_do_not_depend_on_their_batch(either: Model, batch_size: int) -> None:
+def test_queries_do_not_depend_on_their_batch(either: PreFLMR, batch_size: int) -> None:
     either.missing_image = "none"
     inputs = [
         QUERIES[0],
@@ -94,7 +87,7 @@ def test_queries_do_not_depend_on_their_batch(either: Model, batch_size: int) ->
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
-def test_a_query_without_a_picture_gets_the_official_black_one(either: Model, batch_size: int) -> None:
+def test_a_query_without_a_picture_gets_the_official_black_one(either: PreFLMR, batch_size: int) -> None:
     black = Image.new("RGB", (336, 336))
     inputs: list[Any] = [QUERIES[0], {"text": QUERIES[1], "image": random_image(0)}, {"text": QUERIES[2]}, QUERIES[3]]
     given = [{"image": black, **(item if isinstance(item, dict) else {"text": item})} for item in inputs]
@@ -116,7 +109,7 @@ def test_the_black_picture_is_encoded_once(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_short_types_give_nearly_the_same(folder: Path, model: Model, dtype: str) -> None:
+def test_short_types_give_nearly_the_same(folder: Path, model: PreFLMR, dtype: str) -> None:
     short = PreFLMR.from_pretrained(folder, dtype=dtype)
     inputs = [*QUERIES, {"text": QUERIES[0], "image": random_image(0)}]
     pairs = [
@@ -131,9 +124,7 @@ def test_short_types_give_nearly_the_same(folder: Path, model: Model, dtype: str
 def test_passages_with_pictures(folder: Path) -> None:
     value = configuration("preflmr") | {"context_concat_output_from_vision_encoder": True}
     config = PreFLMRConfig.from_json(value)
-    model = PreFLMR(
-        config, QueryTokenizer(folder / QUERY_FOLDER, config), DocumentTokenizer(folder / DOCUMENT_FOLDER, config)
-    )
+    model = PreFLMR(config, *read_tokenizers(folder, config))
     fill(model, 3)
     model.eval()
     inputs = [
@@ -163,7 +154,7 @@ def test_padding_of_an_official_xlm_roberta_counts_in_full(make_encn: Any) -> No
         assert all(len(item) < len(other) for item, other in zip(own, expected, strict=True))
 
 
-def test_a_prepared_picture_is_as_good_as_the_picture(either: Model) -> None:
+def test_a_prepared_picture_is_as_good_as_the_picture(either: PreFLMR) -> None:
     image = random_image(0, (50, 20)).convert("RGBA")
     ready = pickle.loads(pickle.dumps(either.pictures.prepare))(image)
     assert ready.shape == (16, 16, 3)
@@ -171,7 +162,7 @@ def test_a_prepared_picture_is_as_good_as_the_picture(either: Model) -> None:
     np.testing.assert_array_equal(either.encode_query(some)[0], either.encode_query(others)[0])
 
 
-def test_a_grid_is_the_whole_and_its_nine_parts(flmr: Model) -> None:
+def test_a_grid_is_the_whole_and_its_nine_parts(flmr: PreFLMR) -> None:
     image = random_image(0, (45, 31))
     parts = [
         image.crop((45 * column // 3, 31 * row // 3, 45 * (column + 1) // 3, 31 * (row + 1) // 3))
@@ -195,7 +186,7 @@ def test_the_pixels_are_what_the_folder_says(folder: Path, tmp_path: Path) -> No
     assert PreFLMR.from_pretrained(copy).pictures.pixels == ClipPixels(20, (16, 16))
 
 
-def test_what_cannot_be_encoded_is_refused(model: Model) -> None:
+def test_what_cannot_be_encoded_is_refused(model: PreFLMR) -> None:
     with pytest.raises(M2KRError, match="input 1 is of the type int"):
         model.encode_query(["a", 3])  # type: ignore[list-item]
     with pytest.raises(M2KRError, match="input 0 is of the type dict, or its text"):
@@ -273,31 +264,12 @@ def test_without_the_hub_the_files_are_named(monkeypatch: pytest.MonkeyPatch, tm
     assert time.perf_counter() - start < 10
 
 
-def test_a_doubled_instruction_is_warned_of_once(folder: Path) -> None:
-    retriever: Any = get_retriever("preflmr-vit-b", checkpoint=str(folder))
-    with pytest.warns(UserWarning, match="same instruction twice"):
-        retriever.encode_query(["show the passage: show the passage: who"])
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        retriever.encode_query(["show the passage: show the passage: who"])
-
-
 def test_evaluate_runs_a_checkpoint(
     built: Path, world: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["--model", "preflmr-vit-b", "--checkpoint", str(folder), "--data", str(built), "--images", str(world)]
-    arguments = [
-        *command,
-        "--tasks",
-        "OKVQA,MSMARCO",
-        "--quiet",
-        "--workers",
-        "0",
-        "--limit",
-        "12",
-        "--option",
-        "query_maxlen=24",
-    ]
+    command += ["--tasks", "OKVQA,MSMARCO", "--quiet", "--workers", "0", "--limit", "12"]
+    arguments = [*command, "--option", "query_maxlen=24"]
     assert main([*arguments, "--out", str(tmp_path / "one"), "--batch-size", "3"]) == 0
     assert main([*arguments, "--out", str(tmp_path / "two")]) == 0
     assert "OKVQA" in capsys.readouterr().out

@@ -13,10 +13,10 @@ from baselines.preflmr import PreFLMRConfig
 from baselines.preflmr.tokenization import (
     DOCUMENT_FOLDER,
     QUERY_FOLDER,
-    DocumentTokenizer,
     QueryTokenizer,
     TokenMasks,
     has_doubled_instruction,
+    read_tokenizers,
 )
 from m2kr.errors import M2KRError
 from tests.baselines.preflmr.make_fixtures import LEADS, VOCABULARY, configuration
@@ -34,7 +34,7 @@ def tokenizers(folder, tmp_path):
             if added:
                 (tmp_path / name / "added_tokens.json").write_text(json.dumps(added))
         value = PreFLMRConfig.from_json(configuration("preflmr") | config)
-        return QueryTokenizer(tmp_path / QUERY_FOLDER, value), DocumentTokenizer(tmp_path / DOCUMENT_FOLDER, value)
+        return read_tokenizers(tmp_path, value)
 
     return make
 

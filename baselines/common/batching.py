@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from m2kr.common.progress import progress
 from m2kr.errors import M2KRError, first_line
 from m2kr.retriever import Input
 
@@ -85,7 +84,6 @@ def encode(
     batch_size: int,
     *,
     max_tokens: int | None = None,
-    description: str | None = None,
 ) -> list[_T]:
     """Return one result for every input, in the inputs' order, whatever the batches were.
 
@@ -94,17 +92,12 @@ def encode(
         lengths: tokens of every input.
         batch_size: inputs of a batch, at most.
         max_tokens: see `batches`.
-        description: of the progress bar; None for no bar.
     """
     results: list[Any] = [None] * len(lengths)
-    with (
-        torch.inference_mode(),
-        progress(len(lengths), description or "", unit="inputs", quiet=description is None) as bar,
-    ):
+    with torch.inference_mode():
         for rows in batches(lengths, batch_size, max_tokens):
             for row, result in zip(rows, run(rows), strict=True):
                 results[row] = result
-            bar.update(len(rows))
     return results
 
 

@@ -113,8 +113,10 @@ def _official(name: str) -> str:
 def _read_state(folder: Path, model: PreFLMRNetwork, dtype: torch.dtype, device: str) -> dict[str, torch.Tensor]:
     """Return the weights in a folder by our names, in ``dtype`` on ``device``; refuse what the model cannot take."""
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
-    ours = {_official(name): name for name in shapes}
-    ours |= {_official(alias): name for alias, name in _aliases(model).items()}
+    first: dict[int, str] = {}
+    ours: dict[str, str] = {}  # official names, of shared parameters both, to the first of our names
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        ours[_official(name)] = first.setdefault(id(parameter), name)
     state: dict[str, torch.Tensor] = {}
     seen: dict[str, str] = {}  # our name to the name it was found by
     unexpected: list[str] = []
@@ -124,18 +126,20 @@ def _read_state(folder: Path, model: PreFLMRNetwork, dtype: torch.dtype, device:
         if found.endswith(_BUFFERS):
             continue
         usual = _VISION.sub(r"\1_vision_encoder.vision_model.vision_model.", found)
-        name = ours.get(_TEXT.sub(r"\1_text_encoder.bert_model.", usual))
-        if name is None:
+        known = ours.get(_TEXT.sub(r"\1_text_encoder.bert_model.", usual))
+        if known is None:
             unexpected.append(found)
             continue
-        twin = seen.setdefault(name, found)
-        if tensor.shape != shapes[name] or not tensor.is_floating_point():
-            misshapen.append(f"{found} {tuple(tensor.shape)} {_short(tensor.dtype)}, not {tuple(shapes[name])}")
+        twin = seen.setdefault(known, found)
+        if tensor.shape != shapes[known] or not tensor.is_floating_point():
+            misshapen.append(
+                f"{found} {tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}, not {tuple(shapes[known])}"
+            )
             continue
         tensor = tensor.to(device=device, dtype=dtype)
-        if name not in state:
-            state[name] = tensor
-        elif not torch.equal(tensor, state[name]):
+        if known not in state:
+            state[known] = tensor
+        elif not torch.equal(tensor, state[known]):
             unequal.append(f"{found} and {twin}")
     problems = {
         "missing": [_official(name) for name in shapes if name not in seen],
@@ -150,17 +154,6 @@ def _read_state(folder: Path, model: PreFLMRNetwork, dtype: torch.dtype, device:
             + ". Copy config.json and the weights from one and the same checkpoint."
         )
     return state
-
-
-def _aliases(model: PreFLMRNetwork) -> dict[str, str]:
-    """Return the second names of shared parameters, each with the first name of the same parameter."""
-    first: dict[int, str] = {}
-    aliases: dict[str, str] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        known = first.setdefault(id(parameter), name)
-        if known != name:
-            aliases[name] = known
-    return aliases
 
 
 def _tensors(folder: Path, device: str) -> Iterator[tuple[str, torch.Tensor]]:
@@ -223,10 +216,6 @@ def _fill_buffers(model: PreFLMRNetwork, device: torch.device) -> None:
             else:
                 raise AssertionError(f"{type(module).__name__} has a buffer {name}, and no value for it is known")
             setattr(module, name, value)
-
-
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def _listed(names: list[str], most: int = 6) -> str:

@@ -3,7 +3,7 @@
     python -m pytest tests/benchmarks/test_train.py --benchmark-columns=min,median,rounds -s
 
 32 queries of 106 vectors with 64 passages of 60 to 120, dimension 64: a batch of the small models' fourth stage. Both
-give the same scores and gradients (tests/baselines/preflmr/test_model.py). Memory is the peak of a fresh process.
+give the same scores and gradients (tests/baselines/preflmr/test_network.py). Memory is the peak of a fresh process.
 """
 
 from __future__ import annotations

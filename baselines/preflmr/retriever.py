@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +13,11 @@ from PIL.Image import Image
 from baselines.common.checkpoints import PUBLISHED, count_parameters
 from baselines.common.clip_pixels import Pixels
 from baselines.common.options import whole_number
-from baselines.preflmr.checkpoint import find_official
-from baselines.preflmr.preflmr import PreFLMR
 from m2kr.errors import M2KRError
 from m2kr.retriever import Input
+
+if TYPE_CHECKING:
+    from baselines.preflmr.preflmr import PreFLMR
 
 
 class PreFLMRRetriever:
@@ -57,8 +58,13 @@ class PreFLMRRetriever:
         query_maxlen: str | None = None,
         doc_maxlen: str | None = None,
     ) -> None:
+        from baselines.preflmr.checkpoint import find_official
+        from baselines.preflmr.preflmr import PreFLMR
+
         found = find_official(checkpoint or PUBLISHED[preset])
-        self.model = PreFLMR.from_pretrained(found.folder, dtype=dtype, device=device, padding_mask=padding_mask)
+        self.model: PreFLMR = PreFLMR.from_pretrained(
+            found.folder, dtype=dtype, device=device, padding_mask=padding_mask
+        )
         self.model.configure(
             missing_image=missing_image,
             regions=regions,

@@ -127,7 +127,9 @@ def questions() -> list[ReaderInput]:
         ("long " * 60, "short"),
         (),
     ]
-    return [ReaderInput(text, given, image) for text, given, image in zip(texts, passages, random_images(5), strict=True)]
+    return [
+        ReaderInput(text, given, image) for text, given, image in zip(texts, passages, random_images(5), strict=True)
+    ]
 
 
 def reference(folder: Path, text: str, image: Image.Image, steps: int) -> tuple[str, float]:

@@ -10,24 +10,29 @@ from pathlib import Path
 
 import pytest
 
-from baselines.common.processes import pool
+from baselines.common.processes import in_parallel
 
 
-def test_work_is_done_by_processes_of_their_own() -> None:
-    with pool(2) as processes:
-        assert list(processes.map(abs, [-1, 2, -3])) == [1, 2, 3]
-        assert processes.submit(os.getpid).result() != os.getpid()
+def write_process_id(file: Path) -> None:
+    file.write_text(str(os.getpid()))
+
+
+def test_work_is_done_by_processes_of_their_own_where_there_is_enough(tmp_path: Path) -> None:
+    files = [tmp_path / str(number) for number in range(3)]
+    in_parallel(write_process_id, files, 2)
+    assert str(os.getpid()) not in {file.read_text() for file in files}
+    in_parallel(write_process_id, files[:1], 2)
+    assert files[0].read_text() == str(os.getpid())
 
 
 CODE = """
 import sys, time
 from pathlib import Path
 from tests.baselines.common.test_processes import go_on
-from baselines.common.processes import pool
+from baselines.common.processes import in_parallel
 
 if __name__ == "__main__":
-    with pool(1) as processes:
-        processes.submit(go_on, Path(sys.argv[1])).result()
+    in_parallel(go_on, [Path(sys.argv[1]), Path(sys.argv[1])], 2)
 """
 
 

@@ -67,6 +67,10 @@ cards: setup  ## Write data_cards/, docs/options.md and the tables in README.md 
 board: setup  ## Write the leaderboard's table in README.md anew
 	$(BIN)/python -m leaderboard readme
 
+.PHONY: pictures
+pictures: setup  ## Take the README's pictures of the demo's site anew (after make demo; needs a Chromium)
+	$(BIN)/python -m leaderboard pictures --site $(DEMO)/site --out docs/pictures
+
 .PHONY: test
 test: check  ## Set up, check and run all tests, in as many processes as there are cores (four at most)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile

@@ -12,14 +12,14 @@ _BEFORE = 140
 # Characters shown in front of the first answer of a long passage.
 
 
-class Part(NamedTuple):
+class TextPart(NamedTuple):
     """A piece of text, and whether it is an answer."""
 
     text: str
     answer: bool
 
 
-def excerpt(text: str, answers: Iterable[str], length: int = EXCERPT) -> tuple[list[Part], bool]:
+def excerpt(text: str, answers: Iterable[str], length: int = EXCERPT) -> tuple[list[TextPart], bool]:
     """Return an excerpt around the first answer, or the beginning, and whether the whole text holds an answer.
 
     An answer is found as `m2kr.metrics.contains_answer` finds it: lower-cased and stripped, as a substring.
@@ -38,20 +38,20 @@ def excerpt(text: str, answers: Iterable[str], length: int = EXCERPT) -> tuple[l
         end = max(text.rfind(" ", start, end), *(high for _, high in spans if high <= end), start + length // 2)
     if start:
         start = max(start, text.find(" ", start, spans[0][0]) + 1)
-    parts = [Part("… ", False)] if start else []
+    parts = [TextPart("… ", False)] if start else []
     place = start
     for low, high in spans:
         low, high = max(low, start), min(high, end)
         if low >= high:
             continue
         if low > place:
-            parts.append(Part(text[place:low], False))
-        parts.append(Part(text[low:high], True))
+            parts.append(TextPart(text[place:low], False))
+        parts.append(TextPart(text[low:high], True))
         place = high
     if place < end:
-        parts.append(Part(text[place:end], False))
+        parts.append(TextPart(text[place:end], False))
     if end < len(text):
-        parts.append(Part(" …", False))
+        parts.append(TextPart(" …", False))
     return parts, bool(spans)
 
 

@@ -5,23 +5,27 @@ This needs the benchmark that was evaluated. Without it the site has no signific
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from leaderboard.excerpts import Part, excerpt
-from leaderboard.records import Record
+from leaderboard.excerpts import TextPart, excerpt
+from leaderboard.marks import DataKind
+from leaderboard.records import RunRecord, Selection
 from leaderboard.validate import TOLERANCE
-from m2kr.common.files import atomic, digest, sha256_of
+from m2kr.common.files import atomic, digest
 from m2kr.common.progress import progress
 from m2kr.errors import M2KRError
+from m2kr.results.record import read_run
 from m2kr.results.run import Run
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from m2kr.dataset import TaskData
     from m2kr.images.roots import ImageRoots
 
@@ -30,6 +34,8 @@ SHOWN_GOLD = 3
 """Passages shown for a query: retrieved ones, and positives."""
 
 _PICTURE_SIDE = 320
+_LAST = 1 << 30
+# Stands for the rank of what was not found.
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,7 @@ class Passage:
     """
 
     passage_id: str
-    parts: list[Part]
+    parts: list[TextPart]
     rank: int | None
     score: float | None
     positive: bool
@@ -83,7 +89,7 @@ class Query:
 
 
 @dataclass(frozen=True)
-class Examined:
+class ExploredRun:
     """What was seen in a run.
 
     Attributes:
@@ -98,29 +104,29 @@ class Examined:
 
 
 @dataclass(frozen=True)
-class Examination:
+class Exploration:
     """What was seen in all runs.
 
     Attributes:
         fingerprints: (task, split, made up) -> fingerprint of the named benchmark.
-        found: result file -> what was seen in its run. Not of those whose run is not there, or whose data are others.
+        runs: result file -> what was seen in its run. Not of those whose run is not there, or whose data are others.
         absent: result file -> why it was not looked into.
     """
 
-    fingerprints: dict[tuple[str, str, bool], str]
-    found: dict[Path, Examined]
-    absent: dict[Path, str]
+    fingerprints: dict[DataKind, str] = field(default_factory=dict)
+    runs: dict[Path, ExploredRun] = field(default_factory=dict)
+    absent: dict[Path, str] = field(default_factory=dict)
 
 
-def examine(
-    records: Sequence[Record],
+def explore(
+    records: Sequence[RunRecord],
     data: str,
     out: Path,
     *,
     images: ImageRoots | None = None,
     shown: int = 40,
     quiet: bool = False,
-) -> Examination:
+) -> Exploration:
     """Look into the runs of results.
 
     Args:
@@ -135,36 +141,43 @@ def examine(
         M2KRError: the benchmark cannot be read; a run cannot be read, is not the one of its result, or gives other
             measures than the result file has.
     """
-    from m2kr.dataset import load_task, nano_subset
-
-    examination = Examination({}, {}, {})
+    exploration = Exploration()
     with progress(len(records), "look into runs", unit="runs", quiet=quiet) as bar:
         for selection in dict.fromkeys(record.selection for record in records):
-            task, split, limit, seed = selection
             chosen = [record for record in records if record.selection == selection]
             try:
-                loaded = load_task(task, data, split, images=images, limit=limit)
+                loaded = load_selection(selection, data, images=images)
             except M2KRError as error:
                 if not Path(data).is_dir():
                     raise
-                examination.absent.update((record.path, str(error)) for record in chosen)
+                exploration.absent.update((record.path, str(error)) for record in chosen)
                 bar.update(len(chosen))
                 continue
-            examination.fingerprints[task, split, loaded.synthetic] = loaded.fingerprint
-            if seed is not None:
-                loaded = nano_subset(loaded, seed=seed)
-            pictures = Pictures(loaded, out)
+            exploration.fingerprints[loaded.task.key, loaded.split, loaded.synthetic] = loaded.fingerprint
+            thumbnails = _Thumbnails(loaded, out)
             for record in chosen:
-                why = _why_not(record, loaded)
-                if why is None:
-                    examination.found[record.path] = _look(record, loaded, pictures, shown)
+                if why := _why_not(record, loaded):
+                    exploration.absent[record.path] = why
                 else:
-                    examination.absent[record.path] = why
+                    exploration.runs[record.path] = _explored(record, loaded, thumbnails, shown)
                 bar.update()
-    return examination
+    return exploration
 
 
-def recomputed(record: Record, data: TaskData, cutoffs: Iterable[int]) -> tuple[Run, Any]:
+def load_selection(selection: Selection, data: str, *, images: ImageRoots | None = None) -> TaskData:
+    """Return the queries and passages that a result is of.
+
+    Raises:
+        M2KRError: the benchmark does not have them.
+    """
+    from m2kr.dataset import load_task, nano_subset
+
+    task, split, limit, seed = selection
+    loaded = load_task(task, data, split, images=images, limit=limit)
+    return loaded if seed is None else nano_subset(loaded, seed=seed)
+
+
+def recomputed(record: RunRecord, data: TaskData, cutoffs: Iterable[int]) -> tuple[Run, pl.DataFrame]:
     """Return a result's run and every measure of every query, as a table of `m2kr.metrics.score_queries`.
 
     Raises:
@@ -172,17 +185,13 @@ def recomputed(record: Record, data: TaskData, cutoffs: Iterable[int]) -> tuple[
     """
     from m2kr.metrics import score_queries
 
-    if not record.run_path.is_file():
-        raise M2KRError(f"{record.run_path} is not there; a result is shown with its run.")
-    if sha256_of(record.run_path) != record.result["run_sha256"]:
-        raise M2KRError(f"{record.run_path} is not the run that {record.path} names: its sha256 differs.")
-    run = Run.read_trec(record.run_path)
+    run = read_run(record.run_path, record.result)
     answers = data.answers
     texts = dict(data.passages.select("passage_id", "passage_content").iter_rows()) if answers is not None else None
     return run, score_queries(run, data.qrels, answers=answers, passages=texts, ks=cutoffs)
 
 
-def mismatches(record: Record, table: Any) -> list[str]:
+def mismatches(record: RunRecord, table: pl.DataFrame) -> list[str]:
     """Return the measures of a result that differ from those computed, as sentences.
 
     Args:
@@ -192,13 +201,13 @@ def mismatches(record: Record, table: Any) -> list[str]:
     found = []
     for name, value in record.result["metrics"].items():
         if name in table.columns:
-            computed = float(table[name].mean() or 0.0)
+            computed = float(table[name].mean() or 0.0)  # type: ignore[arg-type]
             if abs(computed - value) > TOLERANCE:
                 found.append(f"{name} is {value:.6f} in the file, and {computed:.6f} computed from the run")
     return found
 
 
-def _why_not(record: Record, data: TaskData) -> str | None:
+def _why_not(record: RunRecord, data: TaskData) -> str | None:
     result = record.result
     if result["dataset"] != data.fingerprint:
         return "it was made with other data"
@@ -209,21 +218,20 @@ def _why_not(record: Record, data: TaskData) -> str | None:
     return None
 
 
-def _look(record: Record, data: TaskData, pictures: Pictures, shown: int) -> Examined:
+def _explored(record: RunRecord, data: TaskData, thumbnails: _Thumbnails, shown: int) -> ExploredRun:
     headline = record.result["headline"]
     run, table = recomputed(record, data, {int(name.split("@")[1]) for name in headline})
-    differ = mismatches(record, table)
-    if differ:
+    if differ := mismatches(record, table):
         raise M2KRError(f"{record.path} is refused: {differ[0]}. Evaluate again, or take the file out.")
     hits = {name: table[name].to_numpy() for name in headline if name in table.columns}
     failed = hits[headline[0]] == 0
-    rows = _chosen(data.queries["question_id"].to_list(), failed, shown)
-    queries = list(_shown_queries(run, data, rows, failed, pictures))
-    queries.sort(key=lambda query: (not query.failed, -(query.found_at or 1 << 30)))
-    return Examined(hits, int(failed.sum()), queries)
+    rows = chosen_rows(data.queries["question_id"].to_list(), failed, shown)
+    queries = _queries(run, data, rows, failed, thumbnails)
+    queries.sort(key=lambda query: (not query.failed, -(query.found_at or _LAST)))
+    return ExploredRun(hits, int(failed.sum()), queries)
 
 
-def _chosen(ids: Sequence[str], failed: npt.NDArray[np.bool_], shown: int) -> list[int]:
+def chosen_rows(ids: Sequence[str], failed: npt.NDArray[np.bool_], shown: int) -> list[int]:
     """Return rows to show: of the queries ordered by a hash, so that models share them, three failures to a success."""
     order = sorted(range(len(ids)), key=lambda row: digest(ids[row]))
     failures = [row for row in order if failed[row]]
@@ -232,57 +240,49 @@ def _chosen(ids: Sequence[str], failed: npt.NDArray[np.bool_], shown: int) -> li
     return failures[: shown - kept] + others[:kept]
 
 
-def _shown_queries(
-    run: Run, data: TaskData, rows: Sequence[int], failed: npt.NDArray[np.bool_], pictures: Pictures
-) -> Iterator[Query]:
-    places = {query: number for number, query in enumerate(run.query_ids)}
-    all_answers = data.answers or {}
-    needed: set[str] = set()
-    chosen: list[tuple[int, str, list[str], list[float]]] = []
-    for row in rows:
-        question_id = data.queries["question_id"][row]
-        place = places.get(question_id)
-        ids = run.passage_ids[place] if place is not None else []
-        scores = run.scores[place].tolist() if place is not None else []
-        chosen.append((row, question_id, ids, scores))
-        needed.update(ids[:SHOWN_TOP], data.qrels[question_id])
+def _queries(
+    run: Run, data: TaskData, rows: Sequence[int], failed: npt.NDArray[np.bool_], thumbnails: _Thumbnails
+) -> list[Query]:
     import polars as pl
 
+    ids = data.queries["question_id"]
+    places = {query: number for number, query in enumerate(run.query_ids)}
+    # For each query its passages, best first: id -> (rank, score).
+    found: dict[str, dict[str, tuple[int, float]]] = {ids[row]: {} for row in rows}
+    for query in found.keys() & places.keys():
+        ranked = zip(run.passage_ids[places[query]], run.scores[places[query]].tolist(), strict=True)
+        found[query] = {passage: (rank, score) for rank, (passage, score) in enumerate(ranked, start=1)}
+    needed = {passage for query in found for passage in (*list(found[query])[:SHOWN_TOP], *data.qrels[query])}
     content = data.passages.filter(pl.col("passage_id").is_in(list(needed)))
     texts: dict[str, str] = dict(content.select("passage_id", "passage_content").iter_rows())
-    for row, question_id, ids, scores in chosen:
-        positives, answers = data.qrels[question_id], all_answers.get(question_id, [])
-        ranks = {passage: rank for rank, passage in enumerate(ids, start=1)}
-        found = sorted(ranks[passage] for passage in positives if passage in ranks)
-        gold = sorted(positives, key=lambda passage: ranks.get(passage, 1 << 30))[:SHOWN_GOLD]
-
-        def shown(
-            passage: str,
-            positives: Sequence[str] = positives,
-            answers: Sequence[str] = answers,
-            ranks: Mapping[str, int] = ranks,
-            scores: Sequence[float] = scores,
-        ) -> Passage:
+    queries = []
+    for row in rows:
+        query = ids[row]
+        passages, positives, answers = found[query], data.qrels[query], (data.answers or {}).get(query, [])
+        gold = sorted(positives, key=lambda passage: passages.get(passage, (_LAST, 0))[0])[:SHOWN_GOLD]
+        shown = {}
+        for passage in (*gold, *list(passages)[:SHOWN_TOP]):
             parts, has_answer = excerpt(texts.get(passage, "(not among the passages)"), answers)
-            rank = ranks.get(passage)
-            score = None if rank is None else scores[rank - 1]
-            return Passage(passage, parts, rank, score, passage in positives, has_answer)
-
-        yield Query(
-            question_id=question_id,
-            question=data.queries["question"][row] or "",
-            instruction=(data.queries["instruction"][row] or "").rstrip(": "),
-            answers=list(dict.fromkeys(answers)),  # several people may have given the same
-            picture=pictures.of(row),
-            failed=bool(failed[row]),
-            found_at=found[0] if found else None,
-            positives=len(positives),
-            gold=[shown(passage) for passage in gold],
-            top=[shown(passage) for passage in ids[:SHOWN_TOP]],
+            rank, score = passages.get(passage, (None, None))
+            shown[passage] = Passage(passage, parts, rank, score, passage in positives, has_answer)
+        queries.append(
+            Query(
+                question_id=query,
+                question=data.queries["question"][row] or "",
+                instruction=(data.queries["instruction"][row] or "").rstrip(": "),
+                answers=list(dict.fromkeys(answers)),  # several people may have given the same
+                picture=thumbnails.of(row),
+                failed=bool(failed[row]),
+                found_at=min((passages[passage][0] for passage in positives if passage in passages), default=None),
+                positives=len(positives),
+                gold=[shown[passage] for passage in gold],
+                top=[shown[passage] for passage in list(passages)[:SHOWN_TOP]],
+            )
         )
+    return queries
 
 
-class Pictures:
+class _Thumbnails:
     """Small copies of the pictures of a task's queries, written when they are first asked for."""
 
     def __init__(self, data: TaskData, out: Path) -> None:

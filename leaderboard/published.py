@@ -1,36 +1,45 @@
-"""Published figures, each with its source: ``published.csv`` and the blocks it is divided into.
+"""Published figures, each with its source: ``published.csv`` and ``published_answers.csv``.
 
-Figures of different blocks are not comparable: the benchmark's data, its passages or the way of measuring differ.
-A figure is in the file only if its source says that it was measured on the benchmark, or on the named variant of it.
+Figures of retrieval are divided into blocks. Figures of different blocks are not comparable: the benchmark's data, its
+passages or the way of measuring differ. A figure is in the file only if its source says that it was measured on the
+benchmark, or on the named variant of it.
+
+Figures of answering are what articles report of readers with and without PreFLMR's passages. No source that was at hand
+says that questions and passages are those of M2KR, so none is ranked, and each says how it is known. Figures of systems
+with a retriever whose passages are known to be others, or are not described, are left out.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from leaderboard.measures import ANSWER_MEASURES
 from m2kr.errors import M2KRError
 from m2kr.tasks import TASKS
 
 if TYPE_CHECKING:
     import pandas as pd
 
-PUBLISHED = Path(__file__).with_name("published.csv")
-
-COLUMNS = ("model", "task", "metric", "value", "block", "source", "status", "ranked", "parameters", "caveat")
-"""Columns of ``published.csv``. ``value`` is in percent, ``ranked`` yes or no, ``parameters`` a count or empty."""
-
 STATUS = {
     "verified": "seen in the source",
     "digitised": "read off a plot",
     "second-hand": "quoted by another work",
 }
-"""What ``status`` can be."""
+"""What ``status`` can be of a figure of retrieval."""
+
+ANSWER_STATUS = {
+    "second-hand": "second-hand: quoted by another work",
+    "copy": "seen in a copy of the source",
+}
+"""What ``status`` can be of a figure of answering."""
 
 
 @dataclass(frozen=True)
-class Block:
+class FigureBlock:
     """A group of published figures that were measured alike.
 
     Attributes:
@@ -49,71 +58,122 @@ class Block:
 BLOCKS = {
     block.key: block
     for block in (
-        Block(
+        FigureBlock(
             "official",
             "Published: current official figures",
             "Converted PreFLMR checkpoints on the benchmark as it is published today, found by the approximate "
             "search of the ColBERT engine. The reference that a run on the published data compares with.",
         ),
-        Block(
+        FigureBlock(
             "paper-era",
             "Published: figures of the paper's time",
             "Original checkpoints, on the benchmark before June 2024, when OVEN's splits and the instructions were "
             "corrected. For OKVQA, Infoseek and EVQA only Pseudo Recall was reported. Figures of the radar plot are "
             "not ranked; one with ~ was read off the plot.",
         ),
-        Block(
+        FigureBlock(
             "encn",
             "Published: English and Chinese model, English tasks",
             "Another text encoder, trained on English and Chinese. IGLUE and Pseudo Recall were not reported.",
         ),
-        Block(
+        FigureBlock(
             "ret-m2kr",
             "Published: ReT on ReT-M2KR",
             "Another benchmark of the same task names: passages of OVEN, Infoseek, EVQA and OKVQA carry pictures, and "
             "MSMARCO is left out.",
         ),
-        Block("fine-tuned", "Published: trained on one task", "Not ranked.", tabular=False),
-        Block("reruns", "Published: reruns by others", "Reported in public threads. Not ranked.", tabular=False),
+        FigureBlock("fine-tuned", "Published: trained on one task", "Not ranked.", tabular=False),
+        FigureBlock("reruns", "Published: reruns by others", "Reported in public threads. Not ranked.", tabular=False),
     )
 }
-"""Blocks of published figures, in the order they are shown."""
+"""Blocks of published figures of retrieval, in the order they are shown."""
+
+ANSWER_BLOCK = FigureBlock(
+    "published",
+    "Published",
+    "Quoted by another work, or seen in a copy of the source, as each row says. What was seen of them does not "
+    "say that questions and passages are those of M2KR, so they are not ranked and compare with no run here.",
+    tabular=False,
+)
+"""The block of all published figures of answering."""
 
 
-def read_published(path: Path = PUBLISHED) -> pd.DataFrame:
-    """Return the published figures, columns `COLUMNS`, in the order of the file.
+@dataclass(frozen=True)
+class FigureFile:
+    """A file of published figures, and what may stand in it.
 
-    ``value`` is float64 in percent, ``ranked`` bool, ``parameters`` a nullable Int64, the rest strings.
+    Attributes:
+        path: the file.
+        columns: its columns. ``value`` is in percent, ``ranked`` yes or no, ``parameters`` a count or empty, and
+            ``passages``, which a reader was given, a retriever or "none".
+        identity: the columns that together name a figure, which stands once.
+        allowed: column -> what can stand in it.
+        measures: task -> the measures known of it, as a regular expression.
+    """
+
+    path: Path
+    columns: tuple[str, ...]
+    identity: tuple[str, ...]
+    allowed: Mapping[str, Collection[str]]
+    measures: Mapping[str, str]
+
+
+_HERE = Path(__file__).parent
+
+RETRIEVAL = FigureFile(
+    _HERE / "published.csv",
+    columns=("model", "task", "metric", "value", "block", "source", "status", "ranked", "parameters", "caveat"),
+    identity=("model", "task", "metric", "block"),
+    allowed={"block": BLOCKS, "status": STATUS, "ranked": ("yes", "no")},
+    measures={key: r"P?Recall@[1-9]\d*" for key, task in TASKS.items() if task.metrics},
+)
+
+ANSWERING = FigureFile(
+    _HERE / "published_answers.csv",
+    columns=("reader", "passages", "task", "metric", "value", "source", "status", "caveat"),
+    identity=("reader", "passages", "task", "metric"),
+    allowed={"status": ANSWER_STATUS},
+    measures={task: "|".join(name for names in choices for name in names) for task, choices in ANSWER_MEASURES.items()},
+)
+
+
+def read_published(file: FigureFile = RETRIEVAL) -> pd.DataFrame:
+    """Return published figures, in the order of their file.
+
+    ``value`` is float64 in percent, ``ranked`` bool, ``parameters`` a nullable Int64, all other columns are strings.
+    Figures of answering have no such columns, and get ``block`` and ``ranked``.
 
     Raises:
-        M2KRError: the file lacks a column, or a row has an unknown task, block, status or measure, no number, no
-            source, or stands twice.
+        M2KRError: the file lacks a column, or a row has an unknown task, measure, block or status, no percentage, no
+            source or other name, or stands twice.
     """
     import pandas as pd
 
-    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-    lacking = [column for column in COLUMNS if column not in frame.columns]
-    if lacking:
-        raise M2KRError(f"{path} lacks the column {', '.join(lacking)}.")
-    for column, known in (
-        ("task", {key for key, task in TASKS.items() if task.metrics}),
-        ("block", set(BLOCKS)),
-        ("status", set(STATUS)),
-        ("ranked", {"yes", "no"}),
-    ):
-        others = frame[~frame[column].isin(known)]
-        if len(others):
-            row = others.iloc[0]
-            raise M2KRError(f"{path}, {row['model']}: {column} is {row[column]!r}, not one of {', '.join(known)}.")
-    value = pd.to_numeric(frame["value"], errors="coerce")
-    for wrong, what in (
-        (~value.between(0, 100), "a value that is no percentage"),
-        (frame["source"].str.strip() == "", "no source"),
-        (~frame["metric"].str.fullmatch(r"P?Recall@[1-9]\d*"), "a measure other than Recall@K and PRecall@K"),
-        (frame.duplicated(["model", "task", "metric", "block"]), "a figure that stands twice"),
-    ):
-        if wrong.any():
-            row = frame[wrong].iloc[0]
-            raise M2KRError(f"{path} has {what}: {row['model']}, {row['task']}, {row['metric']}.")
+    frame = pd.read_csv(file.path, dtype=str, keep_default_na=False)
+    if lacking := [column for column in file.columns if column not in frame.columns]:
+        raise M2KRError(f"{file.path} lacks the column {', '.join(lacking)}.")
+    twice = frame.duplicated(list(file.identity))
+    for line, (row, again) in enumerate(zip(frame.to_dict("records"), twice, strict=True), start=2):
+        if problem := _problem(file, row) or ("it stands twice" if again else None):
+            figure = ", ".join(row[column] for column in file.identity)
+            raise M2KRError(f"{file.path}, line {line} ({figure}): {problem}.")
+    frame = frame[list(file.columns)].astype({"value": float})
+    if "block" not in frame:
+        return frame.assign(block=ANSWER_BLOCK.key, ranked=False)
     parameters = pd.to_numeric(frame["parameters"].replace("", None)).astype("Int64")
-    return frame.assign(value=value, ranked=frame["ranked"] == "yes", parameters=parameters)[list(COLUMNS)]
+    return frame.assign(ranked=frame["ranked"] == "yes", parameters=parameters)
+
+
+def _problem(file: FigureFile, row: Mapping[Any, str]) -> str | None:
+    for column, known in {"task": file.measures, **file.allowed}.items():
+        if row[column] not in known:
+            return f"{column} is {row[column]!r}, not one of {', '.join(known)}"
+    if not re.fullmatch(file.measures[row["task"]], row["metric"]):
+        return f"{row['metric']!r} is no measure of {row['task']}"
+    if empty := [column for column in (*file.identity, "source") if not row[column].strip()]:
+        return f"it has no {empty[0]}"
+    try:
+        possible = 0 <= float(row["value"]) <= 100
+    except ValueError:
+        possible = False
+    return None if possible else f"value is {row['value']!r}, which is no percentage"

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from leaderboard.boards import MEASURES, Board, boards, long_table, short
+from leaderboard.boards import run_boards
+from leaderboard.figures import run_figures
+from leaderboard.marks import usual_data
+from leaderboard.measures import MEASURES, short
 from leaderboard.published import BLOCKS, read_published
-from leaderboard.records import read_records, usual_data, with_marks
-from m2kr.errors import M2KRError, run_command
+from leaderboard.records import read_records
+from m2kr.common.cli import option, parse
+from m2kr.errors import M2KRError
 
 ROOT = Path(__file__).resolve().parents[1]
 """The checkout, with ``README.md``."""
@@ -23,6 +27,15 @@ _SHOWN = ("official",)
 # Published blocks in the README; the site has all.
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReadmeOptions:
+    """Options of ``python -m leaderboard readme``."""
+
+    results: Path | None = option("folder of results to add; default: leaderboard/results, where it is there", None)
+    readme: Path = option("the file; default: that of the checkout", ROOT / "README.md")
+    check: bool = option("change nothing; fail if the table is stale", False)
+
+
 def markdown(results: Path | None = None) -> str:
     """Return a Markdown table: runs on the whole benchmark, and the current official figures.
 
@@ -32,27 +45,23 @@ def markdown(results: Path | None = None) -> str:
     Raises:
         M2KRError: a result file is refused.
     """
-    records = read_records(results) if results is not None else []
-    reference = usual_data(records)
-    marked = [with_marks(record, reference) for record in records]
-    found = boards(marked, long_table(marked, read_published()))
-    shown = [board for board in found if board.key == "run" or board.key in _SHOWN]
+    runs = read_records(results)[0] if results is not None else []
+    reference = usual_data(record.result for record in runs)
+    runs = [record.marked(reference) for record in runs]
+    published = read_published()
     lines = [
         "| model | " + " | ".join(f"{task} {short(metric)}" for task, metric in MEASURES) + " | from |",
         "| --- |" + " ---: |" * len(MEASURES) + " --- |",
     ]
-    for board in shown:
+    for board in run_boards(runs, run_figures(runs, published)):
+        if board.key not in ("run", *_SHOWN):
+            continue
+        sources = published.loc[published["block"] == board.key, "source"]
+        origin = "a run" if board.own else "; ".join(sources.unique())
         for row in board.rows:
             cells = ["–" if cell is None else f"{cell.value:.1f}" for cell in row.cells]
-            lines.append(f"| {_cell(row.model)} | {' | '.join(cells)} | {_origin(board)} |")
+            lines.append(f"| {_cell(row.name)} | {' | '.join(cells)} | {origin} |")
     return "\n".join(lines)
-
-
-def _origin(board: Board) -> str:
-    if board.own:
-        return "a run"
-    sources = read_published()
-    return "; ".join(dict.fromkeys(sources.loc[sources["block"] == board.key, "source"]))
 
 
 def _cell(text: str) -> str:
@@ -77,32 +86,22 @@ def updated(text: str, table: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command: exit code 1 where ``--check`` finds the table stale."""
-    parser = argparse.ArgumentParser(
+    options = parse(
+        ReadmeOptions,
+        argv,
         prog="python -m leaderboard readme",
         description="Write the leaderboard's table into README.md, between its markers.",
         epilog="The table has the runs that no mark sets apart, and these published figures: "
         + ", ".join(BLOCKS[key].title for key in _SHOWN),
     )
-    parser.add_argument(
-        "--results", type=Path, help="folder of results to add; default: leaderboard/results, where it is there"
-    )
-    parser.add_argument("--readme", type=Path, default=ROOT / "README.md", help="default: that of the checkout")
-    parser.add_argument("--check", action="store_true", help="change nothing; fail if the table is stale")
-    arguments = parser.parse_args(argv)
-    if not arguments.readme.is_file():
-        raise M2KRError(f"{arguments.readme} is no file. Name the README with --readme.")
-    results = arguments.results or (SUBMITTED if SUBMITTED.is_dir() else None)
-    text = arguments.readme.read_text(encoding="utf-8")
-    new = updated(text, markdown(results))
-    if arguments.check:
-        if new != text:
-            print(f"{arguments.readme}: the leaderboard's table is stale; run python -m leaderboard readme")
-            return 1
+    if not options.readme.is_file():
+        raise M2KRError(f"{options.readme} is no file. Name the README with --readme.")
+    text = options.readme.read_text(encoding="utf-8")
+    new = updated(text, markdown(options.results or (SUBMITTED if SUBMITTED.is_dir() else None)))
+    if new == text:
         return 0
-    if new != text:
-        arguments.readme.write_text(new, encoding="utf-8", newline="\n")
+    if options.check:
+        print(f"{options.readme}: the leaderboard's table is stale; run python -m leaderboard readme")
+        return 1
+    options.readme.write_text(new, encoding="utf-8", newline="\n")
     return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(run_command(main))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,8 +37,8 @@ class Pairs:
 def pairwise(hits: Mapping[str, npt.NDArray[np.float64]]) -> Pairs:
     """Return the p-values of the two-sided paired t-test over the queries, for all pairs.
 
-    The same test as in `m2kr.significance.compare`, for all pairs at once: the variance of a difference is known from the
-    covariances. Not corrected for the number of comparisons.
+    The same test as in `m2kr.significance.compare`, for all pairs at once: the variance of a difference is known from
+    the covariances. Not corrected for the number of comparisons.
 
     Args:
         hits: model -> its measure for each query, of equal lengths.
@@ -65,15 +65,15 @@ def pairwise(hits: Mapping[str, npt.NDArray[np.float64]]) -> Pairs:
 
 def as_json(pairs: Mapping[tuple[str, str], Pairs]) -> dict[str, dict[str, object]]:
     """Return p-values for the page: "pool measure" -> models, and a row of p-values for each, to the diagonal."""
+
+    def shown(value: float) -> float | None:
+        return None if np.isnan(value) else float(f"{value:.3g}")
+
     return {
-        f"{pool} {metric}": {"models": found.slugs, "p": _triangle(found.p_values)}
+        f"{pool} {metric}": {
+            "models": found.slugs,
+            "p": [[shown(value) for value in row[:number]] for number, row in enumerate(found.p_values)],
+        }
         for (pool, metric), found in pairs.items()
         if len(found.slugs) > 1
     }
-
-
-def _triangle(values: npt.NDArray[np.float64]) -> list[Sequence[float | None]]:
-    return [
-        [None if np.isnan(value) else float(f"{value:.3g}") for value in row[:number]]
-        for number, row in enumerate(values)
-    ]

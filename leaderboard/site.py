@@ -5,41 +5,25 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from leaderboard import plots
-from leaderboard.answer_boards import MEASURE_NAMES, MEASURE_NOTES, answer_boards
-from leaderboard.answers import (
-    ANSWER_STATUS,
-    AnswerRecord,
-    answer_figures,
-    read_answer_records,
-    read_published_answers,
-)
-from leaderboard.boards import COMPARED, MEASURES, Board, boards, long_table, short, task_kind
-from leaderboard.explorer import Examination, examine
-from leaderboard.published import BLOCKS, STATUS, read_published
-from leaderboard.records import (
-    MARK_NOTES,
-    MARKS,
-    Model,
-    Record,
-    interval,
-    marks_of,
-    models_of,
-    read_records,
-    usual_data,
-    with_marks,
-)
-from leaderboard.significance import LEVEL, Pairs, as_json, pairwise
+from leaderboard.boards import PairsOf, answer_boards, run_boards
+from leaderboard.charts import curve, parameters_page, radar_page
+from leaderboard.explorer import Exploration, explore
+from leaderboard.figures import answer_figures, run_figures
+from leaderboard.marks import MARKS, usual_data
+from leaderboard.measures import ANSWER_NOTES, COMPARED, short
+from leaderboard.published import ANSWER_STATUS, ANSWERING, BLOCKS, STATUS, read_published
+from leaderboard.records import Model, RunRecord, models_of, read_records
+from leaderboard.significance import LEVEL, as_json, pairwise
 from m2kr import __version__
-from m2kr.common.files import atomic, safe_name
+from m2kr.common.files import atomic
 from m2kr.errors import M2KRError
 
 if TYPE_CHECKING:
@@ -50,7 +34,6 @@ if TYPE_CHECKING:
 _HERE = Path(__file__).parent
 _MARKER = ".m2kr-leaderboard"
 # A folder with this file was made here, and is made anew.
-_RADAR_SERIES = 6
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'"
@@ -92,68 +75,34 @@ def build(
     out = out.absolute()
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / _MARKER).is_file())):
         raise M2KRError(f"{out} is there and is no site of the leaderboard. Choose another folder with --out.")
-    records = read_records(results)
-    answers = read_answer_records(results)
-    published, published_answers = read_published(), read_published_answers()
+    runs, answers = read_records(results)
+    published, published_answers = read_published(), read_published(ANSWERING)
     making = out.with_name(f".{out.name}.making")
     shutil.rmtree(making, ignore_errors=True)
     making.mkdir(parents=True)
     try:
-        examination = (
-            examine(records, data, making, images=images, shown=shown, quiet=quiet)
-            if data is not None
-            else Examination({}, {}, {})
-        )
-        reference = {**usual_data(answers), **usual_data(records), **examination.fingerprints}
-        records = [with_marks(record, reference) for record in records]
-        answers = [replace(answer, marks=marks_of(answer.result, reference)) for answer in answers]
-        table, answered = long_table(records, published), answer_figures(answers, published_answers)
-        writer = _Pages(making, answered=len(answered) > 0)
-        writer.write_all(records, table, examination, looked=data is not None)
+        seen = Exploration()
+        if data is not None:
+            seen = explore(runs, data, making, images=images, shown=shown, quiet=quiet)
+        usual = [usual_data(record.result for record in records) for records in (answers, runs)]
+        reference = {**usual[0], **usual[1], **seen.fingerprints}
+        runs = [record.marked(reference) for record in runs]
+        answers = [record.marked(reference) for record in answers]
+        figures, answered = run_figures(runs, published), answer_figures(answers, published_answers)
+        shutil.copytree(_HERE / "static", making / "static")
+        pages = _Pages(making, answered=len(answered) > 0)
+        _write_runs(pages, runs, figures, seen, looked=data is not None)
         if len(answered):
-            writer.write_answers(answers, answered, records)
-        write_data(table, answered, making)
+            boards = answer_boards(answers, answered, runs)
+            pages.write("answers.html", "answers.html", boards=boards, notes=ANSWER_NOTES)
+        _write_data(figures, answered, making)
         (making / _MARKER).touch()
         if out.exists():
             shutil.rmtree(out)
         making.replace(out)
     finally:
         shutil.rmtree(making, ignore_errors=True)
-    return Built(len(models_of(records)), writer.pages, examination.absent)
-
-
-def write_data(table: pd.DataFrame, answered: pd.DataFrame, out: Path) -> None:
-    """Write ``leaderboard.csv`` and ``leaderboard.json``: every figure of retrieval, columns `FIELDS`.
-
-    Those of answering, columns `leaderboard.answers.ANSWER_FIELDS`, are in ``answers.csv`` and, as a list of their
-    own, in ``leaderboard.json``.
-    """
-    for name, figures in (("leaderboard.csv", table), ("answers.csv", answered)):
-        if len(figures):
-            with atomic(out / name, "w", durable=False) as file:
-                figures.to_csv(file, index=False, lineterminator="\n", float_format="%.6g")
-    notes = {
-        "percent": ["value", "low", "high"],
-        "interval": "95 %, percentile bootstrap over queries",
-        "groups": {block.key: block.title for block in BLOCKS.values()} | {"run": "results, plain or with marks"},
-        "marks": {MARKS[mark]: note for mark, note in MARK_NOTES.items()},
-        "status": {**STATUS, **ANSWER_STATUS, "computed": "of a result file"},
-    }
-    lists = {
-        name: [{key: _json_value(value) for key, value in row.items()} for row in figures.to_dict("records")]
-        for name, figures in (("figures", table), ("answers", answered))
-    }
-    with atomic(out / "leaderboard.json", "w", durable=False) as file:
-        json.dump({"m2kr": __version__, **notes, **lists}, file, ensure_ascii=False, indent=1, allow_nan=False)
-        file.write("\n")
-
-
-def _json_value(value: Any) -> Any:
-    import pandas as pd
-
-    if pd.isna(value):
-        return None
-    return round(value, 6) if isinstance(value, float) else value.item() if hasattr(value, "item") else value
+    return Built(len(models_of(runs)), pages.count, seen.absent)
 
 
 class _Pages:
@@ -161,7 +110,7 @@ class _Pages:
 
     def __init__(self, out: Path, *, answered: bool) -> None:
         self.out = out
-        self.pages = 0
+        self.count = 0
         self.environment = Environment(
             loader=FileSystemLoader(_HERE / "templates"),
             autoescape=True,  # every text of a result or of the data is somebody else's
@@ -184,8 +133,8 @@ class _Pages:
             "version": __version__,
             "answered": answered,
             "tasks": COMPARED,
-            "task_kind": task_kind,
             "pictured": [task.key for task in COMPARED if task.reads_images],
+            "marks": MARKS,
         }
 
     def write(self, name: str, template: str, **values: Any) -> None:
@@ -193,186 +142,95 @@ class _Pages:
         text = self.environment.get_template(template).render(root=root, page=name, **values)
         with atomic(self.out / name, "w", durable=False) as file:
             file.write(text)
-        self.pages += 1
+        self.count += 1
 
-    def write_all(
-        self, records: Sequence[Record], table: pd.DataFrame, examination: Examination, *, looked: bool
-    ) -> None:
-        shutil.copytree(_HERE / "static", self.out / "static")
-        pairs = _pairs(records, examination)
-        found = boards(records, table, pairs)
-        self.write(
-            "index.html",
-            "index.html",
-            boards=found,
-            measures=MEASURES,
-            significance=_safe_json(as_json(pairs)),
-            level=LEVEL,
-            looked=looked,
+
+def _write_runs(
+    pages: _Pages, runs: Sequence[RunRecord], figures: pd.DataFrame, seen: Exploration, *, looked: bool
+) -> None:
+    pairs = _pairs(runs, seen)
+    boards = run_boards(runs, figures, pairs)
+    significance = _safe_json(as_json(pairs))
+    pages.write("index.html", "index.html", boards=boards, significance=significance, level=LEVEL, looked=looked)
+    pages.write("radar.html", "plots.html", **radar_page(boards))
+    pages.write("parameters.html", "plots.html", **parameters_page(boards))
+    models = models_of(runs)
+    pages.write("runs/index.html", "runs.html", models=models)
+    for model in models:
+        _write_model(pages, model, seen)
+
+
+def _write_model(pages: _Pages, model: Model, seen: Exploration) -> None:
+    parts = []
+    for record in model.records:
+        if explored := seen.runs.get(record.path):
+            values = {"model": model, "record": record, "seen": explored}
+            pages.write(f"runs/{model.slug}/{record.page}", "explore.html", **values)
+        parts.append(
+            {
+                "record": record,
+                "seen": explored,
+                "why": seen.absent.get(record.path, "the site was built without the benchmark (--data)"),
+                "curve": curve(record),
+                "measures": _measures(record.result["metrics"]),
+            }
         )
-        self.write("radar.html", "plots.html", **_radars(found))
-        self.write("parameters.html", "plots.html", **_sizes(found))
-        models = models_of(records)
-        self.write("runs/index.html", "runs.html", models=models, marks=MARKS)
-        for model in models:
-            self._write_model(model, examination)
-
-    def write_answers(self, answers: Sequence[AnswerRecord], answered: pd.DataFrame, records: Sequence[Record]) -> None:
-        boards_ = answer_boards(answers, answered, records)
-        names = {"measure_names": MEASURE_NAMES, "measure_notes": MEASURE_NOTES}
-        self.write("answers.html", "answers.html", boards=boards_, **names)
-
-    def _write_model(self, model: Model, examination: Examination) -> None:
-        parts = []
-        for record in model.records:
-            seen = examination.found.get(record.path)
-            if seen:
-                self.write(f"runs/{model.slug}/{record.page}", "explore.html", model=model, record=record, seen=seen)
-            parts.append(
-                {
-                    "record": record,
-                    "seen": seen,
-                    "why": examination.absent.get(record.path, "the site was built without the benchmark (--data)"),
-                    "curve": _curve(record),
-                    "phases": _phases(record),
-                    "measures": _measures(record),
-                }
-            )
-        self.write(f"runs/{model.slug}/index.html", "run.html", model=model, parts=parts, marks=MARKS, notes=MARK_NOTES)
+    pages.write(f"runs/{model.slug}/index.html", "run.html", model=model, parts=parts)
 
 
-def _pairs(records: Sequence[Record], examination: Examination) -> dict[tuple[str, str], Pairs]:
+def _pairs(runs: Sequence[RunRecord], seen: Exploration) -> PairsOf:
     hits: dict[tuple[str, str], dict[str, Any]] = {}
-    for record in records:
-        seen = examination.found.get(record.path)
-        for metric, values in (seen.hits if seen else {}).items():
-            hits.setdefault((record.pool, metric), {})[record.slug] = values
+    for record in runs:
+        if explored := seen.runs.get(record.path):
+            for metric, values in explored.hits.items():
+                hits.setdefault((record.pool, metric), {})[record.slug] = values
     return {key: pairwise(values) for key, values in hits.items()}
 
 
-def _radars(found: Sequence[Board]) -> dict[str, Any]:
-    """Return what the page of radar charts shows: one chart for each board whose models cover most tasks.
-
-    As in the article, the tasks with Pseudo Recall are drawn by it.
-    """
-    axes = [(task.key, task.metrics[-1]) for task in COMPARED]
-    figures = []
-    for board in found:
-        series = []
-        for row in board.rows:
-            cells = dict(zip(MEASURES, row.cells, strict=True))
-            values = [cell.value if (cell := cells[axis]) else None for axis in axes]
-            if sum(value is not None for value in values) >= len(axes) - 1:
-                series.append((row.model, values))
-        if not series:
-            continue
-        left_out = max(0, len(series) - _RADAR_SERIES)
-        shown = series[:_RADAR_SERIES]
-        used = [n for n in range(len(axes)) if any(values[n] is not None for _, values in shown)]
-        labels = [f"{axes[n][0]}\n{short(axes[n][1])}" for n in used]
-        picked = [(name, [values[n] for n in used]) for name, values in shown]
-        name = f"radar-{board.key}"
-        note = f"{board.note} The first {_RADAR_SERIES} of {len(series)} models." if left_out else board.note
-        drawing = plots.radar(labels, picked, title=f"Radar chart: {board.title}", name=name)
-        figures.append(_figure(board.title, note, [drawing], [name for name, _ in picked], name))
-    intro = (
-        "Drawn as in the article: one axis for each task, from the smallest figure on the inner ring to the largest at "
-        "the rim, ten points at least; the range stands beside the axis. A model alone is drawn from 0 to "
-        "100. Pseudo Recall@5 where answers are known, "
-        "else Recall@K. Charts of different blocks are not comparable."
-    )
-    return {"title": "Radar charts", "intro": intro, "figures": figures, "wide": len(figures) == 1}
-
-
-def _sizes(found: Sequence[Board]) -> dict[str, Any]:
-    """Return what the page of metric against parameters shows: boards with models whose size is known.
-
-    Runs on the published data are drawn with the published figures; each group of runs that is set apart, alone.
-    """
-    together = [board for board in found if not board.own or board.key == "run"]
-    apart = [board for board in found if board.own and board.key != "run"]
-    figures = []
-    for number, group in enumerate(([together] if together else []) + [[board] for board in apart]):
-        panels: dict[str, list[tuple[str, list[tuple[str, float, float]]]]] = {}
-        for place, (task, metric) in enumerate(MEASURES):
-            for board in group:
-                points = [
-                    (row.model, float(row.parameters), cell.value)
-                    for row in board.rows
-                    if row.parameters and (cell := row.cells[place])
-                ]
-                if points:
-                    panels.setdefault(f"{task} {short(metric)}", []).append((board.title, points))
-        if not panels:
-            continue
-        labels = list(dict.fromkeys(label for series in panels.values() for label, _ in series))
-        joined = {board.title for board in group if not board.own}
-        drawings = [
-            plots.against_parameters(series, styles=labels, joined=joined, title=panel, name=f"size-{number}-{place}")
-            for place, (panel, series) in enumerate(panels.items())
-        ]
-        title, note = ("Figures on the published data", "") if group is together else (group[0].title, group[0].note)
-        figures.append(_figure(title, note, drawings, labels, f"sizes-{number}", joined))
-    intro = (
-        "Models whose number of parameters is known, on a logarithmic scale; each plot has its own range of percent, "
-        "ten points at least. Sources disagree on PreFLMR ViT-G: 2.1 B in the model list, 1.96 B in the article."
-    )
-    return {"title": "Figures against parameters", "intro": intro, "figures": figures, "wide": True}
-
-
-def _figure(
-    title: str,
-    note: str,
-    drawings: Sequence[Markup],
-    labels: Sequence[str],
-    name: str,
-    joined: Collection[str] | None = None,
-) -> dict[str, Any]:
-    marks = plots.legend_marks(labels, f"{name}-legend", joined)
-    return {"title": title, "note": note, "drawings": drawings, "legend": list(zip(marks, labels, strict=True))}
-
-
-def _curve(record: Record) -> Markup | None:
-    result = record.result
-    series = []
-    for kind in ("Recall", "PRecall"):
-        cutoffs = sorted(int(name.split("@")[1]) for name in result["metrics"] if name.startswith(f"{kind}@"))
-        points = []
-        for k in cutoffs:
-            value = result["metrics"][f"{kind}@{k}"]
-            low, high = interval(value, result["queries"])
-            points.append((k, 100 * value, 100 * low, 100 * high))
-        if len(points) > 1:
-            series.append((f"{kind}@K", points))
-    title = f"{result['task']}: percent against the cut-off K"
-    return plots.curve(series, title=title, name=f"curve-{safe_name(record.path.stem)}") if series else None
-
-
-def _phases(record: Record) -> list[tuple[str, float, int | None, bool]]:
-    """Return each phase's name, seconds, bytes of memory, and whether its embeddings were found."""
-    result = record.result
-    return [
-        (phase, float(seconds), result["memory"].get(phase), phase in result["reused"])
-        for phase, seconds in result["seconds"].items()
-    ]
-
-
-def _measures(record: Record) -> dict[str, Any]:
+def _measures(metrics: Mapping[str, float]) -> dict[str, Any]:
     """Return a table of measures: a row for each cut-off, a column for each measure that has cut-offs, and others."""
-    metrics = record.result["metrics"]
-    kinds = [
-        kind for kind in ("Recall", "PRecall", "recall_fraction") if any(n.startswith(kind + "@") for n in metrics)
-    ]
-    cutoffs = sorted({int(name.split("@")[1]) for name in metrics if name.split("@")[0] in kinds})
-    return {
-        "kinds": kinds,
-        "rows": [(k, [_percent(metrics.get(f"{kind}@{k}")) for kind in kinds]) for k in cutoffs],
-        "others": [(name, _percent(value)) for name, value in metrics.items() if name.split("@")[0] not in kinds],
+    kinds: dict[str, dict[int, float]] = {"Recall": {}, "PRecall": {}, "recall_fraction": {}}
+    others = []
+    for name, value in metrics.items():
+        kind, _, cutoff = name.partition("@")
+        if kind in kinds:
+            kinds[kind][int(cutoff)] = 100 * value
+        else:
+            others.append((name, 100 * value))
+    there = {kind: values for kind, values in kinds.items() if values}
+    cutoffs = sorted({k for values in there.values() for k in values})
+    rows = [(k, [values.get(k) for values in there.values()]) for k in cutoffs]
+    return {"kinds": list(there), "rows": rows, "others": others}
+
+
+def _write_data(figures: pd.DataFrame, answered: pd.DataFrame, out: Path) -> None:
+    """Write every figure of retrieval as ``leaderboard.csv``, of answering as ``answers.csv``, and of both as JSON."""
+    for name, table in (("leaderboard.csv", figures), ("answers.csv", answered)):
+        if len(table):
+            with atomic(out / name, "w", durable=False) as file:
+                table.to_csv(file, index=False, lineterminator="\n", float_format="%.6g")
+    notes = {
+        "percent": ["value", "low", "high"],
+        "interval": "95 %, percentile bootstrap over queries",
+        "groups": {block.key: block.title for block in BLOCKS.values()} | {"run": "results, plain or with marks"},
+        "marks": {mark.label: mark.note for mark in MARKS.values()},
+        "status": {**STATUS, **ANSWER_STATUS, "computed": "of a result file"},
     }
+    lists = {
+        name: [{key: _json_value(value) for key, value in row.items()} for row in table.to_dict("records")]
+        for name, table in (("figures", figures), ("answers", answered))
+    }
+    with atomic(out / "leaderboard.json", "w", durable=False) as file:
+        json.dump({"m2kr": __version__, **notes, **lists}, file, ensure_ascii=False, indent=1, allow_nan=False)
+        file.write("\n")
 
 
-def _percent(value: float | None) -> float | None:
-    return None if value is None else 100 * value
+def _json_value(value: Any) -> Any:
+    import pandas as pd
+
+    if pd.isna(value):
+        return None
+    return round(value, 6) if isinstance(value, float) else value.item() if hasattr(value, "item") else value
 
 
 def _parameters(value: int | None) -> str:

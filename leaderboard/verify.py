@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from leaderboard.boards import short
+from leaderboard.marks import labels
+from leaderboard.measures import short
 from leaderboard.published import read_published
-from leaderboard.records import MARKS, Record, read_records, with_marks
+from leaderboard.records import RunRecord, read_records
+from m2kr.common.cli import option, parse
 from m2kr.common.text_table import aligned
-from m2kr.errors import M2KRError, did_you_mean, run_command
+from m2kr.errors import M2KRError, did_you_mean
 from m2kr.tasks import TASKS
 
 Verdict = Literal["OK", "near", "off", "not comparable"]
@@ -25,6 +26,16 @@ _ROUNDING = 0.05
 # Points: published figures have one digit behind the point.
 
 
+@dataclass(frozen=True, kw_only=True)
+class VerifyOptions:
+    """Options of ``python -m leaderboard verify``."""
+
+    model: str = option("name of the model, or of its folder of results")
+    results: Path = option("folder of results", Path("results"))
+    published: str | None = option("published model, where its name is another", None, metavar="NAME")
+    block: str = option("block of published figures", "official")
+
+
 @dataclass(frozen=True)
 class Comparison:
     """One figure of ours beside a published one, both in percent.
@@ -33,7 +44,7 @@ class Comparison:
         task, metric: what is measured.
         ours, published: the figures.
         tolerance: points within which the verdict is OK.
-        verdict: see `judge`.
+        verdict: see `agreement`.
         reason: why they are not comparable, or empty.
         source: of the published figure.
     """
@@ -48,7 +59,7 @@ class Comparison:
     source: str
 
 
-def judge(ours: float, published: float, queries: int) -> tuple[Verdict, float]:
+def agreement(ours: float, published: float, queries: int) -> tuple[Verdict, float]:
     """Say whether a figure agrees with a published one, as far as sampling error allows.
 
     Were the queries drawn at random from many, a hit rate p over n of them would have the standard error
@@ -66,14 +77,12 @@ def judge(ours: float, published: float, queries: int) -> tuple[Verdict, float]:
     """
     share = published / 100
     error = 100 * math.sqrt(share * (1 - share) / queries)
+    ok, near = (z * error + _ROUNDING for z in (OK_Z, NEAR_Z))
     apart = abs(ours - published)
-    verdict: Verdict = (
-        "OK" if apart <= OK_Z * error + _ROUNDING else "near" if apart <= NEAR_Z * error + _ROUNDING else "off"
-    )
-    return verdict, OK_Z * error + _ROUNDING
+    return "OK" if apart <= ok else "near" if apart <= near else "off", ok
 
 
-def compare(records: Iterable[Record], name: str, block: str = "official") -> list[Comparison]:
+def compare(records: Iterable[RunRecord], name: str, block: str = "official") -> list[Comparison]:
     """Return the figures of results beside those published for a model.
 
     Args:
@@ -87,8 +96,7 @@ def compare(records: Iterable[Record], name: str, block: str = "official") -> li
     for record in records:
         result = record.result
         theirs = published[published["task"] == result["task"]]
-        marks = with_marks(record, {}).marks
-        reason = ", ".join(MARKS[mark] for mark in marks)
+        reason = labels(record.marked({}).marks)
         expected = TASKS[result["task"]].published.get("test")
         if not reason and (result["queries"], result["passages"]) != expected:
             queries, passages = expected or (0, 0)
@@ -97,21 +105,12 @@ def compare(records: Iterable[Record], name: str, block: str = "official") -> li
                 f"{passages:,} are published"
             )
         for metric, value, source in zip(theirs["metric"], theirs["value"], theirs["source"], strict=True):
-            if metric in result["metrics"]:
-                ours = 100 * result["metrics"][metric]
-                verdict, tolerance = judge(ours, value, result["queries"])
-                found.append(
-                    Comparison(
-                        result["task"],
-                        metric,
-                        ours,
-                        value,
-                        tolerance,
-                        "not comparable" if reason else verdict,
-                        reason,
-                        source,
-                    )
-                )
+            if metric not in result["metrics"]:
+                continue
+            ours = 100 * result["metrics"][metric]
+            verdict, tolerance = agreement(ours, value, result["queries"])
+            verdict = "not comparable" if reason else verdict
+            found.append(Comparison(result["task"], metric, ours, value, tolerance, verdict, reason, source))
     return found
 
 
@@ -137,7 +136,7 @@ def _plain(name: str) -> str:
     return "".join(character for character in name.casefold() if character.isalnum())
 
 
-def _ours(records: Sequence[Record], model: str) -> list[Record]:
+def _ours(records: Sequence[RunRecord], model: str) -> list[RunRecord]:
     found = [record for record in records if model in (record.result["model"], record.slug, record.path.parent.name)]
     if not found:
         plain = _plain(model.rstrip("/").split("/")[-1])
@@ -154,40 +153,27 @@ def _ours(records: Sequence[Record], model: str) -> list[Record]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command: exit code 0 where all that can be compared is OK or near, 1 where not, 2 where nothing can."""
-    parser = argparse.ArgumentParser(
+    options = parse(
+        VerifyOptions,
+        argv,
         prog="python -m leaderboard verify",
         description="Show a model's results beside the published figures, and whether they agree within sampling "
         "error: OK, near, or off.",
         epilog="example: python -m leaderboard verify --model LinWeizheDragon/PreFLMR_ViT-L",
     )
-    parser.add_argument("--model", required=True, help="name of the model, or of its folder of results")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of results; default: results")
-    parser.add_argument("--published", metavar="NAME", help="published model, where its name is another")
-    parser.add_argument("--block", default="official", help="block of published figures; default: official")
-    arguments = parser.parse_args(argv)
-    records = _ours(read_records(arguments.results), arguments.model)
-    name = published_name(arguments.published or records[0].result["model"], arguments.block)
-    found = compare(records, name, arguments.block)
+    records = _ours(read_records(options.results)[0], options.model)
+    name = published_name(options.published or records[0].result["model"], options.block)
+    found = compare(records, name, options.block)
     if not found:
         raise M2KRError(f"no figure is published for {name} on the tasks of these results.")
     rows = [("task", "measure", "ours", "published", "difference", "allowed", "verdict")]
     for one in found:
-        numbers = (
-            f"{one.ours:.1f}",
-            f"{one.published:.1f}",
-            f"{one.ours - one.published:+.1f}",
-            f"{one.tolerance:.1f}",
-        )
+        difference = f"{one.ours - one.published:+.1f}"
+        numbers = (f"{one.ours:.1f}", f"{one.published:.1f}", difference, f"{one.tolerance:.1f}")
         rows.append((one.task, short(one.metric), *numbers, one.verdict))
     print("\n".join(aligned(rows, left=2)))
     print(f"published figures of {name}: {'; '.join(dict.fromkeys(one.source for one in found))}")
     for task, reason in dict.fromkeys((one.task, one.reason) for one in found if one.reason):
         print(f"{task} is not comparable: {reason}")
-    comparable = [one for one in found if one.verdict != "not comparable"]
-    if not comparable:
-        return 2
-    return 1 if any(one.verdict == "off" for one in comparable) else 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(run_command(main))
+    verdicts = {one.verdict for one in found} - {"not comparable"}
+    return (1 if "off" in verdicts else 0) if verdicts else 2

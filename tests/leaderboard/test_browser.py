@@ -5,19 +5,19 @@ Skipped where Playwright or a Chromium is not installed; ``M2KR_CHROMIUM`` names
 
 from __future__ import annotations
 
-import os
-import shutil
+import subprocess
+import sys
 
 import pytest
+from PIL import Image
 
+from leaderboard.pictures import MOST_BYTES, WIDTH, find_chromium
 from leaderboard.site import build
 from m2kr.images.roots import parse_roots
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 
-CHROMIUM = os.environ.get("M2KR_CHROMIUM") or next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
-)
+CHROMIUM = find_chromium()
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
 
 
@@ -188,3 +188,28 @@ def test_pages_fit_a_phone_and_follow_the_colour_scheme(visit, name, scheme):
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert background == {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 23, 26)"}[scheme]
+
+
+def test_pictures_of_the_site_are_light(site, tmp_path):
+    def taken(page):  # a process of its own: Playwright runs in this one
+        command = [
+            sys.executable,
+            "-m",
+            "leaderboard",
+            "pictures",
+            "--site",
+            site,
+            "--out",
+            tmp_path,
+            "--explorer",
+            page,
+        ]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert taken("runs/bm25/queries-OKVQA.html").returncode == 0
+    for name in ("leaderboard.png", "explorer.png"):
+        assert (tmp_path / name).stat().st_size <= MOST_BYTES
+        assert Image.open(tmp_path / name).width == WIDTH
+    refused = taken("runs/bm25/queries-WIT.html")
+    assert refused.returncode == 2
+    assert "queries-WIT.html is not there" in refused.stderr

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leaderboard.excerpts import Part, excerpt
+from leaderboard.excerpts import TextPart, excerpt
 from m2kr.metrics import contains_answer
 
 TEXT = st.text(alphabet="aAbB ßİΣς.", max_size=60)
@@ -20,7 +20,7 @@ def test_answers_are_marked_whatever_their_capitals():
 
 def test_answers_that_overlap_are_one():
     parts, _ = excerpt("the red fox", ["red f", "fox", "red"])
-    assert [part for part in parts if part.answer] == [Part("red fox", True)]
+    assert [part for part in parts if part.answer] == [TextPart("red fox", True)]
 
 
 def test_a_long_passage_is_cut_around_its_first_answer():
@@ -28,7 +28,7 @@ def test_a_long_passage_is_cut_around_its_first_answer():
     parts, found = excerpt(text, ["needle"])
     shown = "".join(part.text for part in parts)
     assert found
-    assert Part("needle", True) in parts
+    assert TextPart("needle", True) in parts
     assert len(shown) < 600
     assert shown.startswith("… ")
     assert shown.endswith(" …")
@@ -42,7 +42,7 @@ def test_a_long_passage_without_an_answer_is_shown_from_its_beginning():
 
 def test_a_letter_whose_small_form_is_two_keeps_the_marks_in_place():
     parts, _ = excerpt("İİİ red İ", ["red"])
-    assert Part("red", True) in parts
+    assert TextPart("red", True) in parts
 
 
 @given(TEXT, st.lists(TEXT, max_size=3), st.integers(5, 80))

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from leaderboard.published import BLOCKS, COLUMNS, PUBLISHED, read_published
+from leaderboard.published import ANSWERING, BLOCKS, RETRIEVAL, read_published
 from m2kr.errors import M2KRError
 
 SPEC = Path(__file__).resolve().parents[3] / "shared" / "spec" / "published_results.csv"
+WITH_NOTES = pytest.mark.skipif(not SPEC.is_file(), reason="the notes on published figures are not beside the checkout")
+
+
+def notes() -> list[dict[str, str]]:
+    with SPEC.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def figure(model: str, task: str, metric: str, block: str) -> dict[str, object]:
@@ -59,33 +66,23 @@ def test_only_blocks_measured_alike_are_ranked():
     assert set(frame["block"]) == set(BLOCKS)
 
 
-@pytest.mark.skipif(not SPEC.is_file(), reason="the notes on published figures are not beside the checkout")
+@WITH_NOTES
 def test_every_figure_is_one_of_the_notes():
-    with SPEC.open(newline="", encoding="utf-8") as file:
-        notes = list(csv.DictReader(file))
-    names = {"EVQA": "E-VQA"}
-    known = {
-        (row["task"], row["metric"].replace("PR@", "PRecall@").replace("R@", "Recall@", 1), float(row["value"]))
-        if not row["metric"].startswith("PR@")
-        else (row["task"], row["metric"].replace("PR@", "PRecall@"), float(row["value"]))
-        for row in notes
-        if "do not use" not in row["note"]
-    }
+    known = set()
+    for row in notes():
+        if "do not use" not in row["note"]:
+            metric = row["metric"].replace("R@", "Recall@")
+            known.add((row["task"].replace("E-VQA", "EVQA"), metric, float(row["value"])))
     frame = read_published()
-    ours = {
-        (names.get(task, task), metric, value)
-        for task, metric, value in zip(frame["task"], frame["metric"], frame["value"], strict=True)
-    }
-    assert ours <= known
-    official = [row for row in notes if row["source"].endswith("FLMR@be4b748 README.md") and "_CN" not in row["task"]]
+    assert set(frame[["task", "metric", "value"]].itertuples(index=False, name=None)) <= known
+    official = [row for row in notes() if row["source"].endswith("FLMR@be4b748 README.md") and "_CN" not in row["task"]]
     official = [row for row in official if "fine-tuned" not in row["model"]]
     assert len(official) == (frame["block"] == "official").sum() == 36
 
 
-@pytest.mark.skipif(not SPEC.is_file(), reason="the notes on published figures are not beside the checkout")
+@WITH_NOTES
 def test_nothing_the_notes_warn_of_is_there():
-    with SPEC.open(newline="", encoding="utf-8") as file:
-        bad = [row for row in csv.DictReader(file) if "do not use" in row["note"] or "NOT confirmed" in row["note"]]
+    bad = [row for row in notes() if "do not use" in row["note"] or "NOT confirmed" in row["note"]]
     assert len(bad) > 5
     frame = read_published()
     there = set(zip(frame["model"], frame["task"], frame["value"], strict=True))
@@ -93,30 +90,73 @@ def test_nothing_the_notes_warn_of_is_there():
     assert not frame["model"].str.contains("LamRA|V-Retrver|MIRe|stale|buggy").any()
 
 
+def test_published_answers_say_how_they_are_known():
+    frame = read_published(ANSWERING)
+    assert not frame["ranked"].any()
+    theirs = frame[frame["reader"] == "RA-VQAv2"]
+    assert set(theirs["status"]) == {"second-hand"}
+    picked = theirs.set_index(["passages", "task"])
+    assert picked.loc[("PreFLMR", "Infoseek"), "value"] == 30.65
+    assert "conflict" in picked.loc[("PreFLMR", "Infoseek"), "caveat"]
+
+
+@WITH_NOTES
+def test_every_published_answer_is_one_of_the_notes_and_none_is_left_out():
+    metrics = {"VQA score (RAG)": "VQA", "accuracy (RAG)": "accuracy", "BEM (RAG)": "BEM"}
+    rows = [row for row in notes() if row["source"].startswith("MMKB-RAG")]
+    known = {
+        (row["task"].replace("E-VQA", "EVQA"), metrics[row["metric"]], float(row["value"]), row["note"].split()[0])
+        for row in rows
+    }
+    frame = read_published(ANSWERING).replace({"status": {"second-hand": "SECOND-HAND", "copy": "VERIFIED"}})
+    assert set(frame[["task", "metric", "value", "status"]].itertuples(index=False, name=None)) == known
+    assert len(frame) == len(rows)
+
+
+GOOD = {
+    "published.csv": ("m", "OKVQA", "Recall@5", "1.0", "official", "s", "verified", "yes", "", ""),
+    "published_answers.csv": ("r", "none", "OKVQA", "VQA", "1.0", "s", "copy", ""),
+}
+
+
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("file", "change", "says"),
     [
-        ({"task": "OKVQB"}, "task is 'OKVQB'"),
-        ({"value": "much"}, "no percentage"),
-        ({"value": "120"}, "no percentage"),
-        ({"source": " "}, "no source"),
-        ({"status": "seen"}, "status"),
-        ({"block": "mine"}, "block"),
-        ({"ranked": "maybe"}, "ranked"),
-        ({"metric": "accuracy"}, "measure"),
+        (RETRIEVAL, {"task": "OKVQB"}, "task is 'OKVQB'"),
+        (RETRIEVAL, {"value": "much"}, "'much', which is no percentage"),
+        (RETRIEVAL, {"value": "120"}, "'120', which is no percentage"),
+        (RETRIEVAL, {"source": " "}, "no source"),
+        (RETRIEVAL, {"status": "seen"}, "status is 'seen'"),
+        (RETRIEVAL, {"block": "mine"}, "block is 'mine'"),
+        (RETRIEVAL, {"ranked": "maybe"}, "ranked is 'maybe'"),
+        (RETRIEVAL, {"metric": "accuracy"}, "'accuracy' is no measure of OKVQA"),
+        (ANSWERING, {"task": "WIT"}, "task is 'WIT'"),
+        (ANSWERING, {"metric": "EM"}, "'EM' is no measure of OKVQA"),
+        (ANSWERING, {"value": "nan"}, "'nan', which is no percentage"),
+        (ANSWERING, {"status": "verified"}, "status is 'verified'"),
+        (ANSWERING, {"passages": ""}, "no passages"),
     ],
 )
-def test_a_bad_row_is_named(tmp_path, change, says):
-    row = dict(zip(COLUMNS, ("m", "OKVQA", "Recall@5", "1.0", "official", "s", "verified", "yes", "", ""), strict=True))
+def test_a_bad_row_is_named(tmp_path, file, change, says):
+    row = {**dict(zip(file.columns, GOOD[file.path.name], strict=True)), **change}
     path = tmp_path / "published.csv"
-    path.write_text(",".join(COLUMNS) + "\n" + ",".join({**row, **change}.values()) + "\n", encoding="utf-8")
-    with pytest.raises(M2KRError, match=says):
-        read_published(path)
+    path.write_text(f"{','.join(file.columns)}\n{','.join(row.values())}\n", encoding="utf-8")
+    with pytest.raises(M2KRError, match=says) as raised:
+        read_published(replace(file, path=path))
+    assert f"{path}, line 2" in str(raised.value)
 
 
-def test_a_figure_stands_once(tmp_path):
-    lines = PUBLISHED.read_text(encoding="utf-8").splitlines(keepends=True)
+@pytest.mark.parametrize("file", [RETRIEVAL, ANSWERING])
+def test_a_figure_stands_once(tmp_path, file):
+    lines = file.path.read_text(encoding="utf-8").splitlines(keepends=True)
     path = tmp_path / "published.csv"
     path.write_text("".join([*lines, lines[1]]), encoding="utf-8")
-    with pytest.raises(M2KRError, match="twice"):
-        read_published(path)
+    with pytest.raises(M2KRError, match=f"line {len(lines) + 1} .*twice"):
+        read_published(replace(file, path=path))
+
+
+def test_a_lacking_column_is_named(tmp_path):
+    path = tmp_path / "published.csv"
+    path.write_text("model,task\n", encoding="utf-8")
+    with pytest.raises(M2KRError, match="lacks the column metric, value, block"):
+        read_published(replace(RETRIEVAL, path=path))

@@ -19,10 +19,10 @@ def test_the_table_has_the_official_figures():
     assert {line.count("|") for line in lines} == {15}
 
 
-def test_runs_come_first_and_marked_ones_not_at_all(make, tmp_path):
+def test_runs_come_first_and_marked_ones_not_at_all(make, results):
     make("plain", model="a|b<i>*x*")
     make("marked", model="marked", nano=True, seed=0)
-    lines = markdown(tmp_path / "results").splitlines()
+    lines = markdown(results).splitlines()
     assert lines[2].startswith("| a&#124;b&lt;i>\\*x\\* | – |")
     assert not any("marked" in line for line in lines)
 

@@ -19,15 +19,17 @@ from markupsafe import Markup
 from baselines.bm25 import BM25
 from leaderboard import plots
 from leaderboard.__main__ import main
-from leaderboard.answers import ANSWER_FIELDS, read_published_answers
-from leaderboard.boards import COMPARED, FIELDS
-from leaderboard.explorer import _chosen
+from leaderboard.explorer import chosen_rows
+from leaderboard.figures import ANSWER_FIELDS, FIELDS
+from leaderboard.measures import COMPARED
+from leaderboard.published import ANSWERING, RETRIEVAL, read_published
 from leaderboard.significance import as_json, pairwise
 from leaderboard.site import CONTENT_SECURITY_POLICY, build
 from m2kr.dataset import load_task
 from m2kr.errors import M2KRError, run_command
 from m2kr.evaluate.options import TaskOptions
 from m2kr.evaluate.task import evaluate_task
+from tests.made_results import change
 
 SCRIPT = "<script>alert(1)</script>"
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
@@ -70,12 +72,11 @@ def undrawn(monkeypatch):
 
 
 @pytest.fixture
-def site(make, tmp_path):
+def site(results, tmp_path):
     """Build a site of the result files that were made, and return its folder."""
 
     def made(**options) -> Path:
-        (tmp_path / "results").mkdir(exist_ok=True)
-        build(tmp_path / "results", tmp_path / "site", quiet=True, **options)
+        build(results, tmp_path / "site", quiet=True, **options)
         return tmp_path / "site"
 
     return made
@@ -161,12 +162,9 @@ def test_names_that_are_markup_stay_text(make, site):
 
 def test_readers_and_settings_that_are_markup_stay_text(make_answer, site):
     nasty = f'{SCRIPT}"><img src=x onerror=alert(1)>{{{{7*7}}}}'
-    judge = {"checkpoint": nasty, SCRIPT: nasty}
     make_answer(reader=nasty, retriever=nasty, hardware=nasty, reader_settings={SCRIPT: nasty, "prompt": [nasty]})
-    figures = {"EM": 0.1, nasty: 0.2, "BEM": 0.3}
-    intervals = {name: [0.1, 0.3] for name in figures}
-    judged = {"bem": judge, "headline": ["BEM", "EM"], "metrics": figures, "intervals": intervals}
-    make_answer(task="EVQA", dataset=nasty, commit=nasty, **judged)
+    judge = {"checkpoint": nasty, SCRIPT: nasty}
+    make_answer(task="EVQA", dataset=nasty, commit=nasty, metrics={"EM": 0.1, nasty: 0.2, "BEM": 0.3}, bem=judge)
     folder = site()
     found = pages(folder)
     check_safety(found)
@@ -237,26 +235,27 @@ def test_failures_are_those_the_measure_counts(real, evaluated):
     )
 
 
-def test_a_forged_measure_is_refused(evaluated, built, tmp_path, capsys):
-    shutil.copytree(evaluated, tmp_path / "results")
-    path = tmp_path / "results/bm25/OKVQA.json"
-    result = json.loads(path.read_text(encoding="utf-8"))
-    result["metrics"] |= {name: 1.0 for name in result["metrics"] if name.startswith("Recall@")}
-    path.write_text(json.dumps(result), encoding="utf-8")
-    arguments = ["--results", str(tmp_path / "results"), "--out", str(tmp_path / "site"), "--data", str(built)]
+@pytest.mark.parametrize(
+    ("name", "metrics", "says"),
+    [
+        ("bm25/OKVQA.json", {"Recall@1": 1.0, "Recall@5": 1.0, "Recall@10": 1.0}, "Recall@5 is 1.000000 in the file"),
+        ("no-retrieval/answers/seeker/OKVQA.json", {"VQA": 0.75}, "VQA is 0.75 in the file"),
+    ],
+)
+def test_a_forged_figure_stops_the_site(submitted, built, tmp_path, capsys, name, metrics, says):
+    change(submitted / name, metrics=metrics)
+    arguments = ["--results", str(submitted), "--out", str(tmp_path / "site"), "--data", str(built)]
     assert run_command(main, [*arguments, "--quiet"]) == 2
-    assert "Recall@5 is 1.000000 in the file" in capsys.readouterr().err
+    assert says in capsys.readouterr().err
     assert not (tmp_path / "site").exists()
     assert not list(tmp_path.glob(".site*"))
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_a_foreign_dataset_is_marked_and_not_looked_into(evaluated, built, tmp_path):
-    shutil.copytree(evaluated, tmp_path / "results")
-    path = tmp_path / "results/first-words/OKVQA.json"
-    result = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps({**result, "dataset": "feedfacefeedface"}), encoding="utf-8")
-    made = build(tmp_path / "results", tmp_path / "site", data=str(built), quiet=True)
+def test_a_foreign_dataset_is_marked_and_not_looked_into(submitted, built, tmp_path):
+    path = submitted / "first-words/OKVQA.json"
+    change(path, dataset="feedfacefeedface")
+    made = build(submitted, tmp_path / "site", data=str(built), quiet=True)
     assert made.absent == {path: "it was made with other data"}
     table = pd.read_csv(tmp_path / "site/leaderboard.csv")
     foreign = table[table["dataset"] == "feedfacefeedface"]
@@ -266,18 +265,14 @@ def test_a_foreign_dataset_is_marked_and_not_looked_into(evaluated, built, tmp_p
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_a_result_without_its_run_says_so(evaluated, built, tmp_path):
-    shutil.copytree(evaluated / "bm25", tmp_path / "results" / "bm25")
-    (tmp_path / "results/bm25/OKVQA.run.trec.gz").unlink()
-    build(tmp_path / "results", tmp_path / "site", data=str(built), quiet=True)
+def test_a_result_without_its_run_says_so_and_one_with_another_run_is_refused(submitted, built, tmp_path):
+    run = submitted / "bm25/OKVQA.run.trec.gz"
+    run.unlink()
+    build(submitted, tmp_path / "site", data=str(built), quiet=True)
     assert "Queries are not shown: its run is not beside it." in Page(tmp_path / "site/runs/bm25/index.html").texts
-
-
-def test_a_run_that_was_changed_is_refused(evaluated, built, tmp_path):
-    shutil.copytree(evaluated / "bm25", tmp_path / "results" / "bm25")
-    shutil.copy(evaluated / "first-words/OKVQA.run.trec.gz", tmp_path / "results/bm25/OKVQA.run.trec.gz")
-    with pytest.raises(M2KRError, match="sha256 differs"):
-        build(tmp_path / "results", tmp_path / "site", data=str(built), quiet=True)
+    shutil.copy(submitted / "first-words/OKVQA.run.trec.gz", run)
+    with pytest.raises(M2KRError, match="is not the run"):
+        build(submitted, tmp_path / "site", data=str(built), quiet=True)
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -293,13 +288,13 @@ def test_queries_are_picked_alike_for_all_models():
     failed = np.zeros(100, dtype=bool)
     failed[:80] = True
     ids = [f"q{number}" for number in range(100)]
-    rows = _chosen(ids, failed, 40)
+    rows = chosen_rows(ids, failed, 40)
     assert len(rows) == len(set(rows)) == 40
     assert failed[rows].sum() == 30
     few = failed.copy()
     few[5:80] = False
-    assert few[_chosen(ids, few, 40)].sum() == 5
-    assert _chosen(ids, np.ones(100, dtype=bool), 40)[:30] == _chosen(ids, np.ones(100, dtype=bool), 30)
+    assert few[chosen_rows(ids, few, 40)].sum() == 5
+    assert chosen_rows(ids, np.ones(100, dtype=bool), 40)[:30] == chosen_rows(ids, np.ones(100, dtype=bool), 30)
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -377,21 +372,11 @@ def test_answers_are_a_page_and_data_of_their_own(answered, built, tmp_path):
         assert f"{result['k'] or '–'} {combine} {result['queries']} {value:.1f} {low:.1f}–{high:.1f}" in text
 
 
-def test_an_answer_figure_that_is_forged_stops_the_site(answered, tmp_path, capsys):
-    shutil.copytree(answered, tmp_path / "results")
-    path = tmp_path / "results/no-retrieval/answers/seeker/OKVQA.json"
-    result = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps({**result, "metrics": {"VQA": 0.75}}), encoding="utf-8")
-    arguments = ["--results", str(tmp_path / "results"), "--out", str(tmp_path / "site"), "--quiet"]
-    assert run_command(main, arguments) == 2
-    assert "VQA is 0.75 in the file" in capsys.readouterr().err
-    assert not (tmp_path / "site").exists()
-
-
 @pytest.mark.usefixtures("undrawn")
 def test_without_answers_there_is_no_page_and_no_link(site, monkeypatch):
-    nothing = read_published_answers().iloc[:0]
-    monkeypatch.setattr("leaderboard.site.read_published_answers", lambda: nothing)
+    none_of = {ANSWERING.path: 0}
+    read = lambda file=RETRIEVAL: read_published(file).iloc[: none_of.get(file.path)]  # noqa: E731
+    monkeypatch.setattr("leaderboard.site.read_published", read)
     folder = site()
     assert not (folder / "answers.html").exists()
     assert not (folder / "answers.csv").exists()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from leaderboard.__main__ import main
-from leaderboard.verify import judge, published_name
+from leaderboard.verify import agreement, published_name
 from m2kr.errors import M2KRError, run_command
 
 # Of the published benchmark.
@@ -17,8 +17,8 @@ def hits(*counts):
     return {f"Recall@{k}": count / 5120 for k, count in zip((1, 5, 10), counts, strict=True)}
 
 
-def verify(tmp_path, *arguments):
-    return run_command(main, ["verify", "--results", str(tmp_path / "results"), *arguments])
+def verify(results, *arguments):
+    return run_command(main, ["verify", "--results", str(results), *arguments])
 
 
 @pytest.mark.parametrize(
@@ -27,8 +27,8 @@ def verify(tmp_path, *arguments):
 )
 def test_the_verdict_follows_the_standard_error(ours, verdict):
     # Of 60.5 % of 5,120 queries it is 0.683 points.
-    assert judge(ours, 60.5, 5120)[0] == verdict
-    assert judge(ours, 60.5, 5120)[1] == pytest.approx(1.96 * 0.6832 + 0.05, abs=1e-3)
+    assert agreement(ours, 60.5, 5120)[0] == verdict
+    assert agreement(ours, 60.5, 5120)[1] == pytest.approx(1.96 * 0.6832 + 0.05, abs=1e-3)
 
 
 @pytest.mark.parametrize("name", ["PreFLMR_ViT-L", "LinWeizheDragon/PreFLMR_ViT-L", "preflmr-vit-l"])
@@ -42,9 +42,9 @@ def test_an_unknown_model_is_said_to_be_unknown():
 
 
 @pytest.mark.parametrize(("count", "verdict", "code"), [(3100, "OK", 0), (3190, "near", 0), (2000, "off", 1)])
-def test_a_result_is_judged(make, tmp_path, capsys, count, verdict, code):
+def test_a_result_is_judged(make, results, capsys, count, verdict, code):
     make("preflmr", model="LinWeizheDragon/PreFLMR_ViT-L", **WIT, metrics=hits(1000, 2000, count))
-    assert verify(tmp_path, "--model", "PreFLMR_ViT-L") == code
+    assert verify(results, "--model", "PreFLMR_ViT-L") == code
     said = capsys.readouterr().out
     assert said.splitlines()[2].endswith(verdict)
     assert "60.5" in said
@@ -60,19 +60,19 @@ def test_a_result_is_judged(make, tmp_path, capsys, count, verdict, code):
         ({"passages": 100}, "5,120 queries and 100 passages, where 5,120 and 39,478 are published"),
     ],
 )
-def test_what_cannot_be_compared_is_not_judged(make, tmp_path, capsys, changes, reason):
+def test_what_cannot_be_compared_is_not_judged(make, results, capsys, changes, reason):
     make("p", model="PreFLMR_ViT-L", **{**WIT, "metrics": hits(1000, 2000, 3100), **changes})
-    assert verify(tmp_path, "--model", "PreFLMR_ViT-L") == 2
+    assert verify(results, "--model", "PreFLMR_ViT-L") == 2
     assert f"WIT is not comparable: {reason}" in capsys.readouterr().out
 
 
-def test_a_model_without_results_is_said_to_have_none(make, tmp_path, capsys):
+def test_a_model_without_results_is_said_to_have_none(make, results, capsys):
     make()
-    assert verify(tmp_path, "--model", "PreFLMR_ViT-L") == 2
+    assert verify(results, "--model", "PreFLMR_ViT-L") == 2
     assert "there are some of my-model" in capsys.readouterr().err
 
 
-def test_another_published_model_can_be_named(make, tmp_path, capsys):
+def test_another_published_model_can_be_named(make, results, capsys):
     make("mine", model="mine", **WIT, metrics=hits(1000, 2000, 3100))
-    assert verify(tmp_path, "--model", "mine", "--published", "PreFLMR ViT-L (paper)", "--block", "paper-era") == 0
+    assert verify(results, "--model", "mine", "--published", "PreFLMR ViT-L (paper)", "--block", "paper-era") == 0
     assert "MODEL_ZOO" in capsys.readouterr().out

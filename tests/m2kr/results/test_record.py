@@ -11,7 +11,7 @@ import pytest
 from m2kr.common.files import write_json
 from m2kr.errors import M2KRError
 from m2kr.results.record import Result, read_result, read_results
-from tests.m2kr.evaluating import a_result
+from tests.made_results import a_quantised_result as a_result
 
 
 def test_a_result_is_the_same_after_writing_and_reading(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from m2kr.common.files import write_json
 from m2kr.errors import run_command
 from m2kr.results.__main__ import main
 from m2kr.results.table import table
-from tests.m2kr.evaluating import a_result
+from tests.made_results import a_quantised_result as a_result
 
 
 def rows(text: str) -> list[list[str]]:

@@ -12,6 +12,7 @@ import hypothesis
 import pytest
 from filelock import FileLock
 
+from m2kr.build.inputs import task_inputs
 from m2kr.build.task import build_task
 from m2kr.synthetic.write import generate
 from m2kr.tasks import TASKS
@@ -61,6 +62,6 @@ def built(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     def build(out: Path) -> None:
         for task in TASKS.values():
-            build_task(task, world, out, quiet=True)
+            build_task(task_inputs(task, world), out, quiet=True)
 
     return made_once("m2kr", tmp_path_factory, build)

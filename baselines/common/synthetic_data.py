@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def make_data(work: Path, seed: int, scale: float, *, quiet: bool = False) -> tuple[Path, ImageRoots]:
     """Make a world and the benchmark of it, unless they are there; return the folder and where the pictures are."""
-    from m2kr.build.task import main as build
+    from m2kr.build.__main__ import main as build
     from m2kr.images.roots import parse_roots
     from m2kr.synthetic.write import generate
 

@@ -1,12 +1,10 @@
 """Writing the tables of a task as sharded Parquet, and checking them.
 
-Bytes depend on the tables and on the versions of m2kr and pyarrow alone: rows are cut into row groups and shards by
-their number, and nothing of the time, the machine or the number of threads goes into a file.
+Rows are cut into row groups and shards by their number, so bytes depend on the tables and on pyarrow's version alone.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,15 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from m2kr import __version__
 from m2kr.common.concurrency import prefetch
-from m2kr.common.files import digest, sha256_of, write_json
 from m2kr.common.progress import progress
+from m2kr.common.work import Note
 from m2kr.errors import M2KRError
 from m2kr.formats.rules import check_columns, check_split, hash_passages, hash_positives
 from m2kr.formats.schema import arrow_schema
+from m2kr.formats.shards import Shard, shard_path, write_shards
 from m2kr.tasks import Task
 
 if TYPE_CHECKING:
@@ -43,11 +40,12 @@ def write_tables(
     tables: Tables,
     work: Path,
     *,
+    key: str,
     images: ImageRoots | None = None,
     workers: int = 1,
     quiet: bool = False,
-) -> tuple[dict[str, dict[str, Any]], dict[str, Path]]:
-    """Write and check every split of a task, reusing those that a killed run finished from the same staged files.
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Write and check every split of a task, reusing those that a killed run finished under the same key.
 
     With several workers passages are written in a thread of their own, beside the queries: both are mostly compression,
     which keeps one core busy each. Whichever is done first takes what the other has not begun.
@@ -57,44 +55,46 @@ def write_tables(
     Args:
         task: the task.
         tables: what its source made.
-        work: folder for what is written; the staged files are beside it.
+        work: folder for what is written, with a folder for each config.
+        key: stands for all that the tables depend on.
         images: if given, every query's image has to be there.
         workers: 1 writes one table after the other.
         quiet: show no progress.
 
     Returns:
-        config -> split -> ``shards`` (see `write_split`) and, with the queries, the counts of the check; and the
-        folder of each config.
+        config -> split -> ``shards`` and, with the queries, ``checked``, the counts of the check.
 
     Raises:
         DatasetError: a table breaks a rule of the format.
         M2KRError: the disk is full, or the folder cannot be written.
     """
-    key = digest(__version__, sorted(p.name for p in (work.parent / "staged").glob("*.parquet")), repr(tables.counts))
-    folders = {config: work / config for config in (task.data_config, task.passages_config)}
-    configs: dict[str, dict[str, Any]] = {config: {} for config in folders}
-    hashed: dict[str, pl.DataFrame | None] = {}
     splits = [split for split in task.splits if split in tables.data]
+    notes: dict[tuple[str, str], Note] = {}
+    hashed: dict[str, pl.DataFrame | None] = {}
     stop = Event()
 
-    def write(config: str, name: str, rows: pl.LazyFrame, shards: list[dict[str, Any]] | None = None) -> None:
-        """Write one split, or give it the shards of another one which is the same table."""
-        note = work / f"{config}-{name}.json"
-        facts: dict[str, Any] = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
-        # A kill while the task was being moved into place leaves a note without its shards.
-        whole = all((folders[config] / shard["path"]).exists() for shard in facts.get("shards", []))
-        if facts.get("key") != key or not whole:
-            if shards is None:
-                texts = _Texts(hash_positives if config == task.data_config else hash_passages)
-                shards = write_split(folders[config], config, name, rows, look=texts.look, stop=stop, quiet=quiet)
-                hashed[name] = texts.hashes()
-            else:
-                shards = copy_split(folders[config], shards, name)
-            facts = {"key": key, "shards": shards}
-            write_json(note, facts)
-        configs[config][name] = facts
+    def paths(config: str, shards: list[Shard]) -> list[Path]:
+        return [work / config / shard["path"] for shard in shards]
 
-    def write_passages(split: str, shards: list[dict[str, Any]] | None = None) -> None:
+    def write(config: str, name: str, rows: pl.LazyFrame, shards: list[Shard] | None = None) -> None:
+        """Write one split, or give it the shards of another one which is the same table."""
+
+        def there(facts: dict[str, Any]) -> bool:
+            # A kill while the task was being moved into place leaves a note without its shards.
+            return all(path.exists() for path in paths(config, facts["shards"]))
+
+        note = notes[config, name] = Note(work / f"{config}-{name}.json", key, whole=there)
+        if note.facts:
+            return
+        if shards is None:
+            texts = _Texts(hash_positives if config == task.data_config else hash_passages)
+            shards = write_split(work / config, config, name, rows, look=texts.look, stop=stop, quiet=quiet)
+            hashed[name] = texts.hashes()
+        else:
+            shards = copy_split(work / config, shards, name)
+        note.save(shards=shards)
+
+    def write_passages(split: str, shards: list[Shard] | None = None) -> None:
         write(task.passages_config, f"{split}_passages", tables.passages[split], shards)
 
     # Splits often share one table (valid and test are searched in the same passages): it is written once.
@@ -122,24 +122,18 @@ def write_tables(
     for split in splits:
         origin = first[id(tables.passages[split])]
         if origin != split:
-            write_passages(split, configs[task.passages_config][f"{origin}_passages"]["shards"])
-        checked = configs[task.data_config][split]
-        if "checked" not in checked:
+            write_passages(split, notes[task.passages_config, f"{origin}_passages"].facts["shards"])
+        note = notes[task.data_config, split]
+        if "checked" not in note.facts:
             data, pool = (
-                pl.scan_parquet([folders[config] / shard["path"] for shard in configs[config][name]["shards"]])
+                pl.scan_parquet(paths(config, notes[config, name].facts["shards"]))
                 for config, name in ((task.data_config, split), (task.passages_config, f"{split}_passages"))
             )
             # Texts that an earlier run has written are read again.
             positives, known = hashed.get(split), hashed.get(f"{origin}_passages")
-            checked["checked"] = check_split(task, split, data, pool, images, positives=positives, pool=known)
-            write_json(work / f"{task.data_config}-{split}.json", checked)
-    in_order = {
-        task.data_config: {split: configs[task.data_config][split] for split in splits},
-        task.passages_config: {
-            f"{split}_passages": configs[task.passages_config][f"{split}_passages"] for split in splits
-        },
-    }
-    return in_order, folders
+            note.save(checked=check_split(task, split, data, pool, images, positives=positives, pool=known))
+    names = {task.data_config: splits, task.passages_config: [f"{split}_passages" for split in splits]}
+    return {config: {name: notes[config, name].facts for name in names[config]} for config in names}
 
 
 def write_split(
@@ -151,7 +145,7 @@ def write_split(
     look: Callable[[pa.Table], object] = lambda _: None,
     stop: Event | None = None,
     quiet: bool = False,
-) -> list[dict[str, Any]]:
+) -> list[Shard]:
     """Write one split of a config as ``folder/<split>-NNNNN-of-NNNNN.parquet``.
 
     Args:
@@ -163,67 +157,43 @@ def write_split(
         stop: when set by another thread, writing ends with an error.
         quiet: show no progress.
 
-    Returns:
-        For each shard, in order: ``path`` (relative to ``folder``), ``sha256``, ``rows``, ``bytes``.
-
     Raises:
         DatasetError: the columns are not those of the config.
         M2KRError: the disk is full, or the folder cannot be written.
     """
     schema = arrow_schema(config)
-    # Passages differ from each other, and a dictionary of all of them costs time and helps nothing; queries share
-    # their answers and positives.
-    repeats = config.endswith("_data")
-    folder.mkdir(parents=True, exist_ok=True)
-    for stale in folder.glob(f"{split}-*.parquet*"):
-        stale.unlink()
-    parts: list[Path] = []
-    counts: list[int] = []
-    hashes: list[Future[str]] = []
-    writer: pq.ParquetWriter | None = None
+    with progress(None, f"write {config}/{split}", quiet=quiet) as bar:
 
-    with ThreadPoolExecutor(1) as beside:
-        try:
-            with progress(None, f"write {config}/{split}", quiet=quiet) as bar:
-                for table in prefetch(_row_groups(rows, config, schema, look)):
-                    if stop is not None and stop.is_set():
-                        raise M2KRError(f"writing {config}/{split} was stopped. Run it again to finish it.")
-                    if writer is not None and counts[-1] + table.num_rows > SHARD_ROWS:
-                        writer.close()
-                        writer = None
-                        hashes.append(beside.submit(sha256_of, parts[-1], stop))
-                    if writer is None:
-                        parts.append(folder / f"{split}-{len(parts):05d}.parquet.part")
-                        counts.append(0)
-                        writer = pq.ParquetWriter(parts[-1], schema, compression="zstd", use_dictionary=repeats)
-                    writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
-                    counts[-1] += table.num_rows
-                    bar.update(table.num_rows)
-        except OSError as error:
-            raise M2KRError(f"{folder} could not be written: {error}. Free some space, then run it again.") from error
-        finally:
-            if writer is not None:
-                writer.close()
-        hashes.append(beside.submit(sha256_of, parts[-1], stop))
-        shards = []
-        for index, (part, count, found) in enumerate(zip(parts, counts, hashes, strict=True)):
-            path = folder / f"{split}-{index:05d}-of-{len(parts):05d}.parquet"
-            sha256 = found.result()
-            part.replace(path)
-            shards.append({"path": path.name, "sha256": sha256, "rows": count, "bytes": path.stat().st_size})
-    return shards
+        def tables() -> Iterator[pa.Table]:
+            for table in prefetch(_row_groups(rows, config, schema, look)):
+                if stop is not None and stop.is_set():
+                    raise M2KRError(f"writing {config}/{split} was stopped. Run it again to finish it.")
+                yield table
+                bar.update(table.num_rows)
+
+        return write_shards(
+            folder,
+            split,
+            schema,
+            tables(),
+            is_full=lambda rows, _, more: rows + more > SHARD_ROWS,
+            stop=stop,
+            compression="zstd",
+            # Passages differ from each other, and a dictionary of all of them costs time and helps nothing; queries
+            # share their answers and positives.
+            use_dictionary=config.endswith("_data"),
+        )
 
 
-def copy_split(folder: Path, shards: list[dict[str, Any]], split: str) -> list[dict[str, Any]]:
-    """Give ``split`` the rows of another split of the same config, ``shards`` of `write_split`, without encoding again.
+def copy_split(folder: Path, shards: list[Shard], split: str) -> list[Shard]:
+    """Give ``split`` the rows of another split of the same config, without encoding again.
 
     Raises:
         M2KRError: the disk is full, or the folder cannot be written.
     """
-    copies = []
-    for shard in shards:
-        tail = shard["path"].rsplit("-of-", 1)
-        target = folder / f"{split}-{tail[0].rsplit('-', 1)[1]}-of-{tail[1]}"
+    copies: list[Shard] = []
+    for index, shard in enumerate(shards):
+        target = shard_path(folder, split, index, len(shards))
         part = target.with_name(f"{target.name}.part")
         try:
             shutil.copyfile(folder / shard["path"], part)

@@ -148,7 +148,7 @@ def check_split(
         without_positive=(pl.col("pos_item_ids").list.len() == 0).sum(),
     ).collect(engine="streaming")
     result = {**counts.row(0, named=True), "passages": pool.height}
-    result["images"] = _check_images(data, queries_at, images) if task.reads_images else 0
+    result["images"] = check_images(data, queries_at, images) if task.reads_images else 0
     return {name: int(value or 0) for name, value in result.items()}
 
 
@@ -186,7 +186,7 @@ def _id_problems(frame: pl.LazyFrame, column: str, where: str) -> list[_Problem]
     ]
 
 
-def _check_images(data: pl.LazyFrame, where: str, images: ImagePlaces | None) -> int:
+def check_images(data: pl.LazyFrame, where: str, images: ImagePlaces | None) -> int:
     """Return the number of distinct images, each of which has to be there."""
     paths = data.select("question_id", "img_path").drop_nulls("img_path")
     if images is None:

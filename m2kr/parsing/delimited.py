@@ -23,7 +23,8 @@ import pyarrow.csv as pa_csv
 
 from m2kr.common.concurrency import prefetch
 from m2kr.errors import BadRowsError
-from m2kr.parsing.rows import Advance, BadRow, Batch, read_pieces
+from m2kr.parsing.contents import read_pieces
+from m2kr.parsing.rows import Advance, BadRow, Batch
 
 MAX_RECORD_BYTES = 8 << 20
 """A quoted record longer than this has lost its closing quote: no release has a field of a megabyte."""

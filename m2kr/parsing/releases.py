@@ -1,12 +1,13 @@
-"""What a source sees of the world: raw files by name, staged tables, and the rows it had to leave out."""
+"""Raw releases as a source reads them: files by name, staged tables, and what the source makes of them."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -17,12 +18,12 @@ from m2kr.common.concurrency import ordered_map, prefetch
 from m2kr.common.files import digest, write_json
 from m2kr.common.progress import progress
 from m2kr.errors import BadRowsError, M2KRError, MissingFilesError
-from m2kr.parsing.rows import Advance, BadRow, Batch, read_pieces
+from m2kr.parsing.contents import read_pieces
+from m2kr.parsing.json_files import Element
+from m2kr.parsing.json_records import rows_of
+from m2kr.parsing.rejected import RejectedRows, bad_rows
+from m2kr.parsing.rows import Advance, BadRow, Batch, Schema, from_rows
 from m2kr.tasks import RELEASES
-
-OnBadRows = Literal["error", "skip"]
-_T = TypeVar("_T")
-_R = TypeVar("_R")
 
 
 @dataclass
@@ -54,110 +55,53 @@ class Tables:
             )
 
 
-@dataclass(frozen=True)
-class LeftOut:
-    """One row that was left out of the build, as the quarantine file records it."""
-
-    kind: Literal["bad", "missing"]
-    file: str
-    row: str
-    id: str
-    reason: str
-    content: str
-
-
-class Quarantine:
-    """Rows that cannot be used. In ``error`` mode the first one ends the build; else they are kept, with reasons.
-
-    A row is "bad" when its own content is at fault, and "missing" when its other half (a passage, a question) is not
-    in the files given. Both are tolerated by ``--on-bad-rows skip``; the second kind also by ``--allow-missing``.
-    """
-
-    def __init__(self, on_bad_rows: OnBadRows = "error", *, allow_missing: bool = False) -> None:
-        self.on_bad_rows = on_bad_rows
-        self.allow_missing = allow_missing
-        self.rows: list[LeftOut] = []
-
-    def add(self, file: Path | str, rows: Iterable[BadRow], *, kind: Literal["bad", "missing"] = "bad") -> None:
-        """Take rows of ``file`` out of the build.
-
-        Raises:
-            BadRowsError: such rows are not tolerated; the message names the first and counts the others.
-            MissingFilesError: the same, for rows whose other half is missing.
-        """
-        found = list(rows)
-        if not found:
-            return
-        tolerated = self.on_bad_rows == "skip" or (kind == "missing" and self.allow_missing)
-        if not tolerated:
-            first = found[0]
-            name = f" ({first.id})" if first.id else ""
-            more = f" {len(found) - 1:,} more rows are like it." if len(found) > 1 else ""
-            if kind == "bad":
-                remedy = "Mend the file, or pass --on-bad-rows skip to leave such rows out and list them."
-                raise BadRowsError(f"{file}, {first.row}{name}: {first.reason}.{more} {remedy}")
-            remedy = "Add what is missing, or pass --allow-missing to build what has both halves and list the rest."
-            raise MissingFilesError(f"{file}, {first.row}{name}: {first.reason}.{more} {remedy}")
-        where = str(file) if isinstance(file, str) else f"{file.parent.name}/{file.name}"
-        self.rows += [LeftOut(kind, where, row.row, row.id, row.reason, row.content[:200]) for row in found]
-
-    def count(self, kind: Literal["bad", "missing"]) -> int:
-        """Return how many rows of that kind were left out."""
-        return sum(row.kind == kind for row in self.rows)
-
-
 class RawFiles:
     """Raw releases in their folders, read into staged tables.
 
     Args:
-        root: folder with one folder per release.
+        folders: folder of each release, by its name; it need not be there.
         work: folder for staged tables; they are reused when their file and settings are the same.
-        sources: release folder name -> path, where it is not ``root / name``.
-        quarantine: what becomes of bad rows.
+        rejected: what becomes of bad rows.
         on_read: told of each file when its reading begins.
         workers: threads that parse at the same time. The result does not depend on it.
         quiet: show no progress.
+
+    Attributes:
+        used: "release/name" -> path of the raw files that were found.
+        missing: "release/name" of those that were not.
+        staged: names of what is under ``work``; equal names hold equal rows.
     """
 
     def __init__(
         self,
-        root: Path,
+        folders: Mapping[str, Path],
         work: Path,
         *,
-        sources: dict[str, Path] | None = None,
-        quarantine: Quarantine | None = None,
+        rejected: RejectedRows | None = None,
         on_read: Callable[[Path], object] = lambda _: None,
         workers: int = 1,
         quiet: bool = False,
     ) -> None:
-        self.root = root
+        self.folders = folders
         self.work = work
-        self.sources = sources or {}
-        self.quarantine = quarantine or Quarantine()
+        self.rejected = rejected or RejectedRows()
         self.on_read = on_read
         self.workers = max(1, workers)
         self.quiet = quiet
         self.used: dict[str, Path] = {}
         self.missing: list[str] = []
-
-    def folder(self, release: str) -> Path:
-        """Return the folder of a release, whether it exists or not."""
-        return self.sources.get(release, self.root / release)
+        self.staged: list[str] = []
 
     def find(self, release: str, name: str, *, optional: bool = False) -> Path | None:
         """Return the path of a raw file, or of its ``.gz``; None where it is missing and that is allowed.
 
-        Args:
-            release: folder of the release.
-            name: file name in that folder.
-            optional: the source does without the file as well, so its absence is nobody's fault.
+        With ``optional``, the source does without the file as well, so its absence is nobody's fault.
 
         Raises:
             MissingFilesError: it is missing, is not optional, and ``--allow-missing`` was not given.
         """
-        folder = self.folder(release)
-        plain = name.removesuffix(".gz")
-        for candidate in (name, plain, f"{plain}.gz"):
+        folder = self.folders[release]
+        for candidate in possible_names(name):
             if (folder / candidate).is_file():
                 self.used[f"{release}/{candidate}"] = folder / candidate
                 return folder / candidate
@@ -166,7 +110,7 @@ class RawFiles:
         label = f"{release}/{name}"
         if label not in self.missing:
             self.missing.append(label)
-        if not self.quarantine.allow_missing:
+        if not self.rejected.allow_missing:
             raise MissingFilesError(
                 f"{folder / name} is missing. {RELEASES[release].title} is at {RELEASES[release].url}; put the file "
                 f"there, name its folder with --source {release}=PATH, or pass --allow-missing to build without it."
@@ -181,6 +125,7 @@ class RawFiles:
         refine: Callable[[Batch], Batch] = lambda batch: batch,
         *,
         settings: object = None,
+        unique: str | None = None,
     ) -> pl.LazyFrame:
         """Read a raw file once into a table on disk, and return that table lazily; later runs reuse it.
 
@@ -190,41 +135,74 @@ class RawFiles:
             batches: reader, called with the path and a progress callback.
             refine: turns a batch into the wanted columns, and moves bad rows out; runs in worker threads.
             settings: whatever else the result depends on.
+            unique: column of which each value may stand once; see `without_repeats`.
         """
         state = path.stat()
         key = digest(__version__, what, str(path.resolve()), state.st_size, state.st_mtime_ns, settings)
-        target = self.work / f"{what}-{key}.parquet"
-        faults = target.with_suffix(".bad.json")
-        if not (target.exists() and faults.exists()):
-            self.work.mkdir(parents=True, exist_ok=True)
+        faults = self.work / f"{what}-{key}.bad.json"
+
+        def read(target: Path) -> None:
             self.on_read(path)
             bad: list[BadRow] = []
-            tolerant = self.quarantine.on_bad_rows == "skip"
             with progress(state.st_size, f"read {path.name}", unit="B", quiet=self.quiet) as bar:
                 refined = ordered_map(refine, prefetch(batches(path, bar.update)), self.workers)
-                temporary = target.with_name(f".{target.name}.tmp")
-                try:
-                    _write(temporary, self._good(path, refined, bad, tolerant=tolerant), path)
-                    temporary.replace(target)
-                finally:
-                    temporary.unlink(missing_ok=True)
+                _write(target, self._good(path, refined, bad), path)
             write_json(faults, [asdict(row) for row in bad])
-        self.quarantine.add(path, (BadRow(**row) for row in json.loads(faults.read_text(encoding="utf-8"))))
-        return pl.scan_parquet(target)
 
-    def _good(
-        self, path: Path, batches: Iterable[Batch], bad: list[BadRow], *, tolerant: bool
-    ) -> Iterator[pl.DataFrame]:
+        table = pl.scan_parquet(self.make_once(f"{what}-{key}.parquet", read))
+        self.rejected.add(path, (BadRow(**row) for row in json.loads(faults.read_text(encoding="utf-8"))))
+        return self.without_repeats(path, table, unique) if unique else table
+
+    def stage_records(
+        self,
+        path: Path,
+        what: str,
+        read: Callable[[Path, Advance], Iterable[Element]],
+        parse: Callable[[Any], Iterable[dict[str, Any]]],
+        schema: Schema,
+        refine: Callable[[Batch], Batch] = lambda batch: batch,
+        *,
+        about: Callable[[Any], tuple[str, object]],
+        settings: object = None,
+        unique: str | None = None,
+        size: int = 20_000,
+    ) -> pl.LazyFrame:
+        """Stage the rows that ``parse`` makes of each record of a JSON file; see `stage`, `rows_of` and `from_rows`."""
+
+        def batches(path: Path, advance: Advance) -> Iterator[Batch]:
+            return from_rows(rows_of(read(path, advance), parse, about), {"row": pl.String, **schema}, size)
+
+        return self.stage(path, what, batches, refine, settings=settings, unique=unique)
+
+    def make_once(self, name: str, make: Callable[[Path], object]) -> Path:
+        """Return the file or folder of that name under ``work``; where it is not there, ``make`` writes it.
+
+        It is there whole or not at all: ``make`` is called with the path of a temporary one.
+        """
+        target = self.work / name
+        self.staged.append(name)
+        if not target.exists():
+            self.work.mkdir(parents=True, exist_ok=True)
+            temporary = target.with_name(f".{name}.tmp")
+            _remove(temporary)  # a kill may have left one
+            try:
+                make(temporary)
+                temporary.replace(target)
+            finally:
+                _remove(temporary)
+        return target
+
+    def _good(self, path: Path, batches: Iterable[Batch], bad: list[BadRow]) -> Iterator[pl.DataFrame]:
         for batch in batches:
-            if batch.bad and not tolerant:
-                self.quarantine.add(path, batch.bad)  # raises: no need to read on
+            if batch.bad and self.rejected.on_bad_rows == "error":
+                self.rejected.add(path, batch.bad)  # raises: no need to read on
             bad += batch.bad
             yield batch.frame
 
     def without_repeats(self, path: Path, frame: pl.LazyFrame, column: str) -> pl.LazyFrame:
         """Return ``frame`` (with a column ``row``) with the first of each value of ``column`` only.
 
-        The others go to the quarantine as duplicate ids.
+        The others are rejected as duplicate ids.
         """
         indexed = frame.with_row_index("_index")
         repeated = (
@@ -242,78 +220,16 @@ class RawFiles:
             .sort("_index")
         )
         first = indexed.join(repeated.lazy().select(_index="_first"), on="_index", how="semi")
-        places = again.select("row", column, "_index").join(first.select(column, _at="row"), on=column).sort("_index")
-        self.quarantine.add(
-            path,
-            [
-                BadRow(row, f"the id stands already at {at}", id=f"{column} {value}")
-                for row, value, at in places.select("row", column, "_at").collect().iter_rows()
-            ],
-        )
+        placed = again.select("row", column, "_index").join(first.select(column, _at="row"), on=column).sort("_index")
+        reason = pl.format("the id stands already at {}", "_at")
+        self.rejected.add(path, bad_rows(placed.collect(), reason, id=pl.format(column + " {}", column)))
         return indexed.join(again.select("_index"), on="_index", how="anti", maintain_order="left").drop("_index")
 
 
-def where(
-    frame: pl.DataFrame,
-    rules: list[tuple[pl.Expr, pl.Expr | str]],
-    *,
-    row_id: str | None = None,
-    raw_text: str | None = None,
-) -> Batch:
-    """Split a batch by ``rules``, pairs of (condition under which a row is bad, reason). The first that holds counts.
-
-    Args:
-        frame: rows with a column ``row``.
-        rules: tried in order. A null condition does not hold.
-        row_id: column whose value names a row.
-        raw_text: column with the raw record: the quarantine quotes it, and the good rows do without it.
-    """
-    rules = [(bad.fill_null(value=False), reason) for bad, reason in rules]
-    # Hardly a batch has a bad row, and to spell out a reason for each row takes longer than to look.
-    if not frame.select(pl.any_horizontal(bad for bad, _ in rules)).to_series().any():
-        return Batch(frame.drop(raw_text) if raw_text else frame)
-    reason = pl.coalesce([pl.when(bad).then(pl.lit(text) if isinstance(text, str) else text) for bad, text in rules])
-    judged = frame.with_columns(reason.alias("_reason"))
-    found = [
-        BadRow(
-            row["row"],
-            row["_reason"],
-            row[raw_text][:200] if raw_text else "",
-            f"{row_id} {row[row_id]}" if row_id and row[row_id] not in (None, "") else "",
-        )
-        for row in judged.filter(pl.col("_reason").is_not_null()).iter_rows(named=True)
-    ]
-    good = judged.filter(pl.col("_reason").is_null()).drop("_reason")
-    return Batch(good.drop(raw_text) if raw_text else good, found)
-
-
-def in_file_order(found: list[BadRow], batch: Batch) -> list[BadRow]:
-    """Return bad rows of ``batch``, judged in several steps, in the order they stand in it."""
-    if len(found) < 2:
-        return found
-    order = {row: index for index, row in enumerate(batch.frame["row"])}
-    return sorted(found, key=lambda fault: order[fault.row])
-
-
-def from_rows(
-    rows: Iterable[dict[str, object] | BadRow],
-    schema: Mapping[str, pl.DataType | type[pl.DataType]],
-    size: int = 20_000,
-) -> Iterator[Batch]:
-    """Gather Python rows, and the bad ones among them, into batches with the columns of ``schema``."""
-    good: list[dict[str, object]] = []
-    bad: list[BadRow] = []
-    empty = True
-    for row in rows:
-        if isinstance(row, BadRow):
-            bad.append(row)
-        else:
-            good.append(row)
-        if len(good) + len(bad) >= size:
-            yield Batch(pl.DataFrame(good, schema=schema, orient="row"), bad)
-            good, bad, empty = [], [], False
-    if good or bad or empty:
-        yield Batch(pl.DataFrame(good, schema=schema, orient="row"), bad)
+def possible_names(name: str) -> tuple[str, ...]:
+    """Return the names that a raw file may have, plain or compressed, in the order in which they are tried."""
+    plain = name.removesuffix(".gz")
+    return tuple(dict.fromkeys((name, plain, f"{plain}.gz")))
 
 
 def scratch(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
@@ -336,3 +252,10 @@ def _write(path: Path, frames: Iterator[pl.DataFrame], source: Path) -> None:
     if writer is None:
         something = next(read_pieces(source, lambda _: None), None) is not None
         raise BadRowsError(f"{source} {'has its header and no rows' if something else 'is empty'}. Download it again.")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

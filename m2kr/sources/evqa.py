@@ -14,23 +14,25 @@ pictures of iNaturalist's train half, those of valid and test about its val half
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import polars as pl
 
 from m2kr.common.files import digest
-from m2kr.formats.rules import leaves_root
-from m2kr.formats.schema import polars_schema
 from m2kr.parsing.delimited import read_quoted
-from m2kr.parsing.releases import RawFiles, Tables, from_rows, in_file_order, where
-from m2kr.parsing.rows import Advance, BadRow, Batch, is_text, read_json_members, stream_json_array
+from m2kr.parsing.json_files import Element, read_json_members, stream_json_array
+from m2kr.parsing.json_records import Text, as_record
+from m2kr.parsing.rejected import Rule, bad_rows, in_file_order, split_bad_rows
+from m2kr.parsing.releases import RawFiles, Tables
+from m2kr.parsing.rows import Advance, BadRow, Batch, Schema
+from m2kr.sources.columns import ONE_POSITIVE, most_frequent, passages_of, queries_of, reject_leaving_paths
 from m2kr.sources.options import choice
-from m2kr.sources.sampling import draw, instruction, sample
+from m2kr.sources.sampling import draw, sample
 from m2kr.tasks import TASKS
 
 TASK = TASKS["EVQA"]
@@ -42,21 +44,14 @@ _PICTURES = {
     for split, half in {"train": "train", "valid": "val", "test": "val"}.items()
 }
 _TYPES = ("templated", "automatic", "multi_answer", "2_hop")
+_IMAGE_IDS = {"inaturalist": r"^[0-9]+$", "landmarks": r"^[0-9a-f]{16}$"}
 _COLUMNS = (
-    "question",
-    "answer",
-    "dataset_image_ids",
-    "dataset_name",
-    "question_type",
-    "wikipedia_url",
-    "evidence_section_id",
+    *("question", "answer", "dataset_image_ids", "dataset_name", "question_type"),
+    *("wikipedia_url", "evidence_section_id"),
 )
-_SECTIONS: dict[str, pl.DataType | type[pl.DataType]] = {
-    "row": pl.String,
-    "url": pl.String,
-    "title": pl.String,
+_SECTION: Schema = {
+    **dict.fromkeys(("url", "title", "text"), pl.String),
     "section": pl.Int64,
-    "text": pl.String,
     "evidence": pl.Boolean,
 }
 
@@ -107,10 +102,6 @@ def build(raw: RawFiles, options: Options, seed: int) -> Tables:
     ``question_id`` is ``EVQA_<split>_<line>``, the line of the CSV file a question begins at, which is ours.
     ``passage_id`` is ``WikiWeb_<title>_<section>``, the section's place in its page. ``answers`` are the annotators'
     (an answer of several parts keeps its "&&"), ``gold_answer`` the most frequent of them, else the first.
-
-    Raises:
-        MissingFilesError: a file, a question's section or the name of its picture is missing and that is not allowed.
-        BadRowsError: a record cannot be used and such records are not to be skipped.
     """
     tables = Tables()
     knowledge = _find(raw, _KNOWLEDGE)
@@ -129,7 +120,7 @@ def build(raw: RawFiles, options: Options, seed: int) -> Tables:
     train_pool: pl.DataFrame | None = None
     for split, rows in asked.items():
         answered = _answered(raw, split, rows, sections)
-        named = _named(raw, split, answered)
+        named = _pictured(raw, split, answered)
         if split == "train" and options.train_questions:
             named = sample(named, options.train_questions, seed, "EVQA train", "question_id")
         if not named.height:
@@ -182,55 +173,37 @@ def _questions(raw: RawFiles, path: Path, split: str, options: Options, seed: in
 
 def _judge(batch: Batch, types: list[str]) -> Batch:
     """Return the questions of the wanted types; only those have to be whole."""
-    kinds = where(
-        batch.frame,
-        [
-            (
-                ~pl.col("question_type").is_in(_TYPES),
-                pl.format("the question_type {} is none of " + ", ".join(_TYPES), pl.col("question_type")),
-            )
-        ],
-    )
+    known = pl.format("the question_type {} is none of " + ", ".join(_TYPES), pl.col("question_type"))
+    kinds = split_bad_rows(Batch(batch.frame), [(~pl.col("question_type").is_in(_TYPES), known)])
     listed = kinds.frame.filter(pl.col("question_type").is_in(types)).with_columns(
         answers=_parts("answer"), images=_parts("dataset_image_ids")
     )
-    names = {"inaturalist": r"^[0-9]+$", "landmarks": r"^[0-9a-f]{16}$"}
     odd = pl.lit(False)
-    for dataset, pattern in names.items():
+    for dataset, pattern in _IMAGE_IDS.items():
         wrong = ~pl.col("images").list.eval(pl.element().str.contains(pattern)).list.all()
         odd = pl.when(pl.col("dataset_name") == dataset).then(wrong).otherwise(odd)
-    judged = where(
-        listed,
-        [
-            (pl.col("question").str.strip_chars() == "", "the question is empty"),
-            (pl.col("answers").list.len() == 0, "the answer is empty"),
-            (pl.col("images").list.len() == 0, "dataset_image_ids names no picture"),
-            (
-                ~pl.col("dataset_name").is_in(list(names)),
-                pl.format("the dataset_name {} is neither inaturalist nor landmarks", "dataset_name"),
-            ),
-            (
-                odd,
-                pl.format("dataset_image_ids ({}) holds an id that is none of {}", "dataset_image_ids", "dataset_name"),
-            ),
-            (pl.col("wikipedia_url").str.strip_chars() == "", "wikipedia_url is empty"),
-            (
-                ~pl.col("evidence_section_id").str.contains(r"^[0-9]{1,9}$"),
-                pl.format("the evidence_section_id {} is not the number of a section", "evidence_section_id"),
-            ),
-        ],
-    )
+    rules: list[Rule] = [
+        (pl.col("question").str.strip_chars() == "", "the question is empty"),
+        (pl.col("answers").list.len() == 0, "the answer is empty"),
+        (pl.col("images").list.len() == 0, "dataset_image_ids names no picture"),
+        (
+            ~pl.col("dataset_name").is_in(list(_IMAGE_IDS)),
+            pl.format("the dataset_name {} is neither inaturalist nor landmarks", "dataset_name"),
+        ),
+        (odd, pl.format("dataset_image_ids ({}) holds an id that is none of {}", "dataset_image_ids", "dataset_name")),
+        (pl.col("wikipedia_url").str.strip_chars() == "", "wikipedia_url is empty"),
+        (
+            ~pl.col("evidence_section_id").str.contains(r"^[0-9]{1,9}$"),
+            pl.format("the evidence_section_id {} is not the number of a section", "evidence_section_id"),
+        ),
+    ]
+    judged = split_bad_rows(Batch(listed, kinds.bad), rules)
     kept = judged.frame.select(
-        "row",
-        "question",
-        "question_type",
-        "dataset_name",
-        "answers",
-        "images",
+        *("row", "question", "question_type", "dataset_name", "answers", "images"),
         url="wikipedia_url",
         section=pl.col("evidence_section_id").cast(pl.Int64),
     )
-    return Batch(kept, batch.bad + in_file_order(kinds.bad + judged.bad, batch))
+    return Batch(kept, batch.bad + in_file_order(judged.bad, batch))
 
 
 def _parts(column: str) -> pl.Expr:
@@ -246,13 +219,15 @@ def _sections(raw: RawFiles, path: Path, asked: list[pl.DataFrame], options: Opt
         for url, section in rows.select("url", "section").unique().iter_rows():
             wanted.setdefault(url, set()).add(section)
     listed = sorted((url, sorted(numbers)) for url, numbers in wanted.items())
-    staged = raw.stage(
+    staged = raw.stage_records(
         path,
         "evqa-sections",
-        lambda path, advance: from_rows(
-            _wanted_sections(path, advance, wanted, options.extra_sections, seed), _SECTIONS, 2_000
-        ),
+        partial(_wanted_pages, wanted=frozenset(wanted)),
+        partial(_sections_of, wanted=wanted, seen=set(), extra=options.extra_sections, seed=seed),
+        _SECTION,
+        about=lambda page: (f"page {page[0]}", page[1]),
         settings=[digest(listed), options.extra_sections, seed if options.extra_sections else 0],
+        size=2_000,
     )
     text = pl.format("title: {} content: {}", "title", "text") if options.title else pl.col("text")
     named = staged.collect().with_columns(passage_id=pl.format("WikiWeb_{}_{}", "title", "section"), content=text)
@@ -260,86 +235,68 @@ def _sections(raw: RawFiles, path: Path, asked: list[pl.DataFrame], options: Opt
     first = named.unique("passage_id", keep="first", maintain_order=True).select("passage_id", url_of="url")
     both = named.join(first, on="passage_id", how="left", maintain_order="left")
     again = both.filter(pl.col("url") != pl.col("url_of"))
-    raw.quarantine.add(
-        path,
-        [
-            BadRow(row, f"section {section} has the title and the number of one of {other}", id=f"page {url}")
-            for row, section, other, url in again.select("row", "section", "url_of", "url").iter_rows()
-        ],
-    )
+    reason = pl.format("section {} has the title and the number of one of {}", "section", "url_of")
+    raw.rejected.add(path, bad_rows(again, reason, id=pl.format("page {}", "url")))
     return both.filter(pl.col("url") == pl.col("url_of")).select("passage_id", "url", "section", "content", "evidence")
 
 
-def _wanted_sections(
-    path: Path, advance: Advance, wanted: dict[str, set[int]], extra: int, seed: int
-) -> Iterator[dict[str, object] | BadRow]:
-    """Yield the wanted sections of each page and, of its others, the ``extra`` with the smallest keyed hash."""
-    seen: set[str] = set()
-    for number, element in enumerate(read_json_members(path, advance), start=1):
-        if isinstance(element, BadRow):
+class _Page(msgspec.Struct):
+    title: Text
+    section_texts: list[str]
+    section_titles: list[Any] | None = None
+
+
+def _wanted_pages(path: Path, advance: Advance, wanted: frozenset[str]) -> Iterator[Element]:
+    for element in read_json_members(path, advance):
+        if isinstance(element, BadRow) or element[1][0] in wanted:
             yield element
-            continue
-        url, page = element
-        if url not in wanted:
-            continue
-        row, name = f"member {number}", f"page {url}"
-        fault = "the address stands more than once" if url in seen else _page_fault(page)
-        if fault:
-            yield BadRow(row, fault, str(page)[:200], name)
-            continue
-        seen.add(url)
-        texts = page["section_texts"]
-        evidence = {index for index in wanted[url] if index < len(texts)}
-        others = [index for index in range(len(texts)) if index not in evidence and texts[index].strip()]
-        numbers: list[int] = (
-            draw([f"{url} {index}" for index in others], seed, "EVQA sections").tolist() if extra else []
-        )
-        drawn = [index for _, index in sorted(zip(numbers, others, strict=False))[:extra]]
-        for index in sorted([*evidence, *drawn]):
-            if texts[index].strip():
-                yield {
-                    "row": row,
-                    "url": url,
-                    "title": page["title"].strip(),
-                    "section": index,
-                    "text": texts[index],
-                    "evidence": index in evidence,
-                }
 
 
-def _page_fault(page: Any) -> str:
-    if not isinstance(page, dict):
-        return "it is not an object with title and section_texts"
-    title, texts = page.get("title"), page.get("section_texts")
-    if not isinstance(title, str) or not title.strip():
-        return "title is missing, empty or not a string"
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        return "section_texts is not a list of strings"
-    titles = page.get("section_titles", texts)
-    if not isinstance(titles, list) or len(titles) != len(texts):
-        return "section_titles and section_texts differ in number"
-    return "" if is_text([title, *texts]) else "a text holds half a surrogate pair, which is no character"
+def _sections_of(
+    page: tuple[str, Any], wanted: dict[str, set[int]], seen: set[str], extra: int, seed: int
+) -> Iterator[dict[str, object]]:
+    """Yield the wanted sections of a page and, of its others, the ``extra`` with the smallest keyed hash."""
+    url, value = page
+    if url in seen:
+        raise ValueError("the address stands more than once")
+    record = as_record(value, _Page)
+    texts = record.section_texts
+    if record.section_titles is not None and len(record.section_titles) != len(texts):
+        raise ValueError("section_titles and section_texts differ in number")
+    seen.add(url)
+    evidence = {index for index in wanted[url] if index < len(texts)}
+    others = [index for index in range(len(texts)) if index not in evidence and texts[index].strip()]
+    numbers = draw([f"{url} {index}" for index in others], seed, "EVQA sections").tolist() if extra else []
+    drawn = [index for _, index in sorted(zip(numbers, others, strict=False))[:extra]]
+    for index in sorted([*evidence, *drawn]):
+        if texts[index].strip():
+            yield {
+                "url": url,
+                "title": record.title.strip(),
+                "section": index,
+                "text": texts[index],
+                "evidence": index in evidence,
+            }
 
 
 def _answered(raw: RawFiles, split: str, rows: pl.DataFrame, sections: pl.DataFrame) -> pl.DataFrame:
     """Return the questions whose section is there, with its passage_id; the others lack their other half."""
     keys = sections.select("url", "section", "passage_id")
     joined = rows.join(keys, on=["url", "section"], how="left", maintain_order="left")
-    lost = joined.filter(pl.col("passage_id").is_null())
-    raw.quarantine.add(
-        raw.folder("evqa") / _FILES[split],
-        [
-            BadRow(row, f"section {section} of {url} is not in {_KNOWLEDGE[0]}, or has no text", question, name)
-            for row, section, url, question, name in lost.select(
-                "row", "section", "url", "question", pl.format("question_id {}", "question_id")
-            ).iter_rows()
-        ],
-        kind="missing",
-    )
-    return joined.filter(pl.col("passage_id").is_not_null())
+    reason = pl.format("section {} of {} is not in " + _KNOWLEDGE[0] + ", or has no text", "section", "url")
+    return _with(raw, split, joined, "passage_id", reason)
 
 
-def _named(raw: RawFiles, split: str, rows: pl.DataFrame) -> pl.DataFrame:
+def _with(raw: RawFiles, split: str, rows: pl.DataFrame, column: str, reason: pl.Expr) -> pl.DataFrame:
+    """Return the questions that have a value in ``column``, their other half; those without it are rejected."""
+    lost = rows.filter(pl.col(column).is_null())
+    id = pl.format("question_id {}", "question_id")
+    path = raw.folders["evqa"] / _FILES[split]
+    raw.rejected.add(path, bad_rows(lost, reason, id=id, content=pl.col("question")), kind="missing")
+    return rows.filter(pl.col(column).is_not_null())
+
+
+def _pictured(raw: RawFiles, split: str, rows: pl.DataFrame) -> pl.DataFrame:
     """Return the questions with the path of their picture; those of a picture without a name lack their other half."""
     image = pl.col("image")
     landmark = pl.format(
@@ -349,71 +306,54 @@ def _named(raw: RawFiles, split: str, rows: pl.DataFrame) -> pl.DataFrame:
     path = _find(raw, _PICTURES[split]) if wanted.len() else None
     names = pl.DataFrame(schema={"image": pl.String, "name": pl.String})
     if path is not None:
-        names = _picture_names(raw, path, wanted)
+        names = _picture_names(raw, path, frozenset(wanted))
     joined = rows.join(names, on="image", how="left", maintain_order="left").with_columns(
         img_path=pl.when(pl.col("dataset_name") == "landmarks").then(landmark).otherwise("inat/" + pl.col("name"))
     )
-    lost = joined.filter(pl.col("img_path").is_null())
-    raw.quarantine.add(
-        raw.folder("evqa") / _FILES[split],
-        [
-            BadRow(row, f"its picture {number} is not in {(path or Path(_PICTURES[split][-1])).name}", question, name)
-            for row, number, question, name in lost.select(
-                "row", "image", "question", pl.format("question_id {}", "question_id")
-            ).iter_rows()
-        ],
-        kind="missing",
+    file = (path or Path(_PICTURES[split][-1])).name
+    return _with(raw, split, joined, "img_path", pl.format("its picture {} is not in " + file, "image"))
+
+
+def _picture_names(raw: RawFiles, path: Path, wanted: frozenset[str]) -> pl.DataFrame:
+    """Return image and name of the wanted pictures, out of iNaturalist's annotations or an id2name map."""
+    return (
+        raw.stage_records(
+            path,
+            f"evqa-pictures-{path.name.partition('.json')[0]}",
+            partial(_wanted_pictures, wanted=wanted),
+            _picture,
+            {"image": pl.String, "name": pl.String},
+            partial(reject_leaving_paths, column="name", row_id="image"),
+            about=lambda picture: (f"id {picture[0]}", picture[1]),
+            settings=digest(sorted(wanted)),
+            unique="image",
+        )
+        .drop("row")
+        .collect()
     )
-    return joined.filter(pl.col("img_path").is_not_null())
 
 
-def _picture_names(raw: RawFiles, path: Path, wanted: pl.Series) -> pl.DataFrame:
-    ids = frozenset(wanted)
-
-    def rows(path: Path, advance: Advance) -> Iterator[dict[str, object] | BadRow]:
-        for element in _named_pictures(path, advance):
-            if isinstance(element, BadRow):
-                yield element
-            elif element[1] in ids:
-                row, image, name = element
-                if isinstance(name, str) and name.strip() and is_text(name):
-                    yield {"row": row, "image": image, "name": name}
-                else:
-                    yield BadRow(row, "the file name is not a string, or empty", str(name)[:200], f"id {image}")
-
-    schema = {"row": pl.String, "image": pl.String, "name": pl.String}
-    staged = raw.stage(
-        path,
-        f"evqa-pictures-{path.name.partition('.json')[0]}",
-        lambda path, advance: from_rows(rows(path, advance), schema),
-        _inside,
-        settings=digest(sorted(ids)),
-    )
-    return raw.without_repeats(path, staged, "image").drop("row").collect()
-
-
-def _named_pictures(path: Path, advance: Advance) -> Iterator[tuple[str, str, object] | BadRow]:
-    """Yield row, id and file name of each of iNaturalist's pictures, out of its annotations or an id2name map."""
-    if "_id2name." in path.name:
-        for number, member in enumerate(read_json_members(path, advance), start=1):
-            yield member if isinstance(member, BadRow) else (f"member {number}", *member)
-        return
-    for element in stream_json_array(path, "images", advance):
+def _wanted_pictures(path: Path, advance: Advance, wanted: frozenset[str]) -> Iterator[Element]:
+    """Yield id and file name of the wanted pictures."""
+    listed = "_id2name." not in path.name
+    for element in stream_json_array(path, advance, member="images") if listed else read_json_members(path, advance):
         if isinstance(element, BadRow):
             yield element
-        elif isinstance(element[1], dict):
-            yield element[0], str(element[1].get("id")), element[1].get("file_name")
-        else:
-            yield BadRow(element[0], "it is not an object with id and file_name", str(element[1])[:200])
+            continue
+        row, value = element
+        if listed and not isinstance(value, dict):
+            yield BadRow(row, "it is not an object with id and file_name", str(value)[:200])
+            continue
+        picture = (str(value.get("id")), value.get("file_name")) if listed else value
+        if picture[0] in wanted:
+            yield row, picture
 
 
-def _inside(batch: Batch) -> Batch:
-    judged = where(
-        batch.frame,
-        [(leaves_root(pl.col("name")), pl.format("the image path {} leaves its root", "name"))],
-        row_id="image",
-    )
-    return Batch(judged.frame, batch.bad + judged.bad)
+def _picture(picture: tuple[str, object]) -> list[dict[str, str]]:
+    image, name = picture
+    if not isinstance(name, str) or not name.strip():
+        raise ValueError("the file name is not a string, or empty")
+    return [{"image": image, "name": name}]
 
 
 def _pool(rows: pl.DataFrame, sections: pl.DataFrame) -> pl.DataFrame:
@@ -421,29 +361,11 @@ def _pool(rows: pl.DataFrame, sections: pl.DataFrame) -> pl.DataFrame:
     answering = sections.join(rows, on="passage_id", how="semi", maintain_order="left")
     further = sections.filter(~pl.col("evidence")).join(rows, on="url", how="semi", maintain_order="left")
     both = pl.concat([answering, further]).sort("passage_id")
-    return both.select(language=pl.lit("en"), passage_id="passage_id", passage_content="content")
+    return passages_of(TASK, both, language=pl.lit("en"), passage_content="content")
 
 
 def _data(rows: pl.DataFrame, pool: pl.DataFrame, seed: int) -> pl.LazyFrame:
-    texts = pool.lazy().select("passage_id", content="passage_content")
-    gold = [Counter(answers).most_common(1)[0][0] for answers in rows["answers"]]  # of equally frequent, the first
-    joined = (
-        rows.with_columns(gold=pl.Series(gold, dtype=pl.String))
-        .lazy()
-        .join(texts, on="passage_id", how="left", maintain_order="left")
-    )
-    columns = {
-        "pos_item_ids": pl.concat_list("passage_id"),
-        "pos_item_contents": pl.concat_list("content"),
-        "img_id": pl.col("image"),
-        "img_path": pl.col("img_path"),
-        "image_id": pl.col("image"),
-        "question_id": pl.col("question_id"),
-        "question": pl.col("question"),
-        "answers": pl.col("answers"),
-        "gold_answer": pl.col("gold"),
-        "question_type": pl.col("question_type"),
-        "instruction": instruction(TASK.instructions, "question_id", seed, TASK.key),
-    }
-    schema = polars_schema(TASK.data_config)
-    return joined.select(**columns).select(pl.col(name).cast(kind) for name, kind in schema.items())
+    gold = pl.Series([most_frequent(answers) for answers in rows["answers"]], dtype=pl.String)
+    asked = rows.with_columns(gold_answer=gold, img_id="image", image_id="image").lazy()
+    joined = asked.join(pool.lazy(), on="passage_id", how="left", maintain_order="left")
+    return queries_of(TASK, joined, seed, **ONE_POSITIVE)

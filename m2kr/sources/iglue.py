@@ -11,16 +11,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
+import msgspec
 import polars as pl
 
-from m2kr.formats.schema import polars_schema
-from m2kr.parsing.releases import RawFiles, Tables, from_rows
-from m2kr.parsing.rows import Advance, BadRow, Batch, read_jsonl
+from m2kr.parsing.json_files import Element, read_jsonl
+from m2kr.parsing.json_records import as_record
+from m2kr.parsing.rejected import bad_rows
+from m2kr.parsing.releases import RawFiles, Tables
+from m2kr.parsing.rows import Advance, BadRow, Schema
+from m2kr.sources.columns import passages_of, queries_of
 from m2kr.sources.options import choice
-from m2kr.sources.sampling import instruction
-from m2kr.sources.wit import (
-    COLUMNS,
+from m2kr.sources.wit_rows import (
     SPLIT_FILES,
     content,
     english_rows,
@@ -33,7 +36,7 @@ from m2kr.tasks import RELEASES, TASKS
 
 TASK = TASKS["IGLUE"]
 _KEY = ("page_url", "image_url", "caption_reference_description")
-_RECORD = {"row": pl.String, "number": pl.Int64, "wit_ix": pl.String, **dict.fromkeys(_KEY, pl.String)}
+_RECORD: Schema = {"number": pl.Int64, **dict.fromkeys((*_KEY, "wit_ix"), pl.String)}
 
 
 @dataclass(frozen=True)
@@ -58,10 +61,6 @@ def build(raw: RawFiles, options: Options, seed: int) -> Tables:
     or not (further rows of a record, with the option ``repeats``, get ``_1``, ``_2``, ...), and ``original_data_id`` is
     the record's ``wit_ix``; these two forms are ours. ``image_downloaded`` says whether the picture can be used, and
     is null where WIT's pictures are not there. All queries stay.
-
-    Raises:
-        MissingFilesError: the test file, all of WIT, or the WIT row of a record is missing and that is not allowed.
-        BadRowsError: a record or row cannot be used and such rows are not to be skipped.
     """
     tables = Tables()
     path = raw.find("iglue_wit", "test_en.jsonl")
@@ -70,7 +69,7 @@ def build(raw: RawFiles, options: Options, seed: int) -> Tables:
         lost = "iglue_wit/test_en.jsonl" if path is None else "the tables of WIT"
         tables.lacking.append(f"IGLUE: not built without {lost}.")
         return tables
-    records = raw.stage(path, "records", _read_records).collect()
+    records = raw.stage_records(path, "records", _numbered, _record, _RECORD, about=_about).collect()
     records = _without_repeats(raw, path, records)
     wanted = frozenset(records["image_url"])
     rows = _wit_rows(raw, wit_paths, options, wanted)
@@ -96,15 +95,20 @@ def build(raw: RawFiles, options: Options, seed: int) -> Tables:
         .then(pl.format("IGLUE_{}", "number"))
         .otherwise(pl.format("IGLUE_{}_{}", "number", again)),
         passage_content=content(),
+        img_id="image_id",
+        img_path=img_path(),
     ).join(_downloaded(raw, matched, tables), on="image_id", how="left", maintain_order="left")
-    tables.passages["test"] = _passages(passages).lazy()
-    tables.data["test"] = _data(passages, seed).lazy()
+    queries = passages.group_by("image_id", "img_id", "img_path", maintain_order=True).agg(
+        pos_item_ids="passage_id", pos_item_contents="passage_content"
+    )
+    tables.passages["test"] = passages_of(TASK, passages, original_data_id="wit_ix").lazy()
+    tables.data["test"] = queries_of(TASK, queries, seed, question_id="image_id", question=pl.lit("")).lazy()
     return tables
 
 
 def _wit_files(raw: RawFiles) -> list[Path]:
     """Return the files of WIT that are there; where none is, the first that is missing ends the build or is noted."""
-    folder = raw.folder("wit")
+    folder = raw.folders["wit"]
     # The one-percent sample is left aside: its rows are those of the train files.
     names = {
         f"{path.name.split('.tsv')[0]}.tsv.gz"
@@ -140,7 +144,7 @@ def _report_missing(raw: RawFiles, path: Path, records: pl.DataFrame, rows: pl.D
         reason = f"no English row of the {files} WIT {'file' if files == 1 else 'files'} given has {what}"
         name = f"{record['wit_ix']}, {url}, {record['page_url']}"
         lost.append(BadRow(record["row"], reason, record["caption_reference_description"][:200], name))
-    raw.quarantine.add(path, lost, kind="missing")
+    raw.rejected.add(path, lost, kind="missing")
 
 
 def _downloaded(raw: RawFiles, rows: pl.DataFrame, tables: Tables) -> pl.DataFrame:
@@ -155,64 +159,34 @@ def _downloaded(raw: RawFiles, rows: pl.DataFrame, tables: Tables) -> pl.DataFra
     return pl.DataFrame({"image_id": images, "image_downloaded": states == "present"})
 
 
-def _passages(rows: pl.DataFrame) -> pl.DataFrame:
-    columns = {
-        **{name: pl.col(name) for name in (*COLUMNS, "image_id", "image_downloaded", "passage_id", "passage_content")},
-        "original_data_id": pl.col("wit_ix"),
-        "img_id": pl.col("image_id"),
-        "img_path": img_path(),
-    }
-    return rows.select(columns[name].alias(name) for name in polars_schema(TASK.passages_config))
+_Filled = Annotated[str, msgspec.Meta(min_length=1)]
 
 
-def _data(rows: pl.DataFrame, seed: int) -> pl.DataFrame:
-    queries = rows.group_by("image_id", maintain_order=True).agg(
-        pos_item_ids="passage_id", pos_item_contents="passage_content"
-    )
-    columns = {
-        "question_id": pl.col("image_id"),
-        "pos_item_ids": pl.col("pos_item_ids"),
-        "pos_item_contents": pl.col("pos_item_contents"),
-        "img_id": pl.col("image_id"),
-        "img_path": img_path(),
-        "image_id": pl.col("image_id"),
-        "instruction": instruction(TASK.instructions, "image_id", seed, TASK.key),
-        "question": pl.lit(""),
-    }
-    return queries.select(columns[name].alias(name) for name in polars_schema(TASK.data_config))
+class _Record(msgspec.Struct):
+    page_url: _Filled
+    image_url: _Filled
+    caption_reference_description: _Filled
+    language: _Filled
+    wit_ix: _Filled
 
 
-def _read_records(path: Path, advance: Advance) -> Iterator[Batch]:
-    return from_rows(_records(path, advance), _RECORD)
+def _numbered(path: Path, advance: Advance) -> Iterator[Element]:
+    """Yield the records with their numbers from 0, those that cannot be read counted too."""
+    for number, element in enumerate(read_jsonl(path, advance)):
+        yield element if isinstance(element, BadRow) else (element[0], (number, element[1]))
 
 
-def _records(path: Path, advance: Advance) -> Iterator[dict[str, object] | BadRow]:
-    number = -1
-    for element in read_jsonl(path, advance):
-        number += 1
-        if isinstance(element, BadRow):
-            yield element
-            continue
-        row, record = element
-        fault = _fault(record)
-        if fault:
-            name = record.get("wit_ix") if isinstance(record, dict) else None
-            yield BadRow(row, fault, str(record)[:200], name if isinstance(name, str) else "")
-        else:
-            yield {"row": row, "number": number, **{key: record[key] for key in ("wit_ix", *_KEY)}}
+def _record(numbered: tuple[int, Any]) -> list[dict[str, object]]:
+    number, value = numbered
+    record = as_record(value, _Record)
+    if record.language != "en":
+        raise ValueError(f"its language is {record.language[:20]!r} where 'en' is expected")
+    return [{"number": number, **{name: getattr(record, name) for name in (*_KEY, "wit_ix")}}]
 
 
-def _fault(record: object) -> str:
-    if not isinstance(record, dict):
-        return f"it is not an object with {', '.join(_KEY)}"
-    for name in (*_KEY, "language", "wit_ix"):
-        if not isinstance(record.get(name), str):
-            return f"{name} is {'missing' if name not in record else 'not a string'}"
-        if not record[name]:
-            return f"{name} is empty"
-    if record["language"] != "en":
-        return f"its language is {record['language'][:20]!r} where 'en' is expected"
-    return ""
+def _about(numbered: tuple[int, Any]) -> tuple[str, object]:
+    name = numbered[1].get("wit_ix") if isinstance(numbered[1], dict) else None
+    return name if isinstance(name, str) else "", numbered[1]
 
 
 def _without_repeats(raw: RawFiles, path: Path, records: pl.DataFrame) -> pl.DataFrame:
@@ -220,11 +194,6 @@ def _without_repeats(raw: RawFiles, path: Path, records: pl.DataFrame) -> pl.Dat
     first = records.group_by(_KEY).agg(_number=pl.col("number").min(), _at=pl.col("row").first())
     placed = records.join(first, on=_KEY, how="left", maintain_order="left")
     again = placed.filter(pl.col("number") != pl.col("_number"))
-    raw.quarantine.add(
-        path,
-        [
-            BadRow(row, f"its page, image and caption stand already at {at}", id=name)
-            for row, at, name in again.select("row", "_at", "wit_ix").iter_rows()
-        ],
-    )
+    reason = pl.format("its page, image and caption stand already at {}", "_at")
+    raw.rejected.add(path, bad_rows(again, reason, id=pl.col("wit_ix")))
     return records.join(again.select("number"), on="number", how="anti", maintain_order="left")

@@ -12,44 +12,41 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import polars as pl
 
 from m2kr.common.files import digest
 from m2kr.formats.schema import polars_schema
-from m2kr.parsing.releases import RawFiles, Tables, from_rows
-from m2kr.parsing.rows import Advance, BadRow, Batch, read_jsonl
+from m2kr.parsing.json_files import read_jsonl
+from m2kr.parsing.json_records import Text, as_record, named_by
+from m2kr.parsing.rejected import bad_rows
+from m2kr.parsing.releases import RawFiles, Tables
+from m2kr.parsing.rows import Advance, Batch, Schema
+from m2kr.sources.articles import Articles
+from m2kr.sources.columns import most_frequent, passages_of, queries_of
 from m2kr.sources.options import choice
-from m2kr.sources.oven import IMAGE_ID, field_fault, picture_files
-from m2kr.sources.sampling import instruction, sample
+from m2kr.sources.oven import IMAGE_ID, picture_files
+from m2kr.sources.sampling import sample
 from m2kr.sources.wikipedia import content, find_titles
 from m2kr.tasks import TASKS
 
 TASK = TASKS["Infoseek"]
 _SPLITS = {"train": "train", "test": "val"}
 _TYPES = ("String", "Numerical", "Time")
-_ASKED: dict[str, pl.DataType | type[pl.DataType]] = {
-    "row": pl.String,
-    "data_id": pl.String,
-    "image_id": pl.String,
-    "question": pl.String,
-    "answer": pl.List(pl.String),
-    "answer_eval": pl.List(pl.String),
+_QUESTION: Schema = {
+    **dict.fromkeys(("data_id", "image_id", "question", "data_split"), pl.String),
+    **dict.fromkeys(("answer", "answer_eval"), pl.List(pl.String)),
     "wikidata_value": pl.Float64,
     "wikidata_range": pl.List(pl.Float64),
-    "data_split": pl.String,
 }
-_POSITIVES: dict[str, pl.DataType | type[pl.DataType]] = {
+_POSITIVES: Schema = {
     "gold_answer": pl.String,
-    "related_item_ids": pl.List(pl.String),
-    "pos_item_ids": pl.List(pl.String),
-    "pos_item_contents": pl.List(pl.String),
+    **dict.fromkeys(("related_item_ids", "pos_item_ids", "pos_item_contents"), pl.List(pl.String)),
     "by_number": pl.Boolean,
 }
 
@@ -114,10 +111,6 @@ def build(raw: RawFiles, options: Options, seed: int) -> Tables:
     folder, as published: ``<image_id><extension>``. Columns that come from models (``objects``, ``ROIs``,
     ``img_caption``) are empty or null. ``question_type`` is that of infoseek_val_qtype.jsonl where it is there;
     else Numerical for an answer that is a number, and String for all others, because the records do not tell a time.
-
-    Raises:
-        MissingFilesError: a file, or a question's entity, is missing and that is not allowed.
-        BadRowsError: a record cannot be used and such records are not to be skipped.
     """
     tables = Tables()
     blocks_path = raw.find("wikipedia", "psgs_w100.tsv")
@@ -133,7 +126,13 @@ def build(raw: RawFiles, options: Options, seed: int) -> Tables:
     if blocks_path is None or not joined:
         return tables
     blocks = _blocks(raw, blocks_path, joined, options, seed)
-    articles = Articles(blocks.filter("related"), options)
+    articles = Articles(
+        blocks.filter("related"),
+        _FOLDS[options.title_match],
+        most=options.related,
+        tolerance=options.tolerance,
+        separators=options.numbers == "separators",
+    )
     blocks = blocks.filter(~pl.col("related") | pl.col("id").cast(pl.String).is_in(list(articles.content)))
     types = _types(raw)
     pictures = picture_files(
@@ -147,14 +146,13 @@ def build(raw: RawFiles, options: Options, seed: int) -> Tables:
         asked, seen = (int(frame.select(pl.len()).collect(engine="streaming").item()) for frame in (rows, pictured))
         tables.counts |= {f"{split}_questions": asked, f"{split}_questions_without_image": asked - seen}
         matched[split] = _match(raw, split, pictured, pictures, types, articles, options)
-        _count(tables, split, matched[split], seen, options)
+        _count(tables, split, matched[split], seen, articles)
     if options.pool == "kept":
         kept = pl.concat([rows.select(id=pl.col("related_item_ids").explode()) for rows in matched.values()])
         ids = kept.unique().collect(engine="streaming").select(pl.col("id").cast(pl.Int64))
         further = blocks.filter(~pl.col("related"))
         blocks = pl.concat([blocks.filter("related").join(ids, on="id", how="semi"), further])
-    ordered = blocks.sort("id").select(pl.col("id").cast(pl.String), "content", "title")
-    pool = ordered.select(passage_id="id", passage_content="content", title="title").lazy()
+    pool = passages_of(TASK, blocks.sort("id"), passage_id="id", passage_content="content").lazy()
     for split, rows in matched.items():
         ids = rows.select("data_id").collect(engine="streaming")
         if not ids.height:
@@ -175,189 +173,96 @@ def _questions(raw: RawFiles, name: str) -> pl.LazyFrame | None:
     named_path = raw.find("infoseek", f"infoseek_{name}_withkb.jsonl")
     if asked_path is None or named_path is None:
         return None
-    fields = ("data_id", "entity_id", "entity_text")
-    asked = raw.stage(asked_path, f"infoseek-{name}", lambda path, advance: from_rows(_asked(path, advance), _ASKED))
-    named = raw.stage(named_path, f"infoseek-{name}-entities", partial(_strings, fields=fields), settings=[*fields])
-    asked = raw.without_repeats(asked_path, asked, "data_id")
-    named = raw.without_repeats(named_path, named, "data_id").drop("row")
-    lost = asked.select("row", "data_id").join(named.select("data_id"), on="data_id", how="anti", maintain_order="left")
-    raw.quarantine.add(
-        asked_path,
-        [
-            BadRow(row, f"it has no entity in {named_path.name}", id=f"data_id {data_id}")
-            for row, data_id in lost.collect(engine="streaming").iter_rows()
-        ],
-        kind="missing",
+    asked = raw.stage_records(
+        asked_path, f"infoseek-{name}", read_jsonl, _question, _QUESTION, about=named_by("data_id"), unique="data_id"
     )
+    named = _stage_strings(raw, named_path, f"infoseek-{name}-entities", _Entity).drop("row")
+    lost = asked.select("row", "data_id").join(named.select("data_id"), on="data_id", how="anti", maintain_order="left")
+    reason, id = f"it has no entity in {named_path.name}", pl.format("data_id {}", "data_id")
+    raw.rejected.add(asked_path, bad_rows(lost.collect(engine="streaming"), reason, id=id), kind="missing")
     return asked.drop("row").join(named, on="data_id", how="inner", maintain_order="left")
 
 
-def _asked(path: Path, advance: Advance) -> Iterator[dict[str, object] | BadRow]:
-    for element in read_jsonl(path, advance):
-        if isinstance(element, BadRow):
-            yield element
-            continue
-        row, record = element
-        try:
-            yield {"row": row, **_question(record)}
-        except ValueError as error:
-            name = f"data_id {record['data_id']}" if isinstance(record, dict) and "data_id" in record else ""
-            yield BadRow(row, str(error), str(record)[:200], name)
+class _Number(msgspec.Struct):
+    wikidata: float
+    range: tuple[float, float]
 
 
-def _question(record: Any) -> dict[str, object]:
-    """Return the columns of one record; raise ValueError with the reason where it is not as the release writes them."""
-    strings = ("data_id", "image_id", "question", "data_split")
-    fault = field_fault(record, {**dict.fromkeys(strings, str), "answer": list})
-    if fault:
-        raise ValueError(fault)
-    blank = [name for name in strings if not record[name].strip()]
-    if blank:
-        raise ValueError(f"{blank[0]} is empty")
-    if not re.fullmatch(IMAGE_ID.strip("^$"), record["image_id"]):
-        raise ValueError(f"the image_id {record['image_id']!r} is not named as this release names them")
-    answers = record["answer"]
-    if not all(isinstance(answer, str) for answer in answers):
-        raise ValueError("an entry of answer is not a string")
-    if not any(answer.strip() for answer in answers):
+class _Question(msgspec.Struct):
+    data_id: Text
+    image_id: str
+    question: Text
+    answer: list[str]
+    answer_eval: list[str | _Number] | _Number  # the release's own scorer takes a bare one, too
+    data_split: Text
+
+
+class _Entity(msgspec.Struct):
+    data_id: Text
+    entity_id: Text
+    entity_text: Text
+
+
+class _Type(msgspec.Struct):
+    data_id: Text
+    question_type: Text
+
+
+def _question(value: Any) -> list[dict[str, object]]:
+    record = as_record(value, _Question)
+    if not re.fullmatch(IMAGE_ID.strip("^$"), record.image_id):
+        raise ValueError(f"the image_id {record.image_id!r} is not named as this release names them")
+    answers = [answer for answer in record.answer if answer.strip()]
+    if not answers:
         raise ValueError("the list of answers is empty")
-    accepted = record.get("answer_eval")
-    accepted = [accepted] if isinstance(accepted, dict) else accepted  # the release's own scorer takes a bare one, too
-    if not isinstance(accepted, list):
-        raise ValueError(f"answer_eval is {'not a list' if 'answer_eval' in record else 'missing'}")
-    numeric = bool(accepted) and all(isinstance(entry, dict) for entry in accepted)
-    if not numeric and not all(isinstance(entry, str) for entry in accepted):
+    accepted = [record.answer_eval] if isinstance(record.answer_eval, _Number) else record.answer_eval
+    texts = [entry for entry in accepted if isinstance(entry, str)]
+    numbers = [entry for entry in accepted if isinstance(entry, _Number)]
+    if texts and numbers:
         raise ValueError("answer_eval mixes what should be all strings, or all objects with wikidata and range")
-    value, bounds = _number(accepted[0]) if numeric else (None, [])
-    return {
-        **{name: record[name] for name in strings},
-        "answer": [answer for answer in answers if answer.strip()],
-        "answer_eval": [] if numeric else [entry for entry in accepted if entry.strip()],
-        "wikidata_value": value,
-        "wikidata_range": bounds,
-    }
-
-
-def _number(entry: dict[str, Any]) -> tuple[float, list[float]]:
-    bounds = entry.get("range")
-    if not isinstance(bounds, list) or len(bounds) != 2:
-        raise ValueError("the range of a numeric answer_eval is not a pair of numbers")
-    try:
-        if any(isinstance(number, (bool, str)) for number in (entry.get("wikidata"), *bounds)):
-            raise TypeError
-        value, low, high = (float(number) for number in (entry.get("wikidata"), *bounds))
-    except (TypeError, OverflowError):
-        raise ValueError("a numeric answer_eval holds something that is not a number") from None
-    if not all(map(math.isfinite, (value, low, high))):
+    number = numbers[0] if numbers else None
+    if number and not all(map(math.isfinite, (number.wikidata, *number.range))):
         raise ValueError("a numeric answer_eval holds a number that is not finite")
-    return value, [low, high]
+    return [
+        {
+            **{name: getattr(record, name) for name in ("data_id", "image_id", "question", "data_split")},
+            "answer": answers,
+            "answer_eval": [text for text in texts if text.strip()],
+            "wikidata_value": number.wikidata if number else None,
+            "wikidata_range": number.range if number else [],
+        }
+    ]
 
 
-def _strings(path: Path, advance: Advance, fields: tuple[str, ...]) -> Iterator[Batch]:
-    """Yield the records of a file whose ``fields`` are all strings and not empty."""
+def _stage_strings(raw: RawFiles, path: Path, what: str, kind: type[msgspec.Struct]) -> pl.LazyFrame:
+    """Stage a file whose records are strings that say something, each ``data_id`` once."""
+    names = kind.__struct_fields__
 
-    def rows() -> Iterator[dict[str, object] | BadRow]:
-        for element in read_jsonl(path, advance):
-            if isinstance(element, BadRow):
-                yield element
-                continue
-            row, record = element
-            fault = field_fault(record, dict.fromkeys(fields, str))
-            if not fault:
-                fault = next((f"{name} is empty" for name in fields if not record[name].strip()), "")
-            if fault:
-                yield BadRow(row, fault, str(record)[:200])
-            else:
-                yield {"row": row, **{name: record[name] for name in fields}}
+    def parse(value: Any) -> list[dict[str, object]]:
+        return [msgspec.structs.asdict(as_record(value, kind))]
 
-    return from_rows(rows(), dict.fromkeys(("row", *fields), pl.String))
+    schema = dict.fromkeys(names, pl.String)
+    return raw.stage_records(
+        path, what, read_jsonl, parse, schema, about=lambda record: ("", record), settings=names, unique="data_id"
+    )
 
 
 def _blocks(raw: RawFiles, path: Path, joined: dict[str, pl.LazyFrame], options: Options, seed: int) -> pl.DataFrame:
     """Return id, title, content and related of the blocks of every entity, and of the further ones of the pool."""
     names = pl.concat([rows.select("entity_text") for rows in joined.values()]).unique().collect(engine="streaming")
-    titles = {_FOLDS[options.title_match](name) for name in names["entity_text"]}
+    fold = _FOLDS[options.title_match]
+    titles = {fold(name) for name in names["entity_text"]}
     staged = raw.stage(
         path,
         "entity-blocks",
-        lambda path, advance: find_titles(
-            path,
-            advance,
-            titles,
-            options.extra_passages,
-            seed,
-            _FOLDS[options.title_match],
-            raw.workers,
-        ),
+        lambda path, advance: find_titles(path, advance, titles, options.extra_passages, seed, fold, raw.workers),
         settings=[digest(sorted(titles)), options.title_match, options.extra_passages, seed],
+        unique="id",
     )
-    once = raw.without_repeats(path, staged, "id")
-    return once.select("id", "title", "related", content=content()).collect(engine="streaming")
+    return staged.select("id", "title", "related", content=content()).collect(engine="streaming")
 
 
 _FOLDS: dict[str, Callable[[str], str]] = {"exact": str, "casefold": str.casefold}
-
-
-class Articles:
-    """The blocks of every wanted article, and which of them hold an answer.
-
-    Args:
-        blocks: id, title and content.
-        options: how titles and numbers are compared.
-    """
-
-    def __init__(self, blocks: pl.DataFrame, options: Options) -> None:
-        self.options = options
-        self.fold = _FOLDS[options.title_match]
-        self.key = str(blocks.hash_rows().sum())
-        self.by_title: dict[str, list[str]] = {}
-        self.content: dict[str, str] = {}
-        self.lowered: dict[str, str] = {}
-        for block, title, text in blocks.sort("id").select("id", "title", "content").iter_rows():
-            related = self.by_title.setdefault(self.fold(title), [])
-            if len(related) < options.related:
-                related.append(str(block))
-                self.content[str(block)], self.lowered[str(block)] = text, text.lower()
-        # The same question is asked of many pictures of one entity.
-        self._known = lru_cache(maxsize=20_000)(self._search)
-
-    def related(self, entity: str) -> list[str]:
-        """Return the ids of an entity's blocks, in the order of its article."""
-        return self.by_title.get(self.fold(entity), [])
-
-    def positives(self, entity: str, strings: tuple[str, ...], value: float | None) -> tuple[list[str], bool]:
-        """Return the related blocks that hold a string of ``strings``, else the number; and whether by number."""
-        return self._known(entity, strings, value)
-
-    def _search(self, entity: str, strings: tuple[str, ...], value: float | None) -> tuple[list[str], bool]:
-        related = self.related(entity)
-        lowered = [text.lower() for text in strings]
-        found = [block for block in related if any(text in self.lowered[block] for text in lowered)]
-        if found or value is None:
-            return found, False
-        return [block for block in related if holds_number(self.content[block], value, self.options)], True
-
-
-def holds_number(text: str, value: float, options: Options) -> bool:
-    """Return whether a text holds a number as close to ``value`` as the options want."""
-    numbers = numbers_in(text, separators=options.numbers == "separators")
-    return any(abs(number - value) <= options.tolerance for number in numbers)
-
-
-_PLAIN = r"\d+"
-_SEPARATED = r"\d{1,3}(?:,\d{3})+(?!\d)|\d+"
-
-
-def numbers_in(text: str, *, separators: bool) -> list[float]:
-    """Return the numbers of a text: whole or decimal, with a sign where none stands between two words or numbers.
-
-    Args:
-        text: the text.
-        separators: whether 1,234 is one number.
-    """
-    whole = _SEPARATED if separators else _PLAIN
-    matches = re.findall(rf"(?<![\w.])([-−]?)((?:{whole})(?:\.\d+)?)", text)
-    return [float(digits.replace(",", "")) * (-1 if sign else 1) for sign, digits in matches]
 
 
 def _match(
@@ -407,7 +312,7 @@ def _with_positives(questions: pl.DataFrame, articles: Articles) -> pl.DataFrame
             kept.append(index)
             columns.append(
                 {
-                    "gold_answer": Counter(answer).most_common(1)[0][0],  # of equally frequent ones, the first given
+                    "gold_answer": most_frequent(answer),
                     "related_item_ids": articles.related(entity),
                     "pos_item_ids": found,
                     "pos_item_contents": [articles.content[block] for block in found],
@@ -418,7 +323,7 @@ def _with_positives(questions: pl.DataFrame, articles: Articles) -> pl.DataFrame
     return questions[kept].hstack(found_columns)
 
 
-def _count(tables: Tables, split: str, rows: pl.LazyFrame, asked: int, options: Options) -> None:
+def _count(tables: Tables, split: str, rows: pl.LazyFrame, asked: int, articles: Articles) -> None:
     """Count the questions that have a positive, and look at every positive again for what it should hold."""
     columns = ("answer", "answer_eval", "wikidata_value", "pos_item_contents", "by_number")
     questions = positives = holding = by_number = 0
@@ -430,9 +335,7 @@ def _count(tables: Tables, split: str, rows: pl.LazyFrame, asked: int, options: 
             by_number += numeric
             for text in contents:
                 lowered = text.lower()
-                holding += (
-                    holds_number(text, value, options) if numeric else any(string in lowered for string in strings)
-                )
+                holding += articles.holds_number(text, value) if numeric else any(s in lowered for s in strings)
     tables.counts[f"{split}_questions_with_positive"] = questions
     tables.counts[f"{split}_questions_without_positive"] = asked - questions
     tables.counts[f"{split}_questions_answered_by_number"] = by_number
@@ -444,35 +347,28 @@ def _types(raw: RawFiles) -> pl.DataFrame:
     path = raw.find("infoseek", "infoseek_val_qtype.jsonl", optional=True)
     if path is None:
         return pl.DataFrame(schema={"data_id": pl.String, "question_type": pl.String})
-    staged = raw.stage(path, "infoseek-types", partial(_strings, fields=("data_id", "question_type")))
-    told = raw.without_repeats(path, staged, "data_id").collect()
-    odd = told.filter(~pl.col("question_type").is_in(_TYPES))
-    raw.quarantine.add(
-        path,
-        [
-            BadRow(row, f"the question_type {kind} is none of {', '.join(_TYPES)}", id=f"data_id {name}")
-            for row, name, kind in odd.select("row", "data_id", "question_type").iter_rows()
-        ],
-    )
-    return told.filter(pl.col("question_type").is_in(_TYPES)).drop("row")
+    told = _stage_strings(raw, path, "infoseek-types", _Type).collect()
+    known = pl.col("question_type").is_in(_TYPES)
+    reason = pl.format("the question_type {} is none of " + ", ".join(_TYPES), "question_type")
+    raw.rejected.add(path, bad_rows(told.filter(~known), reason, id=pl.format("data_id {}", "data_id")))
+    return told.filter(known).drop("row")
 
 
 def _data(rows: pl.LazyFrame, options: Options, seed: int) -> pl.LazyFrame:
     schema = polars_schema(TASK.data_config)
-    numeric = pl.col("wikidata_value").is_not_null()
+    by_value = pl.when(pl.col("wikidata_value").is_not_null()).then(pl.lit("Numerical")).otherwise(pl.lit("String"))
     file = pl.format("{}{}", "image_id", "extension")
-    columns = {
-        "question_id": pl.col("data_id"),
-        "answers": pl.concat_list(options.answers.split("+")),
-        "image_path": file,
-        "img_path": file,
-        "objects": pl.lit([], schema["objects"]),
-        "ROIs": pl.lit([], schema["ROIs"]),
-        "found": pl.lit(True),
-        "img_caption": pl.lit(None, pl.String),
-        "instruction": instruction(TASK.instructions, "data_id", seed, TASK.key),
-        "question_type": pl.coalesce(
-            "question_type", pl.when(numeric).then(pl.lit("Numerical")).otherwise(pl.lit("String"))
-        ),
-    }
-    return rows.with_columns(**columns).select(pl.col(name).cast(kind) for name, kind in schema.items())
+    return queries_of(
+        TASK,
+        rows,
+        seed,
+        question_id="data_id",
+        answers=pl.concat_list(options.answers.split("+")),
+        image_path=file,
+        img_path=file,
+        objects=pl.lit([], schema["objects"]),
+        ROIs=pl.lit([], schema["ROIs"]),
+        found=pl.lit(True),
+        img_caption=pl.lit(None),
+        question_type=pl.coalesce("question_type", by_value),
+    )

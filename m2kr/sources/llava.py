@@ -11,28 +11,22 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+import msgspec
 import polars as pl
 
-from m2kr.parsing.releases import RawFiles, Tables, from_rows
-from m2kr.parsing.rows import Advance, BadRow, Batch, read_json_array
+from m2kr.parsing.json_files import read_json_array
+from m2kr.parsing.json_records import Text, as_record, named_by
+from m2kr.parsing.releases import RawFiles, Tables
+from m2kr.sources.columns import ONE_POSITIVE, passages_of, queries_of
 from m2kr.sources.options import choice
-from m2kr.sources.sampling import instruction, sample
+from m2kr.sources.sampling import sample
 from m2kr.tasks import RELEASES, TASKS
 
 TASK = TASKS["LLaVA"]
 _IMAGE_FILE = re.compile(r"([0-9]{12})\.jpg")
-_PAIRS = {
-    "row": pl.String,
-    "question_id": pl.String,
-    "question": pl.String,
-    "passage_id": pl.String,
-    "passage_content": pl.String,
-    "img_id": pl.String,
-    "llava_split": pl.String,
-}
+_PAIR = dict.fromkeys(("turn", "question", "passage_content", "img_id"), pl.String)
 
 
 @dataclass(frozen=True)
@@ -59,10 +53,6 @@ def build(raw: RawFiles, options: Options, seed: int) -> Tables:
 
     ``llava_split`` is the name of the file a pair comes from. A pair's ids are ``<that>_<record id>_<turn>``, with the
     prefix ``LLaVA_`` for the passage; both forms are ours. ``img_path`` names the COCO 2014 file of the picture.
-
-    Raises:
-        MissingFilesError: a file is missing and that is not allowed.
-        BadRowsError: a record cannot be used and such records are not to be skipped.
     """
     tables = Tables()
     subsets: list[pl.DataFrame] = []
@@ -72,16 +62,13 @@ def build(raw: RawFiles, options: Options, seed: int) -> Tables:
             tables.lacking.append(f"LLaVA: built without {name}, which is missing.")
             continue
         subset = name.removesuffix(".json")
-        pairs = raw.stage(path, subset, _read_pairs)
-        subsets.append(raw.without_repeats(path, pairs, "question_id").drop("row").collect())
+        staged = raw.stage_records(path, subset, read_json_array, _pairs, _PAIR, about=named_by("id"))
+        pairs = staged.with_columns(llava_split=pl.lit(subset), question_id=pl.format(f"{subset}_{{}}", "turn"))
+        subsets.append(raw.without_repeats(path, pairs, "question_id").drop("row", "turn").collect())
     if not subsets:
         tables.lacking.append("LLaVA: nothing can be built without any of its files.")
         return tables
-    if options.passage == "question_answer":
-        subsets = [
-            pairs.with_columns(passage_content=pl.col("question") + "\n" + pl.col("passage_content"))
-            for pairs in subsets
-        ]
+    tables.counts = {f"{pairs['llava_split'][0]}_pairs": pairs.height for pairs in subsets if pairs.height}
     heldout = pl.concat([sample(p, options.heldout_per_subset, seed, "LLaVA held out", "question_id") for p in subsets])
     train = pl.concat(subsets).join(heldout, on="question_id", how="anti", maintain_order="left")
     test = sample(heldout, options.test_queries, seed, "LLaVA test", "question_id")
@@ -91,94 +78,53 @@ def build(raw: RawFiles, options: Options, seed: int) -> Tables:
                 f"LLaVA {split}: not built, no pair is left for it (heldout_per_subset says how many)."
             )
             continue
-        tables.data[split] = queries.lazy().select(
-            pos_item_ids=pl.concat_list("passage_id"),
-            pos_item_contents=pl.concat_list("passage_content"),
-            img_id="img_id",
-            img_path=_img_path(),
-            image_id="img_id",
-            question_id="question_id",
-            question="question",
-            llava_split="llava_split",
-            instruction=instruction(TASK.instructions, "question_id", seed, TASK.key),
-        )
-        tables.passages[split] = passages.lazy().select(
-            language=pl.lit("en"),
-            img_id="img_id",
-            img_path=_img_path(),
-            passage_id="passage_id",
-            passage_content="passage_content",
-            llava_split="llava_split",
-        )
-    tables.counts = {f"{pairs['llava_split'][0]}_pairs": pairs.height for pairs in subsets if pairs.height}
+        asked, pool = (_with_passage(pairs.lazy(), options) for pairs in (queries, passages))
+        tables.data[split] = queries_of(TASK, asked, seed, **ONE_POSITIVE, image_id="img_id")
+        tables.passages[split] = passages_of(TASK, pool, language=pl.lit("en"))
     return tables
 
 
-def _img_path() -> pl.Expr:
-    return pl.format("train2014/COCO_train2014_{}.jpg", "img_id")
+def _with_passage(pairs: pl.LazyFrame, options: Options) -> pl.LazyFrame:
+    text = pl.col("passage_content")
+    return pairs.with_columns(
+        passage_id=pl.format("LLaVA_{}", "question_id"),
+        passage_content=pl.col("question") + "\n" + text if options.passage == "question_answer" else text,
+        img_path=pl.format("train2014/COCO_train2014_{}.jpg", "img_id"),
+    )
 
 
-def _read_pairs(path: Path, advance: Advance) -> Iterator[Batch]:
-    return from_rows(_pairs(path, advance), _PAIRS)
+class Turn(msgspec.Struct):
+    """What one side says in a conversation."""
+
+    speaker: str = msgspec.field(name="from")
+    value: str
 
 
-def _pairs(path: Path, advance: Advance) -> Iterator[dict[str, object] | BadRow]:
-    subset = path.name.split(".json")[0]
-    for element in read_json_array(path, "", advance):
-        if isinstance(element, BadRow):
-            yield element
-            continue
-        row, record = element
-        name = f"id {record['id']}" if isinstance(record, dict) and "id" in record else ""
-        try:
-            yield from _record_pairs(row, subset, record)
-        except ValueError as error:
-            yield BadRow(row, str(error), str(record)[:200], name)
+class Conversation(msgspec.Struct):
+    """A record of the releases of LLaVA: turns about a picture."""
+
+    id: Text
+    image: Text
+    conversations: list[Turn]
 
 
-def _record_pairs(row: str, subset: str, record: Any) -> list[dict[str, object]]:
-    """Return the pairs of one record; raise ValueError with the reason where it is not as the release writes them."""
-    if not isinstance(record, dict):
-        raise ValueError("it is not an object with id, image and conversations")
-    for key, kind in (("id", str), ("image", str), ("conversations", list)):
-        if not isinstance(record.get(key), kind):
-            raise ValueError(f"{key} is {'missing' if key not in record else 'not ' + _JSON_NAMES[kind]}")
-    image = record["image"]
-    match = _IMAGE_FILE.fullmatch(image)
+def _pairs(value: Any) -> Iterator[dict[str, str]]:
+    record = as_record(value, Conversation)
+    image = record.image
     if ".." in image.split("/") or image.startswith("/") or "\\" in image:
         raise ValueError(f"the image path {image!r} leaves its root")
+    match = _IMAGE_FILE.fullmatch(image)
     if match is None:
         raise ValueError(f"the image {image!r} is not named as this release names them (12 digits, .jpg)")
-    turns = record["conversations"]
+    turns = record.conversations
     if not turns or len(turns) % 2:
         raise ValueError(f"{len(turns)} turns where pairs of human and gpt are expected")
-    pairs: list[dict[str, object]] = []
-    for index in range(0, len(turns), 2):
-        human, gpt = (
-            _turn(turn, speaker) for turn, speaker in zip(turns[index : index + 2], ("human", "gpt"), strict=True)
-        )
-        question, answer = human.replace("<image>", "").strip(), gpt.strip()
+    for index, (human, gpt) in enumerate(zip(turns[::2], turns[1::2], strict=True)):
+        if (human.speaker, gpt.speaker) != ("human", "gpt"):
+            expected = "human" if human.speaker != "human" else "gpt"
+            raise ValueError(f"the turns do not alternate between human and gpt (a turn of {expected} is expected)")
+        question, answer = human.value.replace("<image>", "").strip(), gpt.value.strip()
         if not question or not answer:
-            raise ValueError(f"the {'question' if not question else 'answer'} of turn {index // 2} is empty")
-        name = f"{subset}_{record['id']}_{index // 2}"
-        pairs.append(
-            {
-                "row": row,
-                "question_id": name,
-                "question": question,
-                "passage_id": f"LLaVA_{name}",
-                "passage_content": answer,
-                "img_id": match.group(1),
-                "llava_split": subset,
-            }
-        )
-    return pairs
-
-
-_JSON_NAMES = {str: "a string", list: "a list"}
-
-
-def _turn(turn: Any, speaker: str) -> str:
-    if not isinstance(turn, dict) or turn.get("from") != speaker or not isinstance(turn.get("value"), str):
-        raise ValueError(f"the turns do not alternate between human and gpt (a turn of {speaker} is expected)")
-    return str(turn["value"])
+            raise ValueError(f"the {'question' if not question else 'answer'} of turn {index} is empty")
+        turn = f"{record.id}_{index}"
+        yield {"turn": turn, "question": question, "passage_content": answer, "img_id": match[1]}

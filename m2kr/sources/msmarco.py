@@ -8,17 +8,22 @@ twice, and no repair step of the published benchmark is known.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import polars as pl
 
-from m2kr.parsing.releases import RawFiles, Tables, where
-from m2kr.parsing.rows import BadRow, Batch, read_lines
+from m2kr.parsing.lines import read_lines
+from m2kr.parsing.rejected import bad_rows, split_bad_rows
+from m2kr.parsing.releases import RawFiles, Tables
+from m2kr.parsing.rows import Batch
+from m2kr.sources.columns import passages_of, queries_of
 from m2kr.sources.options import choice
-from m2kr.sources.sampling import instruction, sample
+from m2kr.sources.sampling import sample
 from m2kr.tasks import TASKS
 
 TASK = TASKS["MSMARCO"]
+_NO_IMAGE = {name: pl.lit(None) for name in ("img_id", "img_path", "image_id")}
 
 
 @dataclass(frozen=True)
@@ -53,10 +58,6 @@ def build(raw: RawFiles, options: Options, seed: int) -> Tables:
 
     ``passage_id`` and ``question_id`` are the release's pid and qid; ``original_data_id`` is the pid (in passages) or
     the list of positive pids (in data). That reading of the column is ours.
-
-    Raises:
-        MissingFilesError: a file, or the other half of a judgement, is missing and that is not allowed.
-        BadRowsError: a row cannot be read and such rows are not to be skipped.
     """
     tables = Tables()
     collection_path = raw.find(TASK.releases[0], "collection.tsv")
@@ -66,9 +67,8 @@ def build(raw: RawFiles, options: Options, seed: int) -> Tables:
     if collection_path is None:
         tables.lacking.append("MSMARCO: without collection.tsv there are no passages, so nothing can be built.")
         return tables
-    collection = raw.without_repeats(
-        collection_path, raw.stage(collection_path, "collection", read_lines, _passages), "passage_id"
-    ).drop("row")
+    passage = partial(_id_and_text, id_name="passage_id", text_name="passage_content")
+    collection = raw.stage(collection_path, "collection", read_lines, passage, unique="passage_id").drop("row")
     queries = {"train": _judged(raw, collection, train_paths), "valid": _judged(raw, collection, valid_paths)}
     if options.test_from == "dev":
         dev = _judged(raw, collection, test_paths)
@@ -87,25 +87,8 @@ def build(raw: RawFiles, options: Options, seed: int) -> Tables:
             missing = "no judged query has both its question and a passage" if rows is not None else "a file is missing"
             tables.lacking.append(f"MSMARCO {split}: not built, {missing}.")
             continue
-        tables.data[split] = rows.lazy().select(
-            original_data_id="pos_item_ids",
-            pos_item_ids="pos_item_ids",
-            pos_item_contents="pos_item_contents",
-            img_id=pl.lit(None, pl.Null),
-            img_path=pl.lit(None, pl.Null),
-            image_id=pl.lit(None, pl.Null),
-            question_id="question_id",
-            question="question",
-            instruction=instruction(TASK.instructions, "question_id", seed, TASK.key),
-        )
-    passages = collection.select(
-        language=pl.lit("en"),
-        original_data_id="passage_id",
-        img_id=pl.lit(None, pl.Null),
-        img_path=pl.lit(None, pl.Null),
-        passage_id="passage_id",
-        passage_content="passage_content",
-    )
+        tables.data[split] = queries_of(TASK, rows.lazy(), seed, original_data_id="pos_item_ids", **_NO_IMAGE)
+    passages = passages_of(TASK, collection, language=pl.lit("en"), original_data_id="passage_id", **_NO_IMAGE)
     if "train" in tables.data:
         tables.passages["train"] = passages
     searched = [
@@ -127,25 +110,12 @@ def _id_and_text(batch: Batch, id_name: str, text_name: str) -> Batch:
     # Only the first tab separates: what follows it is the text, whatever it holds.
     parts = pl.col("text").str.splitn("\t", 2).struct
     frame = batch.frame.with_columns(parts.field("field_0").alias(id_name), parts.field("field_1").alias(text_name))
-    judged = where(
-        frame,
-        [
-            (pl.col(text_name).is_null(), "1 field where 2 are expected (id, tab, text)"),
-            (~pl.col(id_name).str.contains(r"^[0-9]+$"), "the id before the first tab is not a number"),
-            (pl.col(text_name).str.strip_chars() == "", "the text after the id is empty"),
-        ],
-        row_id=id_name,
-        raw_text="text",
-    )
-    return Batch(judged.frame, batch.bad + judged.bad)
-
-
-def _passages(batch: Batch) -> Batch:
-    return _id_and_text(batch, "passage_id", "passage_content")
-
-
-def _questions(batch: Batch) -> Batch:
-    return _id_and_text(batch, "question_id", "question")
+    rules = [
+        (pl.col(text_name).is_null(), "1 field where 2 are expected (id, tab, text)"),
+        (~pl.col(id_name).str.contains(r"^[0-9]+$"), "the id before the first tab is not a number"),
+        (pl.col(text_name).str.strip_chars() == "", "the text after the id is empty"),
+    ]
+    return split_bad_rows(Batch(frame, batch.bad), rules, row_id=id_name, raw_text="text")
 
 
 def _judgements(batch: Batch) -> Batch:
@@ -153,20 +123,11 @@ def _judgements(batch: Batch) -> Batch:
     frame = batch.frame.with_columns(
         question_id=fields.field("1"), passage_id=fields.field("2"), relevance=fields.field("3")
     )
-    judged = where(
-        frame,
-        [
-            (
-                pl.col("relevance").is_null(),
-                pl.format(
-                    "{} fields where 4 are expected (qid, 0, pid, relevance), numbers separated by tabs",
-                    pl.col("text").str.count_matches(r"[^\t ]+"),
-                ),
-            )
-        ],
-        raw_text="text",
+    reason = pl.format(
+        "{} fields where 4 are expected (qid, 0, pid, relevance), numbers separated by tabs",
+        pl.col("text").str.count_matches(r"[^\t ]+"),
     )
-    return Batch(judged.frame, batch.bad + judged.bad)
+    return split_bad_rows(Batch(frame, batch.bad), [(pl.col("relevance").is_null(), reason)], raw_text="text")
 
 
 def _judged(raw: RawFiles, collection: pl.LazyFrame, paths: tuple[Path, Path] | None) -> pl.DataFrame | None:
@@ -175,9 +136,8 @@ def _judged(raw: RawFiles, collection: pl.LazyFrame, paths: tuple[Path, Path] | 
         return None
     queries_path, qrels_path = paths
     name = queries_path.name.split(".tsv")[0]
-    queries = raw.without_repeats(
-        queries_path, raw.stage(queries_path, name, read_lines, _questions), "question_id"
-    ).collect()
+    question = partial(_id_and_text, id_name="question_id", text_name="question")
+    queries = raw.stage(queries_path, name, read_lines, question, unique="question_id").collect()
     qrels = raw.stage(qrels_path, qrels_path.name.split(".tsv")[0], read_lines, _judgements)
     positives = (
         qrels.filter(pl.col("relevance") != "0").collect().unique(["question_id", "passage_id"], maintain_order=True)
@@ -185,27 +145,19 @@ def _judged(raw: RawFiles, collection: pl.LazyFrame, paths: tuple[Path, Path] | 
     texts = collection.join(positives.lazy().select("passage_id").unique(), on="passage_id", how="semi").collect(
         engine="streaming"
     )
-    lost = [
-        *_halves(positives, texts, "passage_id", "passage", "collection.tsv"),
-        *_halves(positives, queries, "question_id", "query", queries_path.name),
-    ]
-    raw.quarantine.add(qrels_path, lost, kind="missing")
+    lost = []
+    id = pl.format("query {}, passage {}", "question_id", "passage_id")
+    halves = (("passage_id", texts, "passage", "collection.tsv"), ("question_id", queries, "query", queries_path.name))
+    for column, others, what, file in halves:
+        alone = positives.join(others, on=column, how="anti", maintain_order="left")
+        lost += bad_rows(alone, f"its {what} is not in {file}", id=id)
+    raw.rejected.add(qrels_path, lost, kind="missing")
     lists = (
         positives.join(texts, on="passage_id", how="inner", maintain_order="left")
         .group_by("question_id", maintain_order=True)
         .agg(pos_item_ids="passage_id", pos_item_contents="passage_content")
     )
     return queries.drop("row").join(lists, on="question_id", how="inner", maintain_order="left")
-
-
-def _halves(positives: pl.DataFrame, others: pl.DataFrame, column: str, what: str, file: str) -> list[BadRow]:
-    lost = positives.join(others, on=column, how="anti", maintain_order="left")
-    return [
-        BadRow(
-            row["row"], f"its {what} is not in {file}", id=f"query {row['question_id']}, passage {row['passage_id']}"
-        )
-        for row in lost.iter_rows(named=True)
-    ]
 
 
 def _in_triples(raw: RawFiles, queries: pl.DataFrame) -> pl.DataFrame:

@@ -10,30 +10,28 @@ rapidfuzz, without captions and objects, which come from models; so positives ar
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import polars as pl
 
 from m2kr.common.files import digest
 from m2kr.formats.schema import polars_schema
-from m2kr.parsing.releases import RawFiles, Tables, from_rows
-from m2kr.parsing.rows import Advance, BadRow, read_json_array
+from m2kr.parsing.json_files import read_json_array
+from m2kr.parsing.json_records import Text, as_record, named_by
+from m2kr.parsing.rejected import bad_rows
+from m2kr.parsing.releases import RawFiles, Tables
+from m2kr.parsing.rows import Schema
+from m2kr.sources.columns import most_frequent, passages_of, queries_of
 from m2kr.sources.options import choice
-from m2kr.sources.sampling import instruction
 from m2kr.sources.wikipedia import content, find_phrases, words
 from m2kr.tasks import TASKS
 
 TASK = TASKS["OKVQA"]
 _SPLITS = {"train": "train2014", "test": "val2014"}
-_QUESTIONS = {"row": pl.String, "question_id": pl.String, "question": pl.String, "image": pl.Int64}
-_ANNOTATIONS: dict[str, pl.DataType | type[pl.DataType]] = {
-    "row": pl.String,
-    "question_id": pl.String,
-    "answers": pl.List(pl.String),
-}
 
 
 @dataclass(frozen=True)
@@ -63,10 +61,6 @@ def build(raw: RawFiles, options: Options, seed: int) -> Tables:
 
     ``passage_id`` is the block's id in psgs_w100. Columns that come from models (``img_caption``, ``objects``,
     ``img_ocr``) are null or empty.
-
-    Raises:
-        MissingFilesError: a file, or a question's annotation, is missing and that is not allowed.
-        BadRowsError: a record cannot be used and such records are not to be skipped.
     """
     tables = Tables()
     blocks = raw.find("wikipedia", "psgs_w100.tsv")
@@ -84,12 +78,8 @@ def build(raw: RawFiles, options: Options, seed: int) -> Tables:
     hits = _hits(raw, blocks, pl.concat(list(questions.values())), options.hits_per_answer)
     ranked = {split: _positives(rows, hits, options) for split, rows in questions.items()}
     related = pl.concat([rows.select(id=pl.col("related").explode()) for rows in ranked.values()]).drop_nulls().unique()
-    passages = (
-        hits.unique("id", keep="first")
-        .join(related, on="id", how="semi")
-        .sort("id")
-        .select(passage_id=pl.col("id").cast(pl.String), passage_content="content", title="title")
-    )
+    passages = hits.unique("id", keep="first").join(related, on="id", how="semi").sort("id")
+    passages = passages_of(TASK, passages, passage_id="id", passage_content="content")
     if options.without_positive == "drop" and "train" in ranked:
         ranked["train"] = ranked["train"].filter(pl.col("positive").list.len() > 0)
     pool = passages.lazy()
@@ -110,91 +100,50 @@ def _questions(raw: RawFiles, coco: str) -> pl.DataFrame | None:
     answered_path = raw.find("okvqa", f"mscoco_{coco}_annotations.json")
     if asked_path is None or answered_path is None:
         return None
-    asked = raw.without_repeats(
-        asked_path,
-        raw.stage(asked_path, f"questions-{coco}", lambda path, advance: from_rows(_asked(path, advance), _QUESTIONS)),
-        "question_id",
-    ).collect()
-    answered = raw.without_repeats(
-        answered_path,
-        raw.stage(
-            answered_path,
-            f"annotations-{coco}",
-            lambda path, advance: from_rows(_answered(path, advance), _ANNOTATIONS),
-        ),
-        "question_id",
-    ).collect()
+    stage = partial(raw.stage_records, about=named_by("question_id"), unique="question_id")
+    read_asked, read_answered = (partial(read_json_array, member=name) for name in ("questions", "annotations"))
+    asked = stage(asked_path, f"questions-{coco}", read_asked, _question, _QUESTION).collect()
+    answered = stage(answered_path, f"annotations-{coco}", read_answered, _annotation, _ANNOTATION).collect()
     lost = asked.join(answered, on="question_id", how="anti", maintain_order="left")
-    raw.quarantine.add(
-        asked_path,
-        [
-            BadRow(row, f"it has no annotation in {answered_path.name}", question, f"question_id {name}")
-            for row, name, question in lost.select("row", "question_id", "question").iter_rows()
-        ],
-        kind="missing",
-    )
+    reason, id = f"it has no annotation in {answered_path.name}", pl.format("question_id {}", "question_id")
+    raw.rejected.add(asked_path, bad_rows(lost, reason, id=id, content=pl.col("question")), kind="missing")
     return asked.drop("row").join(answered.drop("row"), on="question_id", how="inner", maintain_order="left")
 
 
-def _asked(path: Path, advance: Advance) -> Iterator[dict[str, object] | BadRow]:
-    for element in read_json_array(path, "questions", advance):
-        if isinstance(element, BadRow):
-            yield element
-            continue
-        row, record = element
-        fault = _field_fault(record, {"question_id": int, "image_id": int, "question": str})
-        if not fault and not 0 <= record["image_id"] < 10**12:  # file names have twelve digits
-            fault = f"image_id is {record['image_id']}, which names no picture"
-        if not fault and not record["question"].strip():
-            fault = "the question is empty"
-        if fault:
-            yield BadRow(row, fault, str(record)[:200], _name(record))
-        else:
-            yield {
-                "row": row,
-                "question_id": str(record["question_id"]),
-                "question": record["question"],
-                "image": record["image_id"],
-            }
+class _Question(msgspec.Struct):
+    question_id: int
+    image_id: int
+    question: Text
 
 
-def _answered(path: Path, advance: Advance) -> Iterator[dict[str, object] | BadRow]:
-    for element in read_json_array(path, "annotations", advance):
-        if isinstance(element, BadRow):
-            yield element
-            continue
-        row, record = element
-        fault = _field_fault(record, {"question_id": int, "answers": list})
-        answers: list[str] = []
-        if not fault:
-            try:
-                numbered = sorted(record["answers"], key=lambda answer: answer["answer_id"])
-                answers = [answer["answer"] for answer in numbered if answer["answer"].strip()]
-                fault = "" if answers else "the list of answers is empty"
-            except (TypeError, KeyError, AttributeError):
-                fault = "an entry of answers is not an object with answer_id and answer"
-        if fault:
-            yield BadRow(row, fault, str(record)[:200], _name(record))
-        else:
-            yield {"row": row, "question_id": str(record["question_id"]), "answers": answers}
+class _Answer(msgspec.Struct):
+    answer_id: int
+    answer: str
 
 
-def _field_fault(record: Any, fields: dict[str, type]) -> str:
-    if not isinstance(record, dict):
-        return f"it is not an object with {', '.join(fields)}"
-    for name, kind in fields.items():
-        if name not in record:
-            return f"{name} is missing"
-        if not isinstance(record[name], kind) or isinstance(record[name], bool):
-            return f"{name} is not {_JSON_NAMES[kind]}"
-    return ""
+class _Annotation(msgspec.Struct):
+    question_id: int
+    answers: list[_Answer]
 
 
-_JSON_NAMES = {int: "a whole number", str: "a string", list: "a list"}
+_QUESTION = {"question_id": pl.String, "question": pl.String, "image": pl.Int64}
+_ANNOTATION: Schema = {"question_id": pl.String, "answers": pl.List(pl.String)}
 
 
-def _name(record: Any) -> str:
-    return f"question_id {record['question_id']}" if isinstance(record, dict) and "question_id" in record else ""
+def _question(value: Any) -> list[dict[str, object]]:
+    record = as_record(value, _Question)
+    if not 0 <= record.image_id < 10**12:  # file names have twelve digits
+        raise ValueError(f"image_id is {record.image_id}, which names no picture")
+    return [{"question_id": str(record.question_id), "question": record.question, "image": record.image_id}]
+
+
+def _annotation(value: Any) -> list[dict[str, object]]:
+    record = as_record(value, _Annotation)
+    numbered = sorted(record.answers, key=lambda answer: answer.answer_id)
+    answers = [answer.answer for answer in numbered if answer.answer.strip()]
+    if not answers:
+        raise ValueError("the list of answers is empty")
+    return [{"question_id": str(record.question_id), "answers": answers}]
 
 
 def _hits(raw: RawFiles, blocks: Path, questions: pl.DataFrame, best: int) -> pl.DataFrame:
@@ -223,7 +172,7 @@ def _positives(questions: pl.DataFrame, hits: pl.DataFrame, options: Options) ->
     ).to_series()
     gold, related, positive = [], [], []
     for question, answers, phrases in zip(questions["question"], questions["answers"], normal, strict=True):
-        best_answer = Counter(answers).most_common(1)[0][0]  # of equally frequent ones, the first given
+        best_answer = most_frequent(answers)
         found = {block: text for phrase in phrases for block, text in by_phrase.get(phrase, [])}
         target = utils.default_process(f"{best_answer} {best_answer} {question}")
         ranked = process.extract(target, found, scorer=fuzz.token_set_ratio, limit=options.positives)
@@ -242,31 +191,27 @@ def _positives(questions: pl.DataFrame, hits: pl.DataFrame, options: Options) ->
 
 
 def _data(rows: pl.DataFrame, passages: pl.DataFrame, coco: str, seed: int) -> pl.DataFrame:
-    schema = polars_schema(TASK.data_config)
     texts = dict(passages.select("passage_id", "passage_content").iter_rows())
     key = pl.col("image").cast(pl.String).str.zfill(12)
-    listed = rows.with_columns(
-        pl.col("positive").cast(pl.List(pl.String)),
-        pl.col("related").cast(pl.List(pl.String)),
+    positives = rows["positive"].cast(pl.List(pl.String))
+    contents = pl.Series([[texts[name] for name in names] for names in positives], dtype=pl.List(pl.String))
+    schema = polars_schema(TASK.data_config)
+    return queries_of(
+        TASK,
+        rows,
+        seed,
+        gold_answer="gold",
+        img_path=pl.format(f"{coco}/COCO_{coco}_{{}}.jpg", key),
+        img_key_full=key,
+        img_key="image",
+        img_file_name=pl.format(f"COCO_{coco}_{{}}.jpg", key),
+        pos_item_ids=pl.lit(positives),
+        pos_item_contents=pl.lit(contents),
+        related_item_ids="related",
+        __index_level_0__="question_id",
+        # Columns that come from models.
+        img=pl.lit(None),
+        img_caption=pl.lit(None, schema["img_caption"]),
+        objects=pl.lit([], schema["objects"]),
+        img_ocr=pl.lit([], schema["img_ocr"]),
     )
-    contents = pl.Series([[texts[name] for name in names] for names in listed["positive"]], dtype=pl.List(pl.String))
-    columns = {
-        "answers": pl.col("answers"),
-        "gold_answer": pl.col("gold"),
-        "question": pl.col("question"),
-        "question_id": pl.col("question_id"),
-        "img_path": pl.format(f"{coco}/COCO_{coco}_{{}}.jpg", key),
-        "img_key_full": key,
-        "img_key": pl.col("image"),
-        "img_file_name": pl.format(f"COCO_{coco}_{{}}.jpg", key),
-        "img": pl.lit(None, pl.Null),
-        "img_caption": pl.lit(None, schema["img_caption"]),
-        "objects": pl.lit([], schema["objects"]),
-        "img_ocr": pl.lit([], schema["img_ocr"]),
-        "pos_item_ids": pl.col("positive"),
-        "pos_item_contents": pl.lit(contents),
-        "related_item_ids": pl.col("related"),
-        "__index_level_0__": pl.col("question_id"),
-        "instruction": instruction(TASK.instructions, "question_id", seed, TASK.key),
-    }
-    return listed.select(**columns).select(pl.col(name).cast(kind) for name, kind in schema.items())

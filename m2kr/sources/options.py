@@ -1,8 +1,11 @@
-"""One module per raw release. A module is a function from raw files to lazy tables, and the options of its rules.
+"""What source modules share: the options of their rules, and how the module of a task is found.
 
-Each has ``Options``, a frozen dataclass with one field for every rule that the published benchmark leaves open (its
-``metadata`` says what the field does and on what evidence the default rests), and ``build(raw, options, seed)``,
-which returns `m2kr.parsing.releases.Tables`.
+A source module turns the raw files of a release into the tables of a task. It has ``Options``, a frozen dataclass with
+one field for every rule that the published benchmark leaves open (its ``metadata`` says what the field does and on what
+evidence the default rests), and ``build(raw, options, seed)``, which returns lazy `m2kr.parsing.releases.Tables`.
+
+``build`` raises `MissingFilesError` where a file, or the other half of a row, is missing and that is not allowed, and
+`BadRowsError` where a record cannot be used and such records are not to be skipped.
 """
 
 from __future__ import annotations

@@ -13,14 +13,19 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import polars as pl
 
 from m2kr.common.files import digest
-from m2kr.formats.schema import polars_schema
-from m2kr.parsing.releases import RawFiles, Tables, in_file_order, where
-from m2kr.parsing.rows import BadRow, Batch, parse_json, read_lines
+from m2kr.parsing.json_files import parse_json
+from m2kr.parsing.json_records import as_record, named_by
+from m2kr.parsing.lines import read_lines
+from m2kr.parsing.rejected import Rule, bad_rows, in_file_order, split_bad_rows
+from m2kr.parsing.releases import RawFiles, Tables
+from m2kr.parsing.rows import BadRow, Batch
+from m2kr.sources.columns import ONE_POSITIVE, passages_of, queries_of
 from m2kr.sources.options import choice
-from m2kr.sources.sampling import draw, instruction, sample
+from m2kr.sources.sampling import draw, sample
 from m2kr.sources.wikipedia import wanted_entities
 from m2kr.tasks import TASKS
 
@@ -28,12 +33,25 @@ TASK = TASKS["OVEN"]
 IMAGE_ID = r"^oven_[0-9]{8}$"
 """How OVEN and InfoSeek name a picture."""
 
-_FIELDS = ("data_id", "image_id", "question", "entity_id", "entity_text", "data_split")
+
+class Record(msgspec.Struct):
+    """A record as the release writes it."""
+
+    data_id: str
+    image_id: str
+    question: str
+    entity_id: str
+    entity_text: str
+    data_split: str
+
+
 # A record in the release's own order whose strings hold no escape is what this matches and nothing else, so its groups
 # are the values json.loads would give. Anything else is left to json.loads.
 _REGULAR = (
     r"^[ \t]*\{[ \t]*"
-    + r",[ \t]*".join(rf'"{name}"[ \t]*:[ \t]*"(?P<{name}>[^"\\\x00-\x1f]*)"[ \t]*' for name in _FIELDS)
+    + r",[ \t]*".join(
+        rf'"{name}"[ \t]*:[ \t]*"(?P<{name}>[^"\\\x00-\x1f]*)"[ \t]*' for name in Record.__struct_fields__
+    )
     + r"\}[ \t\r]*$"
 )
 
@@ -79,10 +97,6 @@ def build(raw: RawFiles, options: Options, seed: int) -> Tables:
     A split's passages are one for each entity of its file, in order of first mention; valid and test share theirs.
     ``passage_id`` is the entity's Wikidata id, which is ours: the published form is not known. ``question_id`` is the
     record's ``data_id``, ``img_path`` is ``<first two digits>/<image_id><extension>``.
-
-    Raises:
-        MissingFilesError: a file is missing, or an entity is not in Wiki6M, and that is not allowed.
-        BadRowsError: a record cannot be used and such records are not to be skipped.
     """
     tables = Tables()
     paths = {split: raw.find("oven", f"oven_entity_{split}.jsonl") for split in ("train", "val")}
@@ -93,7 +107,12 @@ def build(raw: RawFiles, options: Options, seed: int) -> Tables:
     if wiki is None:
         tables.lacking.append("OVEN: without Wiki6M_ver_1_0.jsonl there are no passages, so nothing can be built.")
         return tables
-    records = {split: _records(raw, path, split, seed) for split, path in paths.items() if path is not None}
+    parse = partial(_parse, seed=seed)
+    records = {
+        split: raw.stage(path, f"oven-{split}", read_lines, parse, settings=seed, unique="data_id")
+        for split, path in paths.items()
+        if path is not None
+    }
     named = {split: _entities(rows) for split, rows in records.items()}
     wanted = sorted({name for frame in named.values() for name in frame["entity_id"]})
     if not wanted:
@@ -111,7 +130,7 @@ def build(raw: RawFiles, options: Options, seed: int) -> Tables:
         pictured = few.join(pictures, on="image_id", how="inner", maintain_order="left")
         tables.counts[f"{split}_records_without_image"] = few.height - pictured.height
         entities = named[split].join(texts, left_on="entity_id", right_on="id", how="inner", maintain_order="left")
-        passages = entities.select(language=pl.lit("en"), passage_id="entity_id", passage_content="text")
+        passages = passages_of(TASK, entities, language=pl.lit("en"), passage_id="entity_id", passage_content="text")
         # One passage for each entity, and one positive for each record.
         tables.count_all(f"{split}_entities_with_one_passage", passages["passage_id"].n_unique(), passages.height)
         parts = {"train": pictured}
@@ -128,11 +147,6 @@ def build(raw: RawFiles, options: Options, seed: int) -> Tables:
     return tables
 
 
-def _records(raw: RawFiles, path: Path, split: str, seed: int) -> pl.LazyFrame:
-    staged = raw.stage(path, f"oven-{split}", read_lines, partial(_parse, seed=seed), settings=seed)
-    return raw.without_repeats(path, staged, "data_id")
-
-
 def _parse(batch: Batch, seed: int) -> Batch:
     """Return the records of some lines, each with the number ``draw`` gives it."""
     frame = batch.frame.filter(pl.col("text").str.contains(r"\S")).with_row_index("_at")
@@ -142,47 +156,27 @@ def _parse(batch: Batch, seed: int) -> Batch:
     if irregular.height:
         rows: list[dict[str, object]] = []
         for at, row, text in irregular.select("_at", "row", "text").iter_rows():
-            record = parse_json(text)
-            fault = record.reason if isinstance(record, BadRow) else field_fault(record, dict.fromkeys(_FIELDS, str))
-            if fault:
-                name = str(record["data_id"]) if isinstance(record, dict) and "data_id" in record else ""
-                bad.append(BadRow(row, fault, text[:200], f"data_id {name}" if name else ""))
-            else:
-                rows.append({"_at": at, "row": row, "text": text, **{name: record[name] for name in _FIELDS}})
+            value = None
+            try:
+                value = parse_json(text)
+                record = msgspec.structs.asdict(as_record(value, Record))
+                rows.append({"_at": at, "row": row, "text": text, **record})
+            except ValueError as error:
+                bad.append(BadRow(row, str(error), text[:200], named_by("data_id")(value)[0]))
         regular = split.filter(pl.col("data_id").is_not_null())
         split = pl.concat([regular, pl.DataFrame(rows, schema=split.schema, orient="row")]).sort("_at")
-    judged = where(
-        split.drop("_at"),
-        [
-            *((pl.col(name).str.strip_chars() == "", f"{name} is empty") for name in ("data_id", "question")),
-            (
-                ~pl.col("image_id").str.contains(IMAGE_ID),
-                pl.format("the image_id {} is not named as this release names them (oven_ and 8 digits)", "image_id"),
-            ),
-            (
-                ~pl.col("entity_id").str.contains(r"^Q[0-9]+$"),
-                pl.format("the entity_id {} is not a Wikidata id", "entity_id"),
-            ),
-            (pl.col("entity_text").str.strip_chars() == "", "entity_text is empty"),
-        ],
-        row_id="data_id",
-        raw_text="text",
-    )
+    odd_image = pl.format("the image_id {} is not named as this release names them (oven_ and 8 digits)", "image_id")
+    odd_entity = pl.format("the entity_id {} is not a Wikidata id", "entity_id")
+    rules: list[Rule] = [
+        *((pl.col(name).str.strip_chars() == "", f"{name} is empty") for name in ("data_id", "question")),
+        (~pl.col("image_id").str.contains(IMAGE_ID), odd_image),
+        (~pl.col("entity_id").str.contains(r"^Q[0-9]+$"), odd_entity),
+        (pl.col("entity_text").str.strip_chars() == "", "entity_text is empty"),
+    ]
+    judged = split_bad_rows(Batch(split.drop("_at"), bad), rules, row_id="data_id", raw_text="text")
     numbers = pl.Series(draw(judged.frame["data_id"], seed, "OVEN train"), dtype=pl.UInt64)
-    faults = in_file_order(bad + judged.bad, batch)
+    faults = in_file_order(judged.bad, batch)
     return Batch(judged.frame.drop("data_split").with_columns(number=numbers), batch.bad + faults)
-
-
-def field_fault(record: object, fields: dict[str, type]) -> str:
-    """Return what is wrong with a record that should be an object with ``fields`` of these types, or ""."""
-    if not isinstance(record, dict):
-        return f"it is not an object with {', '.join(fields)}"
-    for name, kind in fields.items():
-        if name not in record:
-            return f"{name} is missing"
-        if not isinstance(record[name], kind):
-            return f"{name} is not {'a string' if kind is str else 'a list'}"
-    return ""
 
 
 def _entities(records: pl.LazyFrame) -> pl.DataFrame:
@@ -220,18 +214,10 @@ def _report_missing(
     lost = named.join(texts, left_on="entity_id", right_on="id", how="anti", maintain_order="left")
     tables.counts[f"{split}_records_without_entity"] = int(lost["records"].sum())
     # One line for each entity: a Wiki6M cut short would otherwise list millions of records.
-    raw.quarantine.add(
-        path or "",
-        [
-            BadRow(
-                row["row"],
-                f"its entity {row['entity_id']} has no text in Wiki6M ({row['records']:,} records name it)",
-                id=f"data_id {row['data_id']}",
-            )
-            for row in lost.iter_rows(named=True)
-        ],
-        kind="missing",
-    )
+    records = pl.col("records").map_elements("{:,}".format, return_dtype=pl.String)
+    reason = pl.format("its entity {} has no text in Wiki6M ({} records name it)", "entity_id", records)
+    missing = bad_rows(lost, reason, id=pl.format("data_id {}", "data_id"))
+    raw.rejected.add(path or "", missing, kind="missing")
 
 
 def _few_of_each(records: pl.LazyFrame, most: int) -> pl.DataFrame:
@@ -257,7 +243,7 @@ def picture_files(raw: RawFiles, ids: pl.Series, *, keep: bool) -> pl.DataFrame:
         key = digest(wanted["image_id"].to_list())
         staged = raw.stage(listed, "oven-pictures", read_lines, partial(_extensions, wanted=wanted), settings=key)
         known = staged.collect().unique("image_id", keep="first", maintain_order=True).drop("row")
-    folder = raw.folder("oven") / "images"
+    folder = raw.folders["oven"] / "images"
     if folder.is_dir() and known.height < wanted.height:
         missing = set(wanted.join(known, on="image_id", how="anti")["image_id"])
         found: dict[str, str] = {}
@@ -282,32 +268,26 @@ def _extensions(batch: Batch, wanted: pl.DataFrame) -> Batch:
     frame = named.join(wanted, on="image_id", how="semi", maintain_order="left").with_columns(
         extension=pl.col("path").str.extract(r'(\.[A-Za-z0-9]{1,5})"?[ \t\r]*$')
     )
-    judged = where(
-        frame,
-        [
-            (pl.col("path").is_null(), "1 field where 2 are expected (oven_id, path)"),
-            (pl.col("extension").is_null(), "the path ends in no file extension"),
-        ],
-        row_id="image_id",
-        raw_text="text",
-    )
-    return Batch(judged.frame.drop("path"), batch.bad + judged.bad)
+    rules: list[Rule] = [
+        (pl.col("path").is_null(), "1 field where 2 are expected (oven_id, path)"),
+        (pl.col("extension").is_null(), "the path ends in no file extension"),
+    ]
+    judged = split_bad_rows(Batch(frame, batch.bad), rules, row_id="image_id", raw_text="text")
+    return Batch(judged.frame.drop("path"), judged.bad)
 
 
 def _data(rows: pl.DataFrame, passages: pl.LazyFrame, seed: int) -> pl.LazyFrame:
-    texts = passages.select(entity_id="passage_id", content="passage_content")
-    joined = rows.lazy().join(texts, on="entity_id", how="left", maintain_order="left")
-    columns = {
-        "pos_item_ids": pl.concat_list("entity_id"),
-        "pos_item_contents": pl.concat_list("content"),
-        "img_id": pl.col("image_id"),
-        "img_path": pl.format("{}/{}{}", pl.col("image_id").str.slice(5, 2), "image_id", "extension"),
-        "image_id": pl.col("image_id"),
-        "question_id": pl.col("data_id"),
-        "question": pl.col("question"),
-        "wiki_entity": pl.col("entity_text"),
-        "wiki_entity_id": pl.col("entity_id"),
-        "instruction": instruction(TASK.instructions, "data_id", seed, TASK.key),
-    }
-    schema = polars_schema(TASK.data_config)
-    return joined.select(**columns).select(pl.col(name).cast(kind) for name, kind in schema.items())
+    joined = rows.lazy().join(
+        passages, left_on="entity_id", right_on="passage_id", how="left", maintain_order="left", coalesce=False
+    )
+    return queries_of(
+        TASK,
+        joined,
+        seed,
+        **ONE_POSITIVE,
+        img_id="image_id",
+        img_path=pl.format("{}/{}{}", pl.col("image_id").str.slice(5, 2), "image_id", "extension"),
+        question_id="data_id",
+        wiki_entity="entity_text",
+        wiki_entity_id="entity_id",
+    )

@@ -1,4 +1,4 @@
-"""Chance that does not depend on order, threads or library versions: a keyed hash of each row's id."""
+"""Random choices that do not depend on order, threads or library versions: a keyed hash of each row's id."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from hashlib import blake2b
 
 import numpy as np
 import polars as pl
+
+from m2kr.tasks import Task
 
 
 def draw(ids: Sequence[str] | pl.Series, seed: int, purpose: str) -> np.ndarray:
@@ -32,13 +34,14 @@ def draw(ids: Sequence[str] | pl.Series, seed: int, purpose: str) -> np.ndarray:
     return np.frombuffer(joined, dtype="<u8")
 
 
-def instruction(templates: tuple[str, ...], column: str, seed: int, task: str) -> pl.Expr:
-    """Return an expression that picks one of ``templates`` for each id in ``column``; equal ids get the same one."""
+def instruction(task: Task, column: str, seed: int) -> pl.Expr:
+    """Return an expression that picks one of the task's instructions for each id in ``column``, equal for equal ids."""
+    templates = task.instructions
     if len(templates) == 1:
         return pl.lit(templates[0]).alias("instruction")
 
     def pick(ids: pl.Series) -> pl.Series:
-        indices = draw(ids, seed, f"{task} instruction") % len(templates)
+        indices = draw(ids, seed, f"{task.key} instruction") % len(templates)
         return pl.Series([templates[index] for index in indices], dtype=pl.String)
 
     return pl.col(column).map_batches(pick, return_dtype=pl.String, is_elementwise=True).alias("instruction")

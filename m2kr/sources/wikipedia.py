@@ -10,12 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import polars as pl
 
 from m2kr.common.concurrency import ordered_map
 from m2kr.parsing.delimited import read_quoted
-from m2kr.parsing.releases import where
-from m2kr.parsing.rows import Advance, BadRow, Batch, parse_json
+from m2kr.parsing.json_files import parse_json
+from m2kr.parsing.json_records import as_record, named_by
+from m2kr.parsing.rejected import Rule, split_bad_rows
+from m2kr.parsing.rows import Advance, BadRow, Batch
 from m2kr.sources.sampling import draw
 
 COLUMNS = ("id", "text", "title")
@@ -51,18 +54,14 @@ def content(text: str = "text", title: str = "title") -> pl.Expr:
 
 def read_blocks(path: Path, advance: Advance) -> Iterator[Batch]:
     """Yield the blocks of psgs_w100.tsv with columns ``row``, ``id`` (Int64), ``text``, ``title``."""
+    rules: list[Rule] = [
+        (pl.col("number").is_null(), pl.format("the id {} is not a number", pl.col("id"))),
+        (pl.col("text").str.strip_chars() == "", "the text is empty"),
+    ]
     for batch in read_quoted(path, COLUMNS, advance):
         frame = batch.frame.with_columns(number=pl.col("id").cast(pl.Int64, strict=False))
-        judged = where(
-            frame,
-            [
-                (pl.col("number").is_null(), pl.format("the id {} is not a number", pl.col("id"))),
-                (pl.col("text").str.strip_chars() == "", "the text is empty"),
-            ],
-            row_id="id",
-        )
-        kept = judged.frame.select("row", id="number", text="text", title="title")
-        yield Batch(kept, batch.bad + judged.bad)
+        judged = split_bad_rows(Batch(frame, batch.bad), rules, row_id="id")
+        yield Batch(judged.frame.select("row", "text", "title", id="number"), judged.bad)
 
 
 def find_phrases(path: Path, advance: Advance, phrases: list[str], best: int, workers: int = 1) -> Iterator[Batch]:
@@ -196,8 +195,18 @@ def find_titles(
         yield Batch(pl.concat(drawn).bottom_k(extra, by=["number", "id"]).sort("id").drop("number"))
 
 
-_ENTITY = {"row": pl.String, "id": pl.String, "title": pl.String, "summary": pl.String, "opening": pl.String}
+_ENTITY = dict.fromkeys(("row", "id", "title", "summary", "opening"), pl.String)
 _ENTITY_ID = r'^[ \t]*\{[ \t]*"wikidata_id"[ \t]*:[ \t]*"([^"\\]*)"'
+
+
+class _Named(msgspec.Struct):
+    wikidata_id: str
+
+
+class _Entity(_Named):
+    wikipedia_title: str | None = None
+    wikipedia_summary: str | None = None
+    wikipedia_content: str | None = None
 
 
 def wanted_entities(batch: Batch, wanted: frozenset[str]) -> Batch:
@@ -209,32 +218,17 @@ def wanted_entities(batch: Batch, wanted: frozenset[str]) -> Batch:
     """
     quick = pl.col("text").str.extract(_ENTITY_ID)
     possible = batch.frame.filter(quick.is_null() | quick.is_in(list(wanted)), pl.col("text").str.contains(r"\S"))
-    good: list[dict[str, str]] = []
+    good: list[tuple[str, ...]] = []
     bad = list(batch.bad)
     for row, text in possible.iter_rows():
-        record = parse_json(text)
-        if isinstance(record, BadRow):
-            bad.append(BadRow(row, record.reason, text[:200]))
-            continue
-        name = record.get("wikidata_id") if isinstance(record, dict) else None
-        if not isinstance(name, str):
-            bad.append(BadRow(row, "it is not an object with a wikidata_id", text[:200]))
-            continue
-        if name not in wanted:
-            continue
-        fields = {field: record.get(f"wikipedia_{field}") for field in ("title", "summary", "content")}
-        wrong = [field for field, value in fields.items() if value is not None and not isinstance(value, str)]
-        if wrong:
-            bad.append(BadRow(row, f"wikipedia_{wrong[0]} is not a string", text[:200], f"wikidata_id {name}"))
-            continue
-        opening = " ".join((fields["content"] or "")[:5_000].split()[:100])
-        good.append(
-            {
-                "row": row,
-                "id": name,
-                "title": (fields["title"] or "").strip(),
-                "summary": (fields["summary"] or "").strip(),
-                "opening": opening,
-            }
-        )
+        value = None
+        try:
+            value = parse_json(text)
+            if as_record(value, _Named).wikidata_id in wanted:
+                entity = as_record(value, _Entity)
+                texts = ((text or "").strip() for text in (entity.wikipedia_title, entity.wikipedia_summary))
+                opening = " ".join((entity.wikipedia_content or "")[:5_000].split()[:100])
+                good.append((row, entity.wikidata_id, *texts, opening))
+        except ValueError as error:
+            bad.append(BadRow(row, str(error), text[:200], named_by("wikidata_id")(value)[0]))
     return Batch(pl.DataFrame(good, schema=_ENTITY, orient="row"), bad)

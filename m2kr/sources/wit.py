@@ -8,12 +8,9 @@ positive of its query. The rules are those of the published benchmark's code, ex
 from __future__ import annotations
 
 import hashlib
-import io
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,73 +20,33 @@ import pyarrow as pa
 from polars.io.plugins import register_io_source
 
 from m2kr import __version__
-from m2kr.common.concurrency import ordered_map
 from m2kr.common.files import digest
 from m2kr.common.progress import progress
 from m2kr.errors import M2KRError
 from m2kr.formats.schema import polars_schema
-from m2kr.images.roots import MAX_PIXELS, SUFFIXES, ImageError, ImageRoots
-from m2kr.parsing.delimited import read_quoted
-from m2kr.parsing.releases import RawFiles, Tables, scratch, where
-from m2kr.parsing.rows import Advance, Batch
+from m2kr.images.roots import SUFFIXES, ImageRoots
+from m2kr.parsing.releases import RawFiles, Tables, scratch
+from m2kr.sources.columns import passages_of, queries_of
 from m2kr.sources.options import choice
-from m2kr.sources.sampling import instruction, sample
+from m2kr.sources.sampling import sample
+from m2kr.sources.wit_rows import (
+    SPLIT_FILES,
+    content,
+    english_rows,
+    img_path,
+    nulls_choice,
+    picture_states,
+    pictures_of,
+)
 from m2kr.tasks import RELEASES, TASKS
 
 TASK = TASKS["WIT"]
-COLUMNS = (
-    "language",
-    "page_url",
-    "image_url",
-    "page_title",
-    "section_title",
-    "hierarchical_section_title",
-    "caption_reference_description",
-    "caption_attribution_description",
-    "caption_alt_text_description",
-    "mime_type",
-    "original_height",
-    "original_width",
-    "is_main_image",
-    "attribution_passes_lang_id",
-    "page_changed_recently",
-    "context_page_description",
-    "context_section_description",
-)
-_NUMBERS = ("original_height", "original_width")
-_FLAGS = ("is_main_image", "attribution_passes_lang_id", "page_changed_recently")
-SPLIT_FILES = {"train": "wit_v1.train.", "valid": "wit_v1.val.", "test": "wit_v1.test."}
-"""How the names of each split's files begin."""
-
-SMALLEST_SIDE = 32
-"""A picture with a side of so many pixels or fewer is left out, as upstream does."""
-
-_BATCH_ROWS = 8_000
-"""Rows that are staged at once; a few batches are in flight."""
 
 _PART_ROWS = 50_000
 """Rows of one range of image ids, whose texts are held at once while they are grouped by image."""
 
 _SLICE_ROWS = 4_000
 """Queries handed on at once."""
-
-# What pandas, through which upstream read the files, takes for a missing value beside the empty cell.
-_PANDAS_NULLS = (
-    *("#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA"),
-    *("NULL", "NaN", "None", "n/a", "nan", "null"),
-)
-
-
-def nulls_choice() -> Any:
-    """Declare the option that WIT and IGLUE share: which cells are null."""
-    return choice(
-        "empty",
-        "Cells that are null: empty ones only, or also the words pandas takes for missing values (NA, null, None, "
-        "...).",
-        "Upstream read the files through pandas' defaults, by which a page titled NA has no title; that it was meant "
-        "is not likely, so the text is kept.",
-        ("empty", "pandas"),
-    )
 
 
 @dataclass(frozen=True)
@@ -120,16 +77,12 @@ def build(raw: RawFiles, options: Options, seed: int) -> Tables:
     ``original_data_id`` is ``<split>_<i>``, i counting a split's English rows over its files; ``passage_id`` is
     ``WIT_<i>``, i counting the rows that stay, train before valid. Train is searched in the rows of train and val
     files, valid and test in those of the val files. Where no picture was looked at, ``image_downloaded`` is null.
-
-    Raises:
-        MissingFilesError: a file is missing and that is not allowed.
-        BadRowsError: a row cannot be used and such rows are not to be skipped.
     """
     tables = Tables()
     pictures = pictures_of(raw)
     if options.image_filter == "present" and pictures is None:
         raise M2KRError(
-            f"WIT.image_filter is 'present', and {raw.folder('wit') / 'images'} is no folder, nor is there an archive "
+            f"WIT.image_filter is 'present', and {raw.folders['wit'] / 'images'} is no folder, nor is there an archive "
             f"of that name ({', '.join(SUFFIXES)}). Put the images there, or set WIT.image_filter=all."
         )
     looked = pictures if options.image_filter != "all" else None
@@ -166,145 +119,6 @@ def build(raw: RawFiles, options: Options, seed: int) -> Tables:
             both = by_split["train"].frame.join(images.lazy(), on="image_id", how="semi").select("image_id").unique()
             tables.counts["images_in_train_and_val"] = both.select(pl.len()).collect(engine="streaming").item()
     return tables
-
-
-# --- Rows: what WIT and IGLUE share -----------------------------------------------------------------------------------
-
-
-def pictures_of(raw: RawFiles) -> ImageRoots | None:
-    """Return where WIT's pictures are: the folder ``images``, archives in it or of that name; None without any."""
-    folder = raw.folder("wit") / "images"
-    archives = [file for suffix in SUFFIXES if (file := folder.with_name(f"images{suffix}")).is_file()]
-    places = [*([folder] if folder.is_dir() else []), *archives]
-    return ImageRoots([], {TASK.key: places}).for_task(TASK) if places else None
-
-
-def english_rows(raw: RawFiles, path: Path, nulls: str, *, only_images: frozenset[str] | None = None) -> pl.LazyFrame:
-    """Return the English rows of one file: ``row``, its columns with their types, and ``image_id``.
-
-    Args:
-        raw: stages the file.
-        path: the file.
-        nulls: value of the option of that name.
-        only_images: keep the rows of these image addresses only.
-    """
-    refine = partial(_refine, nulls=_PANDAS_NULLS if nulls == "pandas" else (), only_images=only_images)
-    settings = [nulls, sorted(only_images) if only_images is not None else None]
-    read = partial(_read_english, workers=raw.workers)
-    return raw.stage(path, path.name.split(".tsv")[0], read, refine, settings=settings)
-
-
-def _read_english(path: Path, advance: Advance, workers: int) -> Iterator[Batch]:
-    """Yield the English rows, and those without a language, in batches of thousands.
-
-    The other languages are dropped before anything looks at their fields. They are six rows of seven, so what stays of
-    a block is a few hundred rows, and a staged table of so short row groups would be slow to read.
-    """
-
-    def english(batch: Batch) -> Batch:
-        return Batch(batch.frame.filter(pl.col("language").is_in(["en", ""])), batch.bad)
-
-    waiting: list[pl.DataFrame] = []
-    height = 0
-    for batch in read_quoted(path, COLUMNS, advance, refine=english, workers=workers):
-        waiting.append(batch.frame)
-        height += waiting[-1].height
-        if height >= _BATCH_ROWS or batch.bad:
-            yield Batch(pl.concat(waiting), batch.bad)
-            waiting, height = [], 0
-    if waiting:
-        yield Batch(pl.concat(waiting))
-
-
-def _refine(batch: Batch, *, nulls: Sequence[str], only_images: frozenset[str] | None) -> Batch:
-    frame = batch.frame
-    if only_images is not None:
-        frame = frame.filter(pl.col("image_url").is_in(pl.Series(sorted(only_images)).implode()))
-    for null in ("", *nulls):  # most often the first alone, and texts are long: this hashes none, as is_in would
-        frame = frame.with_columns(pl.when(pl.col(name) != null).then(pl.col(name)).alias(name) for name in COLUMNS)
-    typed = {
-        **{name: pl.col(name).str.to_integer(strict=False, dtype=pl.Int64) for name in _NUMBERS},
-        **{name: pl.col(name).replace_strict({"true": True, "false": False}, default=None) for name in _FLAGS},
-    }
-    rules: list[tuple[pl.Expr, pl.Expr | str]] = [
-        (pl.col(name).is_null(), f"{name} is empty") for name in ("language", "page_url", "image_url")
-    ]
-    rules += [
-        (
-            pl.col(name).is_not_null() & value.is_null(),
-            pl.format(f"{name} is {{}}, not {'a whole number' if name in _NUMBERS else 'true or false'}", name),
-        )
-        for name, value in typed.items()
-    ]
-    judged = where(frame, rules, row_id="page_url")
-    images = pl.col("image_url").map_batches(_md5, return_dtype=pl.String, is_elementwise=True)
-    rows = judged.frame.with_columns(
-        image_id=images, **{name: value.cast(_TYPES[name]) for name, value in typed.items()}
-    )
-    return Batch(rows, batch.bad + judged.bad)
-
-
-_TYPES = {**dict.fromkeys(_NUMBERS, pl.Int64), **dict.fromkeys(_FLAGS, pl.Boolean)}
-
-
-def _md5(urls: pl.Series) -> pl.Series:
-    names = [hashlib.md5(url.encode("utf-8"), usedforsecurity=False).hexdigest() for url in urls]
-    return pl.Series(names, dtype=pl.String)
-
-
-def content() -> pl.Expr:
-    """Return the passage's text: labelled fields, those that are null left out but for the title and the content.
-
-    Labels, order, and the word None where title or content is null are those of upstream's published code.
-    """
-    optional = COLUMNS[4:9]
-    return pl.concat_str(
-        pl.lit("title: "),
-        pl.col("page_title").fill_null("None"),
-        *(pl.lit(f" {name.replace('_', ' ')}: ") + pl.col(name) for name in optional),
-        pl.lit(" content: "),
-        pl.col("context_page_description").fill_null("None"),
-        ignore_nulls=True,
-    )
-
-
-def picture_states(pictures: ImageRoots, images: Sequence[str], workers: int, *, quiet: bool) -> list[str]:
-    """Return for each image id whether its picture can be used: "present", "missing", "too_small" or "unreadable".
-
-    Only headers are read, where a picture is a file of its own: to decode millions of pictures would take days.
-
-    Raises:
-        M2KRError: an archive cannot be read.
-    """
-    from PIL import Image
-
-    def state(image_id: str) -> str:
-        try:
-            file = pictures.find(f"{image_id}.jpg")
-        except ImageError:  # a link that leads out of the folder
-            return "unreadable"
-        if file is None:
-            return "missing"
-        try:
-            with Image.open(file.path or io.BytesIO(file.read())) as image:
-                width, height = image.size
-        except Exception:  # of broken files, decoders raise ValueError, SyntaxError, RuntimeError and more
-            return "unreadable"
-        if width * height > MAX_PIXELS:
-            return "unreadable"
-        return "present" if min(width, height) > SMALLEST_SIDE else "too_small"
-
-    chunks = [images[start : start + 500] for start in range(0, len(images), 500)]
-    states: list[str] = []
-    with progress(len(images), "look at images", unit="images", quiet=quiet) as bar:
-        # Opening a file is waiting for a disk, so there are more threads than cores.
-        for found in ordered_map(lambda chunk: [state(image) for image in chunk], chunks, 4 * workers):
-            states += found
-            bar.update(len(found))
-    return states
-
-
-# --- Rows of one split, numbered --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -389,14 +203,13 @@ def _with_picture(
     # A picture that comes or goes changes the time of its folder or archive, and so the key.
     for place in pictures.folders:
         known += [str(place.resolve()), place.stat().st_mtime_ns]
-    target = raw.work / f"{split}-images-{digest(*known)}.parquet"
-    if not target.exists():
+
+    def look(target: Path) -> None:
         images = frame.select("image_id").unique().collect(engine="streaming").sort("image_id")["image_id"]
         found = picture_states(pictures, images.to_list(), raw.workers, quiet=raw.quiet)
-        temporary = target.with_name(f".{target.name}.tmp")
-        pl.DataFrame({"image_id": images, "state": found}).write_parquet(temporary)
-        temporary.replace(target)
-    states = pl.read_parquet(target)
+        pl.DataFrame({"image_id": images, "state": found}).write_parquet(target)
+
+    states = pl.read_parquet(raw.make_once(f"{split}-images-{digest(*known)}.parquet", look))
     for state in ("missing", "too_small", "unreadable"):
         tables.counts[f"{split}_images_{state}"] = int((states["state"] == state).sum())
     usable = states.filter(pl.col("state") == "present")["image_id"]
@@ -405,23 +218,15 @@ def _with_picture(
     return masks["image_id"].to_numpy()
 
 
-def img_path() -> pl.Expr:
-    """Return the path of a row's picture, relative to the folder of pictures."""
-    return pl.format("{}.jpg", "image_id")
-
-
 def _passages(rows: pl.LazyFrame, *, downloaded: bool) -> pl.LazyFrame:
-    columns = {
-        **{name: pl.col(name) for name in (*COLUMNS, "image_id", "original_data_id", "passage_id")},
-        "img_id": pl.col("image_id"),
-        "img_path": img_path(),
-        "image_downloaded": pl.lit(True if downloaded else None, pl.Boolean),
-        "passage_content": content(),
-    }
-    return rows.select(columns[name].alias(name) for name in polars_schema(TASK.passages_config))
-
-
-# --- Queries: the rows of each image, without holding all texts -------------------------------------------------------
+    return passages_of(
+        TASK,
+        rows,
+        img_id="image_id",
+        img_path=img_path(),
+        image_downloaded=pl.lit(True if downloaded else None),
+        passage_content=content(),
+    )
 
 
 def _queries(raw: RawFiles, rows: _Rows, seed: int) -> pl.LazyFrame:
@@ -430,27 +235,27 @@ def _queries(raw: RawFiles, rows: _Rows, seed: int) -> pl.LazyFrame:
     To group millions of texts at once would hold all of them. So the rows are dealt into files by the range their
     image id is in, when they are first asked for, and one range after the other is grouped.
     """
-    columns = {
-        **{name: pl.col(name) for name in ("original_data_id", "pos_item_ids", "pos_item_contents")},
-        **{name: pl.col("image_id") for name in ("image_id", "img_id", "question_id")},
-        "img_path": img_path(),
-        "instruction": instruction(TASK.instructions, "image_id", seed, TASK.key),
-        "question": pl.lit(""),
-    }
-    schema = polars_schema(TASK.data_config)
 
     def read(
         with_columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None
     ) -> Iterator[pl.DataFrame]:
         left = rows.kept if n_rows is None else n_rows
         for path in _dealt(raw, rows):
-            grouped = (
+            images = (
                 pl.read_parquet(path)
                 .group_by("image_id", maintain_order=True)
                 .agg("original_data_id", pos_item_ids="passage_id", pos_item_contents="passage_content")
                 .sort("image_id")
-                .select(columns[name].alias(name) for name in schema)
                 .head(left)
+            )
+            grouped = queries_of(
+                TASK,
+                images,
+                seed,
+                img_id="image_id",
+                question_id="image_id",
+                img_path=img_path(),
+                question=pl.lit(""),
             )
             left -= grouped.height
             # In slices, because what is made of a batch is held as often as there are threads.
@@ -458,20 +263,19 @@ def _queries(raw: RawFiles, rows: _Rows, seed: int) -> pl.LazyFrame:
                 wanted = batch.filter(predicate) if predicate is not None else batch
                 yield wanted.select(with_columns) if with_columns is not None else wanted
 
-    return register_io_source(read, schema=schema)
+    return register_io_source(read, schema=polars_schema(TASK.data_config))
 
 
 def _dealt(raw: RawFiles, rows: _Rows) -> list[Path]:
     """Write the pairs of image and passage into one file for each range of image ids, in their order."""
-    target = raw.work / f"{rows.split}-dealt-{rows.key}"
     names = [f"{part:04d}.parquet" for part in range(-(-rows.kept // _PART_ROWS))]
-    if not target.exists():
-        temporary = target.with_name(f".{target.name}.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        _deal(rows, [temporary / name for name in names], quiet=raw.quiet)
-        temporary.replace(target)
-    return [target / name for name in names]
+
+    def deal(target: Path) -> None:
+        target.mkdir()
+        _deal(rows, [target / name for name in names], quiet=raw.quiet)
+
+    folder = raw.make_once(f"{rows.split}-dealt-{rows.key}", deal)
+    return [folder / name for name in names]
 
 
 def _deal(rows: _Rows, paths: list[Path], *, quiet: bool) -> None:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from m2kr.sources.wit import COLUMNS
+from m2kr.sources.wit_rows import COLUMNS
 
 
 def main(folder: Path, out: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from m2kr.build.inputs import task_inputs
 from m2kr.build.task import build_task
 from m2kr.synthetic.write import generate
 from m2kr.tasks import TASKS
@@ -27,7 +28,7 @@ Measure = Callable[[list[str]], tuple[float, int]]
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("bench")
     generate(root / "raw", scale=1, releases=("msmarco",), quiet=True)
-    build_task(TASKS["MSMARCO"], root / "raw", root / "m2kr", quiet=True)
+    build_task(task_inputs(TASKS["MSMARCO"], root / "raw"), root / "m2kr", quiet=True)
     return root / "m2kr"
 
 

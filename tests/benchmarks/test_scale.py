@@ -18,7 +18,7 @@ from types import ModuleType
 import pytest
 
 from m2kr.formats.manifest import read_manifest
-from m2kr.sources.wit import COLUMNS as WIT_COLUMNS
+from m2kr.sources.wit_rows import COLUMNS as WIT_COLUMNS
 
 HERE = Path(__file__).parent
 SHARE = float(os.environ.get("M2KR_BENCH_SHARE", "1"))

@@ -20,6 +20,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
+from m2kr.build.inputs import task_inputs
 from m2kr.build.task import build_task
 from m2kr.errors import M2KRError
 from m2kr.synthetic.write import generate
@@ -104,7 +105,8 @@ def fuzz(task_key: str, world: Path, seconds: float) -> int:
                 path = files[number % len(files)]
                 path.write_bytes(damaged(path.read_bytes(), where, how, piece, size))
             with contextlib.suppress(M2KRError):
-                build_task(task, raw, Path(name) / "out", on_bad_rows="skip", allow_missing=True, quiet=True)
+                inputs = task_inputs(task, raw, on_bad_rows="skip", allow_missing=True)
+                build_task(inputs, Path(name) / "out", quiet=True)
 
     while time.monotonic() < end:
         seed(time.time_ns())(build)()

@@ -112,7 +112,7 @@ def test_tables_are_written_each_once_whoever_comes_first(tmp_path, monkeypatch,
         return shards
 
     monkeypatch.setattr(written_by, "write_split", watched)
-    configs, folders = write_tables(TASKS["OVEN"], oven_tables(), tmp_path / "tables", workers=workers, quiet=True)
+    configs = write_tables(TASKS["OVEN"], oven_tables(), tmp_path, key="key", workers=workers, quiet=True)
     assert list(writers["OVEN_passages"]) == [f"{split}_passages" for split in splits[:2]][:: 1 if workers == 1 else -1]
     if workers == 2:
         assert writers["OVEN_passages"][f"{splits[1]}_passages"] is threading.current_thread()
@@ -121,7 +121,7 @@ def test_tables_are_written_each_once_whoever_comes_first(tmp_path, monkeypatch,
     for split, height in zip(splits, (12, 9, 9), strict=True):
         assert configs["OVEN_data"][split]["checked"]["passages"] == height
         (shard,) = configs["OVEN_passages"][f"{split}_passages"]["shards"]
-        assert pl.read_parquet(folders["OVEN_passages"] / shard["path"]).height == height
+        assert pl.read_parquet(tmp_path / "OVEN_passages" / shard["path"]).height == height
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_written_tables_are_checked(tmp_path, workers, changes, message):
     split = TASKS["OVEN"].splits[0]
     tables.data[split] = tables.data[split].with_columns(**{name: pl.lit(value) for name, value in changes.items()})
     with pytest.raises(DatasetError, match=f"row question_id='q': {message}"):
-        write_tables(TASKS["OVEN"], tables, tmp_path / "tables", workers=workers, quiet=True)
+        write_tables(TASKS["OVEN"], tables, tmp_path, key="key", workers=workers, quiet=True)
 
 
 def test_texts_are_read_for_the_check_only_where_an_earlier_run_wrote_them(tmp_path, monkeypatch):
@@ -150,18 +150,20 @@ def test_texts_are_read_for_the_check_only_where_an_earlier_run_wrote_them(tmp_p
 
     monkeypatch.setattr(written_by, "check_split", watched)
     first, second, third = TASKS["OVEN"].splits
-    work = tmp_path / "tables"
-    once, folders = write_tables(TASKS["OVEN"], oven_tables(), work, workers=2, quiet=True)
+    once = write_tables(TASKS["OVEN"], oven_tables(), tmp_path, key="key", workers=2, quiet=True)
     assert given == [(True, True)] * 3
     # As a kill leaves it: the queries are there and unchecked; of the passages, one pool was not finished.
     for split in (first, second):
-        note = work / f"OVEN_data-{split}.json"
+        note = tmp_path / f"OVEN_data-{split}.json"
         facts = json.loads(note.read_text(encoding="utf-8"))
         del facts["checked"]
         note.write_text(json.dumps(facts), encoding="utf-8")
-    (folders["OVEN_passages"] / once["OVEN_passages"][f"{second}_passages"]["shards"][0]["path"]).unlink()
+    (tmp_path / "OVEN_passages" / once["OVEN_passages"][f"{second}_passages"]["shards"][0]["path"]).unlink()
     given.clear()
-    again, _ = write_tables(TASKS["OVEN"], oven_tables(), work, workers=2, quiet=True)
+    again = write_tables(TASKS["OVEN"], oven_tables(), tmp_path, key="key", workers=2, quiet=True)
     assert given == [(False, False), (False, True)]
     assert again == once
     assert third in again["OVEN_data"]
+    given.clear()
+    assert write_tables(TASKS["OVEN"], oven_tables(), tmp_path, key="another", quiet=True) == once
+    assert given == [(True, True)] * 3  # nothing that was written under another key is taken

@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 from datasets import Image, load_dataset
 
+from m2kr.build.inputs import task_inputs
 from m2kr.build.task import build_task
 from m2kr.dataset import load_task
 from m2kr.errors import run_command
@@ -75,7 +76,7 @@ def test_the_bytes_are_the_same_each_time_and_wherever_the_images_come_from(data
 def test_manifest_card_and_metadata_know_them_and_a_rebuild_keeps_them(data, world):
     assert command(data, world) == 0
     before = read_manifest(data)["images"]["OKVQA"]
-    build_task(TASK, world, data, quiet=True)
+    build_task(task_inputs(TASK, world), data, quiet=True)
     assert read_manifest(data)["images"]["OKVQA"] == before
     assert "config_name: OKVQA_images" in (data / "README.md").read_text(encoding="utf-8")
     assert '"OKVQA_images/images"' in (data / "croissant.json").read_text(encoding="utf-8")

@@ -1,27 +1,25 @@
-"""Staged tables, the quarantine, and the small tools the sources share."""
+"""Raw files are found by name and staged once, and what is staged stays whole."""
 
 import os
 
-import polars as pl
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from m2kr.errors import BadRowsError, M2KRError, MissingFilesError
 from m2kr.parsing.delimited import read_quoted
-from m2kr.parsing.releases import Quarantine, RawFiles, Tables, ordered_map, where
-from m2kr.parsing.rows import BadRow, Batch, read_lines
-from m2kr.sources.sampling import draw, instruction, sample
+from m2kr.parsing.lines import read_lines
+from m2kr.parsing.rejected import RejectedRows
+from m2kr.parsing.releases import RawFiles, Tables
+from m2kr.tasks import RELEASES
 
 
 @pytest.fixture
 def raw(tmp_path):
     (tmp_path / "raw" / "msmarco").mkdir(parents=True)
-    return RawFiles(tmp_path / "raw", tmp_path / "work", quiet=True)
+    return RawFiles({name: tmp_path / "raw" / name for name in RELEASES}, tmp_path / "work", quiet=True)
 
 
 def write(raw, name, text):
-    path = raw.root / "msmarco" / name
+    path = raw.folders["msmarco"] / name
     path.write_text(text, encoding="utf-8")
     return path
 
@@ -32,7 +30,7 @@ def test_a_missing_file_is_named_with_where_to_get_it(raw):
 
 
 def test_a_missing_file_may_be_allowed(raw):
-    raw.quarantine.allow_missing = True
+    raw.rejected.allow_missing = True
     assert raw.find("msmarco", "collection.tsv") is None
     assert raw.missing == ["msmarco/collection.tsv"]
 
@@ -40,7 +38,7 @@ def test_a_missing_file_may_be_allowed(raw):
 def test_an_optional_file_may_be_absent_and_is_used_where_it_is_there(raw):
     assert raw.find("oven", "ovenid2impath.csv", optional=True) is None
     assert raw.missing == []
-    path = raw.folder("oven") / "ovenid2impath.csv"
+    path = raw.folders["oven"] / "ovenid2impath.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("x,y.jpg\n")
     assert raw.find("oven", "ovenid2impath.csv", optional=True) == path
@@ -59,13 +57,6 @@ def test_a_compressed_copy_is_found(raw):
     path = write(raw, "collection.tsv.gz", "")
     assert raw.find("msmarco", "collection.tsv") == path
     assert raw.used == {"msmarco/collection.tsv.gz": path}
-
-
-def test_a_release_may_be_elsewhere(raw, tmp_path):
-    (tmp_path / "else").mkdir()
-    (tmp_path / "else" / "collection.tsv").touch()
-    raw.sources["msmarco"] = tmp_path / "else"
-    assert raw.find("msmarco", "collection.tsv") == tmp_path / "else" / "collection.tsv"
 
 
 def test_a_staged_table_is_read_once_and_again_only_when_its_file_changes(raw):
@@ -105,114 +96,39 @@ def test_an_empty_file_is_an_error(raw):
 
 
 def test_bad_rows_of_a_reused_table_are_reported_again(raw):
-    path = raw.root / "msmarco" / "f.tsv"
+    path = raw.folders["msmarco"] / "f.tsv"
     path.write_bytes(b"fine\n\xff\n")
-    raw.quarantine.on_bad_rows = "skip"
+    raw.rejected.on_bad_rows = "skip"
     raw.stage(path, "f", read_lines)
-    again = RawFiles(raw.root, raw.work, quarantine=Quarantine("skip"), quiet=True)
+    again = RawFiles(raw.folders, raw.work, rejected=RejectedRows("skip"), quiet=True)
     again.stage(path, "f", read_lines)
-    assert [(row.kind, row.file, row.row) for row in again.quarantine.rows] == [("bad", "msmarco/f.tsv", "line 2")]
-    strict = RawFiles(raw.root, raw.work, quiet=True)
+    assert [(row.kind, row.file, row.row) for row in again.rejected.rows] == [("bad", "msmarco/f.tsv", "line 2")]
+    strict = RawFiles(raw.folders, raw.work, quiet=True)
     with pytest.raises(BadRowsError, match="line 2: the line is not valid UTF-8"):
         strict.stage(path, "f", read_lines)
 
 
 def test_the_first_of_equal_ids_stays_and_the_others_say_where_it_stands(raw):
-    raw.quarantine.on_bad_rows = "skip"
+    raw.rejected.on_bad_rows = "skip"
     path = write(raw, "f.tsv", "a\nb\na\nc\nb\na\n")
-    kept = raw.without_repeats(path, raw.stage(path, "f", read_lines), "text").collect()
+    kept = raw.stage(path, "f", read_lines, unique="text").collect()
     assert kept.rows() == [("line 1", "a"), ("line 2", "b"), ("line 4", "c")]
-    assert [(row.row, row.id, row.reason) for row in raw.quarantine.rows] == [
+    assert [(row.row, row.id, row.reason) for row in raw.rejected.rows] == [
         ("line 3", "text a", "the id stands already at line 1"),
         ("line 5", "text b", "the id stands already at line 2"),
         ("line 6", "text a", "the id stands already at line 1"),
     ]
 
 
-@pytest.mark.parametrize(
-    ("on_bad_rows", "allow_missing", "kind", "tolerated"),
-    [
-        ("error", False, "bad", False),
-        ("error", True, "bad", False),
-        ("skip", False, "bad", True),
-        ("error", False, "missing", False),
-        ("error", True, "missing", True),
-        ("skip", False, "missing", True),
-    ],
-)
-def test_which_rows_are_tolerated(tmp_path, on_bad_rows, allow_missing, kind, tolerated):
-    quarantine = Quarantine(on_bad_rows, allow_missing=allow_missing)
-    rows = [BadRow("line 7", "it is torn", "text", "id 9"), BadRow("line 8", "it is wet")]
-    if tolerated:
-        quarantine.add(tmp_path / "f", rows, kind=kind)
-        assert quarantine.count(kind) == 2
-    else:
-        with pytest.raises((BadRowsError, MissingFilesError), match=r"f, line 7 \(id 9\): it is torn\. 1 more rows"):
-            quarantine.add(tmp_path / "f", rows, kind=kind)
+def test_what_is_made_once_is_there_whole_or_not_at_all(raw):
+    def broken(target):
+        target.mkdir()
+        (target / "half").touch()
+        raise LookupError
 
-
-def test_the_first_rule_that_holds_gives_the_reason():
-    frame = pl.DataFrame({"row": ["1", "2", "3"], "number": [1, -1, None], "raw": ["a", "b", "c"]})
-    judged = where(
-        frame,
-        [(pl.col("number") < 0, "negative"), (pl.col("number").is_null() | (pl.col("number") < 0), "no number")],
-        row_id="number",
-        raw_text="raw",
-    )
-    assert judged.frame.rows() == [("1", 1)]
-    assert judged.bad == [BadRow("2", "negative", "b", "number -1"), BadRow("3", "no number", "c")]
-    whole = where(frame[:1], [(pl.col("number") < 0, "negative")], raw_text="raw")
-    assert whole.frame.rows() == [("1", 1)]
-    assert not whole.bad
-
-
-@pytest.mark.parametrize("workers", [1, 2, 5])
-def test_threads_keep_the_order(workers):
-    assert list(ordered_map(lambda value: value * value, range(50), workers)) == [value * value for value in range(50)]
-
-
-def test_an_error_in_a_thread_reaches_the_caller():
-    def broken(batch: Batch) -> Batch:
-        raise ValueError(batch)
-
-    with pytest.raises(ValueError, match="3"):
-        list(ordered_map(broken, [3], 2))
-
-
-@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]))), st.integers())
-def test_chance_depends_on_the_id_alone(ids, seed):
-    numbers = draw(ids, seed, "test")
-    assert list(numbers) == [draw([name], seed, "test")[0] for name in ids]
-
-
-def test_chance_differs_by_seed_and_purpose_and_is_uniform():
-    ids = [str(number) for number in range(20_000)]
-    one, two, three = draw(ids, 0, "a"), draw(ids, 1, "a"), draw(ids, 0, "b")
-    assert not (one == two).any()
-    assert not (one == three).any()
-    assert abs((one >> 63).mean() - 0.5) < 0.02
-
-
-def test_chance_is_what_it_was_in_earlier_versions():
-    # Published benchmarks rest on these numbers: a change of them changes every sample and instruction.
-    assert [int(number) for number in draw(["1", "königin"], 0, "MSMARCO pool")] == [
-        11681799304262170371,
-        8061643569637860176,
-    ]
-
-
-def test_a_sample_keeps_the_order_and_does_not_depend_on_it():
-    ids = pl.DataFrame({"id": [str(number) for number in range(100)]})
-    kept = sample(ids, 10, 0, "test")["id"].to_list()
-    assert kept == sorted(kept, key=int)
-    assert set(sample(ids.reverse(), 10, 0, "test")["id"]) == set(kept)
-    assert sample(ids, 100, 0, "test").height == 100
-
-
-def test_an_instruction_belongs_to_its_question():
-    frame = pl.DataFrame({"id": [str(number) for number in range(300)]})
-    templates = ("one:", "two:", "three:")
-    chosen = frame.with_columns(instruction(templates, "id", 0, "X"))
-    again = frame.reverse().with_columns(instruction(templates, "id", 0, "X")).reverse()
-    assert chosen.equals(again)
-    assert set(chosen["instruction"]) == set(templates)
+    with pytest.raises(LookupError):
+        raw.make_once("parts", broken)
+    assert list(raw.work.iterdir()) == []
+    made = [raw.make_once("parts", lambda target: target.write_text("whole")) for _ in range(2)]
+    assert [path.read_text() for path in made] == ["whole"] * 2
+    assert set(raw.staged) == {"parts"}

@@ -1,6 +1,5 @@
 """Encyclopedic-VQA: questions meet the section that answers them, and the name of their picture."""
 
-import csv
 import gzip
 import io
 import json
@@ -10,15 +9,11 @@ import zipfile
 
 import polars as pl
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m2kr.errors import BadRowsError, MissingFilesError
-from m2kr.formats.rules import check_split
-from m2kr.formats.schema import polars_schema
-from m2kr.parsing.rows import BadRow
-from m2kr.sources.evqa import _wanted_sections
-from m2kr.tasks import TASKS
+from tests.m2kr.raw_files import QUICK, delimited
 
 COLUMNS = [
     "question",
@@ -66,11 +61,7 @@ TWO_HOP = asked(question_type="2_hop", wikipedia_url="a|b", evidence_section_id=
 
 
 def sheet(*rows, columns=COLUMNS, end="\r\n"):
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns, lineterminator=end)
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()
+    return delimited(rows, columns, delimiter=",", end=end).encode()
 
 
 def page(title, *texts, **changes):
@@ -94,11 +85,11 @@ def release(put):
 
 
 def test_a_question_has_the_section_that_answers_it(release, tables):
-    data, passages, _, lacking = tables("EVQA")
+    data, _, _, lacking = tables("EVQA")
     assert lacking == []
     first, second = data["train"].rows(named=True)
-    assert first.pop("instruction") in TASKS["EVQA"].instructions
     assert first == {
+        "instruction": first["instruction"],
         "pos_item_ids": ["WikiWeb_Example vetch_1"],
         "pos_item_contents": ["It grows two metres tall."],
         "img_id": "12",
@@ -113,30 +104,24 @@ def test_a_question_has_the_section_that_answers_it(release, tables):
     assert second["img_path"] == "google-landmark/train/0/a/1/0a1b2c3d4e5f6071.jpg"
     assert (second["answers"], second["gold_answer"]) == (["red&&white"], "red&&white")
     assert second["question_id"] == "EVQA_train_6"  # the records before it are of two lines each
-    assert data["train"].schema == polars_schema("EVQA_data")
-    assert passages["train"].schema == polars_schema("EVQA_passages")
 
 
 def test_valid_and_test_are_searched_in_the_train_pool_and_their_own_sections(release, tables):
-    data, passages, _, _ = tables("EVQA")
+    _, passages, _, _ = tables("EVQA")
     train = ["WikiWeb_Example vetch_1", "WikiWeb_Old Mill_0"]
     assert passages["train"]["passage_id"].to_list() == train
     assert passages["valid"]["passage_id"].to_list() == train
     assert passages["test"]["passage_id"].to_list() == [*train, "WikiWeb_Example vetch_2"]
-    for split in data:
-        check_split(TASKS["EVQA"], split, data[split].lazy(), passages[split].lazy())
     _, passages, _, _ = tables("EVQA", pools="own")
     assert passages["test"].rows() == [("en", "WikiWeb_Example vetch_2", "Uses.")]
 
 
 def test_pages_may_add_further_sections(release, tables):
-    data, passages, _, _ = tables("EVQA", extra_sections=9)
+    _, passages, _, _ = tables("EVQA", extra_sections=9)
     # Section 2 answers a test question, so it is none of the further ones; section 3 is empty.
     names = ["Example vetch_0", "Example vetch_1", "Old Mill_0", "Old Mill_1"]
     assert passages["train"]["passage_id"].to_list() == [f"WikiWeb_{name}" for name in names]
     assert passages["train"]["passage_content"][3] == "History."
-    for split in data:
-        check_split(TASKS["EVQA"], split, data[split].lazy(), passages[split].lazy())
     assert tables("EVQA", extra_sections=1)[1]["train"].height == 4
 
 
@@ -208,23 +193,20 @@ def test_a_header_without_a_column_is_an_error(release, put, tables, columns):
         ({"evidence_section_id": "9" * 30}, "is not the number of a section"),
     ],
 )
-def test_a_bad_record_stops_the_build_or_is_left_out(release, put, tables, change, reason):
+def test_a_bad_record_stops_the_build_or_is_left_out(release, put, rejects, change, reason):
     put("evqa/train.csv", sheet(LANDMARK, asked(**change), asked()))
-    with pytest.raises(BadRowsError, match=f"(?s)train.csv, line 4.*{reason}"):
-        tables("EVQA")
-    data, _, quarantine, _ = tables("EVQA", on_bad_rows="skip")
+    data, _ = rejects("EVQA", "train.csv", "line 4", reason)
     assert data["train"]["question_type"].to_list() == ["templated", "automatic"]
-    assert [row.row for row in quarantine.rows] == ["line 4"]
 
 
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
         ("text", "it is not an object"),
-        ({**VETCH, "title": None}, "title is missing, empty or not a string"),
-        ({**VETCH, "title": " "}, "title is missing, empty or not a string"),
-        ({**VETCH, "section_texts": "x"}, "section_texts is not a list of strings"),
-        ({**VETCH, "section_texts": ["x", 1]}, "section_texts is not a list of strings"),
+        ({**VETCH, "title": None}, "title is not a string"),
+        ({**VETCH, "title": " "}, "title is empty"),
+        ({**VETCH, "section_texts": "x"}, "section_texts is not a list"),
+        ({**VETCH, "section_texts": ["x", 1]}, r"section_texts\[1\] is not a string"),
         ({**VETCH, "section_titles": ["x"]}, "differ in number"),
     ],
 )
@@ -232,9 +214,9 @@ def test_a_bad_page_is_named_and_its_questions_lack_their_section(release, put, 
     put("evqa/encyclopedic_kb_wiki.json", {f"{WIKI}Old_Mill": MILL, f"{WIKI}Example_vetch": bad})
     with pytest.raises(BadRowsError, match=f"encyclopedic_kb_wiki.json, member 2 .page {WIKI}.*{reason}"):
         tables("EVQA")
-    data, _, quarantine, lacking = tables("EVQA", on_bad_rows="skip")
+    data, _, rejected, lacking = tables("EVQA", on_bad_rows="skip")
     assert data["train"]["question_type"].to_list() == ["templated"]
-    assert [row.kind for row in quarantine.rows] == ["bad", "missing", "missing", "missing"]
+    assert [row.kind for row in rejected.rows] == ["bad", "missing", "missing", "missing"]
     assert "EVQA test: not built" in lacking[0]
 
 
@@ -281,11 +263,10 @@ def test_a_section_that_is_empty_or_not_there_is_missing(release, put, tables, n
         (" ", "not a string"),
     ],
 )
-def test_a_bad_picture_name_is_named(release, put, tables, name, reason):
+def test_a_bad_picture_name_is_named(release, put, rejects, name, reason):
     put("evqa/train_id2name.json", {"1": 5, "12": name})
-    with pytest.raises(BadRowsError, match=f"train_id2name.json, member 2 .*12.*{reason}"):
-        tables("EVQA")
-    assert tables("EVQA", on_bad_rows="skip")[0]["train"]["question_type"].to_list() == ["templated"]
+    data, _ = rejects("EVQA", "train_id2name.json", "member 2", f".*12.*{reason}")
+    assert data["train"]["question_type"].to_list() == ["templated"]
 
 
 def test_a_picture_without_a_name_lacks_its_other_half(release, put, root, tables):
@@ -345,10 +326,10 @@ def test_the_knowledge_base_is_read_out_of_its_zip(release, put, root, tables):
     with pytest.raises(MissingFilesError):  # what was unpacked goes before what was downloaded
         tables("EVQA")
     plain.unlink()
-    data, passages, quarantine, _ = tables("EVQA")
+    data, passages, rejected, _ = tables("EVQA")
     assert all(data[split].equals(expected[0][split]) for split in expected[0])
     assert all(passages[split].equals(expected[1][split]) for split in expected[1])
-    assert quarantine.rows == []
+    assert rejected.rows == []
 
 
 def test_a_damaged_zip_is_named_and_what_it_holds_before_is_kept(release, put, root, tables):
@@ -415,39 +396,24 @@ def test_files_may_be_missing(release, root, tables):
         tables("EVQA")
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(QUICK, max_examples=25)
 @given(
-    st.dictionaries(
-        st.text(st.characters(exclude_categories=["Cs"]), max_size=4),
-        st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=8), max_size=4),
-        max_size=6,
-    ),
-    st.data(),
+    st.dictionaries(st.integers(0, 9), st.lists(st.sampled_from(["", " ", "text", "\u0085"]), max_size=4), max_size=6),
+    st.lists(st.tuples(st.integers(0, 9), st.integers(0, 5)), min_size=1, max_size=9),
 )
-def test_streamed_sections_equal_a_plain_look_up(tmp_path, pages, data):
-    path = tmp_path / "kb.json"
-    path.write_text(json.dumps({url: page(f"t{url}", *texts) for url, texts in pages.items()}), encoding="utf-8")
-    wanted = {
-        url: set(data.draw(st.lists(st.integers(0, 5), min_size=1, max_size=3)))
-        for url in data.draw(st.lists(st.sampled_from([*pages, "absent"]), unique=True))
-    }
-    rows = list(_wanted_sections(path, lambda _: None, wanted, 0, 0))
+def test_streamed_sections_equal_a_plain_look_up(put, tables, pages, wanted):
     # A page with no section has a title that no section repeats, which is a fault.
-    faulty = {url for url in wanted if url in pages and not pages[url]}
-    assert sum(isinstance(row, BadRow) for row in rows) == len(faulty)
-    assert [(row["url"], row["section"], row["text"]) for row in rows if not isinstance(row, BadRow)] == [
-        (url, number, texts[number])
-        for url, texts in pages.items()
-        for number in sorted(wanted.get(url, ()))
-        if number < len(texts) and texts[number].strip()
-    ]
-
-
-def test_workers_change_nothing(release, tables):
-    one, many = tables("EVQA"), tables("EVQA", workers=3)
-    assert one[0]["train"].equals(many[0]["train"])
-    assert isinstance(many[1]["test"], pl.DataFrame)
-    assert one[1]["test"].equals(many[1]["test"])
+    put("evqa/encyclopedic_kb_wiki.json", {f"u{url}": page(f"t{url}", *texts) for url, texts in pages.items()})
+    put("evqa/train.csv", sheet(*({**LANDMARK, "wikipedia_url": f"u{u}", "evidence_section_id": n} for u, n in wanted)))
+    _, passages, rejected, _ = tables("EVQA", on_bad_rows="skip", allow_missing=True)
+    assert rejected.count("bad") == len({url for url, _ in wanted if pages.get(url) == []})
+    found = {
+        f"WikiWeb_t{url}_{number}": pages[url][number]
+        for url, number in wanted
+        if number < len(pages.get(url, ())) and pages[url][number].strip()
+    }
+    made = passages["train"].select("passage_id", "passage_content").rows() if "train" in passages else []
+    assert made == sorted(found.items())
 
 
 def test_the_world_is_built_as_its_makers_say(built):

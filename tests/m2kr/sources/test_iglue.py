@@ -4,27 +4,21 @@ import copy
 import csv
 import gzip
 import hashlib
-import io
 import json
-from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from m2kr.errors import BadRowsError, MissingFilesError
-from m2kr.formats.rules import check_split
-from m2kr.formats.schema import polars_schema
-from m2kr.sources.wit import COLUMNS
+from m2kr.sources.wit_rows import COLUMNS
 from m2kr.tasks import RELEASES, TASKS
+from tests.m2kr.raw_files import ANY_TEXT, QUICK, SAMPLES, delimited, jsonl, needs_samples
 
-ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 FILE = "iglue_wit/test_en.jsonl"
 VAL, TEST = "wit/wit_v1.val.all-00000-of-00005.tsv.gz", "wit/wit_v1.test.all-00003-of-00005.tsv.gz"
 TRAIN = f"wit/{RELEASES['wit'].files[0]}"
-SAMPLES = Path(__file__).parents[4] / "shared" / "raw_samples" / "iglue_wit"
-needs_samples = pytest.mark.skipif(not SAMPLES.is_dir(), reason=f"the real records are not at {SAMPLES}")
 
 
 def record(number, image, caption=None, **fields):
@@ -40,10 +34,6 @@ def record(number, image, caption=None, **fields):
     }
 
 
-def jsonl(records):
-    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-
-
 def wit_row(record, **fields):
     """The WIT row a record was made from."""
     taken = ("language", "page_url", "image_url", "caption_reference_description")
@@ -57,12 +47,8 @@ def wit_row(record, **fields):
 
 
 def tsv(rows):
-    text = io.StringIO(newline="")
     # Python 3.11 writes a carriage return without quotes otherwise.
-    writer = csv.DictWriter(text, COLUMNS, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_ALL)
-    writer.writeheader()
-    writer.writerows(rows)
-    return gzip.compress(text.getvalue().encode("utf-8"))
+    return gzip.compress(delimited(rows, COLUMNS, quoting=csv.QUOTE_ALL).encode("utf-8"))
 
 
 RECORDS = [record(1, "b"), record(2, "a", 'with\na break "and" quotes '), record(3, "b"), record(4, "c")]
@@ -70,14 +56,14 @@ RECORDS = [record(1, "b"), record(2, "a", 'with\na break "and" quotes '), record
 
 @pytest.fixture
 def release(put):
-    put(FILE, jsonl(RECORDS))
+    put(FILE, jsonl(*RECORDS))
     other = wit_row(record(9, "z"))
     put(VAL, tsv([other, wit_row(RECORDS[1]), wit_row(RECORDS[0]), wit_row(RECORDS[0], language="de")]))
     put(TEST, tsv([wit_row(RECORDS[2]), other, wit_row(RECORDS[3], page_title="")]))
 
 
 def test_images_are_queries_and_records_are_passages(release, tables, counts):
-    data, passages, quarantine, lacking = tables("IGLUE")
+    data, passages, rejected, lacking = tables("IGLUE")
     queries, found = data["test"], passages["test"]
     names = [hashlib.md5(f"http://upload.example/{image}.svg".encode()).hexdigest() for image in "bac"]
     assert queries["question_id"].to_list() == queries["img_id"].to_list() == queries["image_id"].to_list() == names
@@ -90,10 +76,7 @@ def test_images_are_queries_and_records_are_passages(release, tables, counts):
         'title: A title caption reference description: with\na break "and" quotes  content: A text.'
     )
     assert found["image_downloaded"].null_count() == 4
-    assert queries.schema == polars_schema("IGLUE_data")
-    assert found.schema == polars_schema("IGLUE_passages")
-    check_split(TASKS["IGLUE"], "test", queries.lazy(), found.lazy())
-    assert not quarantine.rows
+    assert not rejected.rows
     assert not lacking
     assert counts("IGLUE") == {
         "records": 4,
@@ -115,8 +98,8 @@ def test_what_is_missing_is_said(release, put, tables):
     put(VAL, tsv([wit_row(RECORDS[0], page_url="https://en.wikipedia.org/wiki/Elsewhere")]))
     with pytest.raises(MissingFilesError, match=r"line 1 \(wit-test_b, .*P1\).*1 more rows.*--allow-missing"):
         tables("IGLUE")
-    data, passages, quarantine, _ = tables("IGLUE", allow_missing=True)
-    assert [(row.kind, row.row, row.reason.split(" has ")[1]) for row in quarantine.rows] == [
+    data, passages, rejected, _ = tables("IGLUE", allow_missing=True)
+    assert [(row.kind, row.row, row.reason.split(" has ")[1]) for row in rejected.rows] == [
         ("missing", "line 1", "its image_url on its page_url (the image is on other pages)"),
         ("missing", "line 2", "its image_url"),
     ]
@@ -154,40 +137,34 @@ def test_it_is_seen_whether_pictures_are_there(release, root, tables, counts):
         (lambda r: r.update(wit_ix=["x"]), "wit_ix is not a string"),
     ],
 )
-def test_a_bad_record_stops_the_build_or_is_left_out(release, put, tables, change, reason):
+def test_a_bad_record_stops_the_build_or_is_left_out(release, put, rejects, change, reason):
     records = copy.deepcopy(RECORDS)
     change(records[1])
-    put(FILE, "".join(json.dumps(record) + "\n" for record in records))
-    with pytest.raises(BadRowsError, match=rf"test_en\.jsonl, line 2.*{reason}"):
-        tables("IGLUE")
-    _, passages, quarantine, _ = tables("IGLUE", on_bad_rows="skip")
+    put(FILE, jsonl(*records))
+    _, passages = rejects("IGLUE", "test_en.jsonl", "line 2", reason)
     assert passages["test"]["passage_id"].to_list() == ["IGLUE_0", "IGLUE_2", "IGLUE_3"]
-    assert [row.row for row in quarantine.rows] == ["line 2"]
 
 
-@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(QUICK, max_examples=30)
 @given(st.lists(ANY_TEXT, min_size=1, max_size=6))
 def test_captions_of_any_text_find_their_row(put, tables, captions):
     records = [record(number, "a", f"{text}.") for number, text in enumerate(captions)]
-    put(FILE, jsonl(records))
+    put(FILE, jsonl(*records))
     put(VAL, tsv([wit_row(one) for one in reversed(records)]))
     found = tables("IGLUE")[1]["test"]
     assert found["caption_reference_description"].to_list() == [f"{text}." for text in captions]
 
 
-@pytest.mark.parametrize("line", ["null", "3", "[]", '"text"', "{", json.dumps(record(2, "\ud800"))])
-def test_a_line_of_another_kind_is_a_bad_record(release, put, tables, line):
-    put(FILE, jsonl(RECORDS) + line)
-    with pytest.raises(BadRowsError, match=r"test_en\.jsonl, line 5"):
-        tables("IGLUE")
-    assert tables("IGLUE", on_bad_rows="skip")[1]["test"].height == 4
-
-
-def test_a_repeated_record_is_bad(release, put, tables):
-    put(FILE, jsonl([*RECORDS, RECORDS[0]]))
-    with pytest.raises(BadRowsError, match=r"line 5 \(wit-test_b\): its page, .* stand already at line 1"):
-        tables("IGLUE")
-    assert tables("IGLUE", on_bad_rows="skip")[1]["test"].height == 4
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        *((line, "") for line in ("null", "3", "[]", '"text"', "{", json.dumps(record(2, "\ud800")))),
+        (RECORDS[0], r"\(wit-test_b\): its page, .* stand already at line 1"),
+    ],
+)
+def test_a_line_of_another_kind_or_a_repeated_one_is_a_bad_record(release, put, rejects, line, reason):
+    put(FILE, jsonl(*RECORDS, line))
+    assert rejects("IGLUE", "test_en.jsonl", "line 5", reason)[1]["test"].height == 4
 
 
 def test_files_may_be_missing(release, root, tables):
@@ -207,38 +184,37 @@ def test_without_wit_there_is_nothing(release, root, tables):
 
 @needs_samples
 def test_the_real_records_give_685_queries_and_1000_passages(put, tables, counts):
-    text = (SAMPLES / "test_en.jsonl").read_text(encoding="utf-8")
+    text = (SAMPLES / FILE).read_text(encoding="utf-8")
     records = [json.loads(line) for line in text.split("\n") if line]
     rows = [wit_row(record) for record in records]
     put(FILE, text)
     put(VAL, tsv(rows[1::2]))
     put(TEST, tsv(rows[::2]))
-    data, passages, quarantine, _ = tables("IGLUE")
+    data, passages, rejected, _ = tables("IGLUE")
     assert (data["test"].height, passages["test"].height) == TASKS["IGLUE"].published["test"] == (685, 1_000)
     assert data["test"]["pos_item_ids"].list.len().sum() == 1_000
     assert data["test"]["pos_item_ids"].list.len().max() == 20
-    check_split(TASKS["IGLUE"], "test", data["test"].lazy(), passages["test"].lazy())
-    assert not quarantine.rows
+    assert not rejected.rows
 
 
 @needs_samples
 def test_with_half_of_the_real_rows_it_says_which_are_missing(put, tables):
-    text = (SAMPLES / "test_en.jsonl").read_text(encoding="utf-8")
+    text = (SAMPLES / FILE).read_text(encoding="utf-8")
     records = [json.loads(line) for line in text.split("\n") if line]
     put(FILE, text)
     put(VAL, tsv([wit_row(record) for record in records[::2]]))
     with pytest.raises(MissingFilesError, match=r"line 2 .* 499 more rows are like it"):
         tables("IGLUE")
-    _, passages, quarantine, _ = tables("IGLUE", allow_missing=True)
+    _, passages, rejected, _ = tables("IGLUE", allow_missing=True)
     assert passages["test"].height == 500
-    assert [row.row for row in quarantine.rows] == [f"line {n}" for n in range(2, 1001, 2)]
-    assert {row.kind for row in quarantine.rows} == {"missing"}
-    assert all(row.id.startswith(f"{records[2 * n + 1]['wit_ix']}, ") for n, row in enumerate(quarantine.rows))
+    assert [row.row for row in rejected.rows] == [f"line {n}" for n in range(2, 1001, 2)]
+    assert {row.kind for row in rejected.rows} == {"missing"}
+    assert all(row.id.startswith(f"{records[2 * n + 1]['wit_ix']}, ") for n, row in enumerate(rejected.rows))
 
 
 @needs_samples
 def test_records_of_another_language_are_bad(put, tables):
-    put(FILE, (SAMPLES / "test_id.jsonl").read_bytes())
+    put(FILE, (SAMPLES / "iglue_wit/test_id.jsonl").read_bytes())
     put(VAL, tsv([wit_row(RECORDS[0])]))
     with pytest.raises(BadRowsError, match="its language is 'id'"):
         tables("IGLUE")

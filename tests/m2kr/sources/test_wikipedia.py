@@ -1,15 +1,15 @@
 """The phrase search equals a plain search of every block."""
 
-import csv
 import re
 
 import polars as pl
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from m2kr.parsing import rows as readers
+from m2kr.parsing import contents
 from m2kr.sources.wikipedia import find_phrases, words
+from tests.m2kr.raw_files import QUICK, blocks
 
 WORDS = ["tea", "cup", "tea cup", "The", "a-b", "Élan", "12", "x", "tea, cup"]
 BLOCK = st.lists(st.sampled_from(WORDS), min_size=1, max_size=12).map(" ".join)
@@ -35,14 +35,7 @@ def plain_search(blocks, phrase, best):
     return [(number, -score) for score, number in sorted(found)[:best]]
 
 
-def write(path, blocks):
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-        writer.writerow(["id", "text", "title"])
-        writer.writerows(blocks)
-
-
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@QUICK
 @given(
     texts=st.lists(st.tuples(BLOCK, BLOCK), min_size=1, max_size=25),
     best=st.integers(1, 4),
@@ -52,15 +45,15 @@ def write(path, blocks):
     texts=[("tea", "tea " * 10 + "cup a-b tea, cup"), ("tea", "tea " * 6 + "cup")], best=1, workers=1
 )
 def test_the_best_blocks_of_every_phrase_are_found(tmp_path, texts, best, workers):
-    blocks = [(number, text, title) for number, (text, title) in enumerate(texts, start=1)]
-    write(tmp_path / "psgs.tsv", blocks)
+    rows = [(number, text, title) for number, (text, title) in enumerate(texts, start=1)]
+    (tmp_path / "psgs.tsv").write_text(blocks(*rows), encoding="utf-8")
     phrases = sorted({plain_words(word) for word in WORDS})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(readers, "BLOCK_BYTES", 100)
+        patch.setattr(contents, "BLOCK_BYTES", 100)
         (batch,) = find_phrases(tmp_path / "psgs.tsv", lambda _: None, phrases, best, workers)
     for phrase in phrases:
         hits = batch.frame.filter(pl.col("phrase") == phrase)
-        expected = plain_search(blocks, phrase, best)
+        expected = plain_search(rows, phrase, best)
         assert hits["id"].to_list() == [number for number, _ in expected]
         assert hits["score"].to_list() == pytest.approx([score for _, score in expected])
 

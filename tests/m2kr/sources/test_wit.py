@@ -3,7 +3,6 @@
 import csv
 import gzip
 import hashlib
-import io
 import shutil
 import tempfile
 from pathlib import Path
@@ -15,16 +14,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from m2kr.errors import BadRowsError, M2KRError, MissingFilesError
-from m2kr.formats.rules import check_split
-from m2kr.formats.schema import polars_schema
 from m2kr.parsing.releases import RawFiles
-from m2kr.sources import wit
-from m2kr.sources.wit import COLUMNS
-from m2kr.tasks import RELEASES, TASKS
+from m2kr.sources import wit, wit_rows
+from m2kr.sources.wit_rows import COLUMNS
+from m2kr.tasks import RELEASES
+from tests.m2kr.raw_files import ANY_TEXT, SAMPLES, delimited, needs_samples
 
 FILES = RELEASES["wit"].files
 TRAIN, VAL = FILES[0], FILES[10]
-SAMPLES = Path(__file__).parents[4] / "shared" / "raw_samples" / "wit"
+WIT_SAMPLES = SAMPLES / "wit"
 
 
 def row(number, image=None, **fields):
@@ -53,11 +51,7 @@ def row(number, image=None, **fields):
 
 def tsv(*rows, quoting=csv.QUOTE_MINIMAL):
     """A table in the release's container."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, COLUMNS, delimiter="\t", lineterminator="\n", quoting=quoting)
-    writer.writeheader()
-    writer.writerows(rows)
-    return gzip.compress(text.getvalue().encode("utf-8"))
+    return gzip.compress(delimited(rows, COLUMNS, quoting=quoting).encode("utf-8"))
 
 
 def md5(url):
@@ -96,7 +90,7 @@ def picture(root):
 
 
 def test_passages_are_the_english_rows_of_train_then_val(release, tables):
-    data, passages, _, _ = tables("WIT", test_queries=1)
+    _, passages, _, _ = tables("WIT", test_queries=1)
     corpus = passages["train"]
     assert corpus["passage_id"].to_list() == [f"WIT_{n}" for n in range(6)]
     assert corpus["original_data_id"].to_list() == ["train_0", "train_1", "train_2", "valid_0", "valid_1", "valid_2"]
@@ -109,10 +103,6 @@ def test_passages_are_the_english_rows_of_train_then_val(release, tables):
     assert (first["is_main_image"], first["attribution_passes_lang_id"]) == (False, True)
     assert first["image_downloaded"] is None
     assert first["img_path"] == f"{first['img_id']}.jpg" == f"{first['image_id']}.jpg" == f"{name_of(1)}.jpg"
-    for split, frame in data.items():
-        assert frame.schema == polars_schema("WIT_data")
-        assert passages[split].schema == polars_schema("WIT_passages")
-        check_split(TASKS["WIT"], split, frame.lazy(), passages[split].lazy())
 
 
 def test_passage_content_labels_what_is_there(release, put, tables):
@@ -141,7 +131,6 @@ def test_an_image_is_one_query_with_all_its_rows_of_the_split(release, tables):
     assert train[name_of(1)]["pos_item_contents"] == [texts["WIT_0"], texts["WIT_2"]]
     assert train[name_of(2)]["pos_item_ids"] == ["WIT_1"]
     assert set(data["train"]["question"]) == {""}
-    assert set(data["train"]["instruction"]) <= set(TASKS["WIT"].instructions)
     heldout = pl.concat([data["valid"], data["test"]])
     assert sorted(heldout["question_id"]) == sorted([name_of(1), name_of(4)])
     assert data["test"].height == data["valid"].height == 1
@@ -173,12 +162,12 @@ def test_rows_without_a_usable_picture_are_left_out(release, put, tables, pictur
     picture(3, (33, 33))
     picture(5, content=b"no picture")
     picture(6, content=b"")
-    data, passages, quarantine, _ = tables("WIT")
+    data, passages, rejected, _ = tables("WIT")
     assert passages["train"]["passage_id"].to_list() == ["WIT_0", "WIT_1", "WIT_2", "WIT_3"]
     assert passages["train"]["original_data_id"].to_list() == ["train_0", "train_2", "train_6", "valid_0"]
     assert passages["train"]["image_downloaded"].all()
     assert sorted(data["train"]["img_id"]) == sorted([name_of(1), name_of(3)])
-    assert not quarantine.rows
+    assert not rejected.rows
     assert tables("WIT", image_filter="all")[1]["train"].height == 6 + 1 + 3
 
 
@@ -249,22 +238,19 @@ def test_words_that_look_like_nothing_are_text(release, put, tables, word):
         ({"page_changed_recently": "1"}, "page_changed_recently is 1, not true or false"),
     ],
 )
-def test_a_bad_row_stops_the_build_or_is_left_out(release, put, tables, fields, reason):
+def test_a_bad_row_stops_the_build_or_is_left_out(release, put, rejects, fields, reason):
     put(f"wit/{TRAIN}", tsv(row(1), row(5, **fields), row(2)))
-    with pytest.raises(BadRowsError, match=rf"{TRAIN}, line 3.*{reason}"):
-        tables("WIT")
-    _, passages, quarantine, _ = tables("WIT", on_bad_rows="skip")
+    _, passages = rejects("WIT", TRAIN, "line 3", reason)
     assert passages["train"]["page_title"].to_list()[:2] == ["Page 1", "Page 2"]
-    assert [found.row for found in quarantine.rows] == ["line 3"]
 
 
 def test_a_truncated_row_is_reported_alone(release, put, tables):
     broken = b'en\thttps://e/P\thttps://u/x.jpg\tP\t"opened\n'
     whole = gzip.decompress(tsv(row(1), row(2)))
     put(f"wit/{TRAIN}", gzip.compress(whole + broken + whole.partition(b"\n")[2]))
-    _, passages, quarantine, _ = tables("WIT", on_bad_rows="skip")
+    _, passages, rejected, _ = tables("WIT", on_bad_rows="skip")
     assert passages["train"]["page_title"].to_list()[:4] == ["Page 1", "Page 2"] * 2
-    assert [(found.file, found.row) for found in quarantine.rows] == [(f"wit/{TRAIN}", "line 4")]
+    assert [(found.file, found.row) for found in rejected.rows] == [(f"wit/{TRAIN}", "line 4")]
 
 
 def test_files_may_be_missing(release, root, tables):
@@ -298,7 +284,6 @@ def test_test_takes_all_where_there_are_few(release, tables):
     assert "WIT valid: not built" in lacking[0]
 
 
-ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 TEXTS = (*COLUMNS[1:9], "mime_type", *COLUMNS[15:])
 
 
@@ -311,52 +296,48 @@ def test_what_is_written_is_read_back(texts, batch_rows):
     written = [row(n, **{**fields, "page_url": f"p{fields['page_url']}"}) for n, fields in enumerate(texts)]
     written = [{**fields, "image_url": f"i{fields['image_url']}"} for fields in written]
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(wit, "_BATCH_ROWS", batch_rows)
+        patch.setattr(wit_rows, "_BATCH_ROWS", batch_rows)
         path = Path(folder) / TRAIN
         # Python 3.11 writes a carriage return without quotes otherwise.
         path.write_bytes(tsv(*written, quoting=csv.QUOTE_ALL))
-        found = wit.english_rows(RawFiles(Path(folder), Path(folder) / "work", quiet=True), path, "empty").collect()
+        found = wit_rows.english_rows(RawFiles({}, Path(folder) / "work", quiet=True), path, "empty").collect()
     assert found["image_id"].to_list() == [md5(fields["image_url"]) for fields in written]
     for name in TEXTS:
         assert found[name].to_list() == [fields[name] or None for fields in written]
 
 
-needs_samples = pytest.mark.skipif(not SAMPLES.is_dir(), reason=f"the real records are not at {SAMPLES}")
-
-
 @needs_samples
 def test_real_rows_of_other_languages_make_nothing(put, tables):
-    put(f"wit/{TRAIN}", (SAMPLES / "hf_dummy" / TRAIN).read_bytes())
-    data, _, quarantine, lacking = tables("WIT", allow_missing=True)
+    put(f"wit/{TRAIN}", (WIT_SAMPLES / "hf_dummy" / TRAIN).read_bytes())
+    data, _, rejected, lacking = tables("WIT", allow_missing=True)
     assert not data
-    assert not quarantine.rows
+    assert not rejected.rows
     assert any(line.startswith("WIT train: not built, no file with an English row") for line in lacking)
 
 
 @needs_samples
 def test_a_real_row_cut_short_is_reported_with_its_file_and_line(put, tables):
-    put(f"wit/{VAL.removesuffix('.gz')}", (SAMPLES / "tfds_dummy" / "test-00000-of-00005.tsv").read_bytes())
+    put(f"wit/{VAL.removesuffix('.gz')}", (WIT_SAMPLES / "tfds_dummy" / "test-00000-of-00005.tsv").read_bytes())
     with pytest.raises(BadRowsError, match=r"wit_v1\.val\.all-00000-of-00005\.tsv, line 2: .*never closed"):
         tables("WIT", allow_missing=True)
-    _, _, quarantine, _ = tables("WIT", allow_missing=True, on_bad_rows="skip")
-    assert quarantine.rows[0].row == "line 2"
-    assert quarantine.rows[0].content.startswith("it\t")
+    _, _, rejected, _ = tables("WIT", allow_missing=True, on_bad_rows="skip")
+    assert rejected.rows[0].row == "line 2"
+    assert rejected.rows[0].content.startswith("it\t")
 
 
 @needs_samples
 def test_a_plain_file_named_gz_is_said_to_be_damaged(put, tables):
-    put(f"wit/{TRAIN}", (SAMPLES / "hf_dummy" / f"{TRAIN}.as_committed_plain_text").read_bytes())
+    put(f"wit/{TRAIN}", (WIT_SAMPLES / "hf_dummy" / f"{TRAIN}.as_committed_plain_text").read_bytes())
     with pytest.raises(BadRowsError, match="gzip file is truncated or damaged"):
         tables("WIT", allow_missing=True)
 
 
 @needs_samples
 def test_real_rows_and_their_real_picture(put, root, tables):
-    put(f"wit/{TRAIN}", (SAMPLES / "reshaped" / TRAIN).read_bytes())
+    put(f"wit/{TRAIN}", (WIT_SAMPLES / "reshaped" / TRAIN).read_bytes())
     data, passages, _, _ = tables("WIT", allow_missing=True)
     assert passages["train"]["page_title"].to_list() == ["Oxydactylus", "Teucrium corymbosum"]
-    check_split(TASKS["WIT"], "train", data["train"].lazy(), passages["train"].lazy())
-    picture = SAMPLES / "images" / "c35ef524555051b08e43b44d83c56dac.jpg"
+    picture = WIT_SAMPLES / "images" / "c35ef524555051b08e43b44d83c56dac.jpg"
     (root / "wit" / "images").mkdir()
     (root / "wit" / "images" / picture.name).write_bytes(picture.read_bytes())
     data, passages, _, _ = tables("WIT", allow_missing=True)

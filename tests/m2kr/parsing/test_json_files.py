@@ -1,6 +1,5 @@
-"""Raw files are read whole, in order, with the place of every record, whatever they hold."""
+"""JSON records are read whole, in order, each with its place, out of any container, and damage is placed."""
 
-import csv
 import gzip
 import io
 import json
@@ -9,179 +8,18 @@ import tarfile
 import tracemalloc
 import zipfile
 
-import polars as pl
 import pytest
-from hypothesis import HealthCheck, assume, example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from m2kr.errors import BadRowsError
-from m2kr.parsing import delimited as quoted
-from m2kr.parsing import rows as readers
-from m2kr.parsing.delimited import _QuotedReader, read_quoted
-from m2kr.parsing.rows import (
-    BadRow,
-    is_text,
-    read_json_array,
-    read_json_members,
-    read_jsonl,
-    read_lines,
-    stream_json_array,
-)
-
-ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
-QUICK = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+from m2kr.parsing import json_files
+from m2kr.parsing.json_files import is_text, read_json_array, read_json_members, read_jsonl, stream_json_array
+from m2kr.parsing.rows import BadRow
+from tests.m2kr.raw_files import ANY_TEXT, QUICK
 
 
-def gathered(batches, columns):
-    """All rows of some batches as tuples, and all bad rows."""
-    batches = list(batches)
-    frames = [batch.frame.select(columns) for batch in batches]
-    rows = pl.concat(frames).rows() if frames else []
-    return rows, [bad for batch in batches for bad in batch.bad]
-
-
-@pytest.fixture(params=[7, 64, 1 << 20], ids=lambda size: f"{size}-byte blocks")
-def block_bytes(request, monkeypatch):
-    monkeypatch.setattr(readers, "BLOCK_BYTES", request.param)
-
-
-@QUICK
-@given(lines=st.lists(ANY_TEXT.map(lambda text: text.replace("\n", "")), min_size=1, max_size=12), end=st.booleans())
-def test_lines_come_back_as_they_were_written(tmp_path, lines, end):
-    path = tmp_path / "file.tsv"
-    path.write_bytes("\n".join(lines).encode() + (b"\n" if end else b""))
-    written = lines if end or lines[-1] else lines[:-1]
-    for size in (5, 1 << 20):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(readers, "BLOCK_BYTES", size)
-            rows, bad = gathered(read_lines(path), ["row", "text"])
-        assert rows == [(f"line {number}", text) for number, text in enumerate(written, start=1)]
-        assert not bad
-
-
-def test_a_line_ends_at_a_line_feed_and_nowhere_else(tmp_path, block_bytes):
-    (tmp_path / "f").write_bytes("a\u0085b\u2028c\x0bd\re\nf\n".encode())
-    assert gathered(read_lines(tmp_path / "f"), ["text"])[0] == [("a\u0085b\u2028c\x0bd\re",), ("f",)]
-
-
-def test_lines_that_are_not_utf8_are_named_and_the_others_kept(tmp_path, block_bytes):
-    (tmp_path / "f").write_bytes(b"good\n\xff\xfe bad\nalso good\nbad again \xc3\n")
-    rows, bad = gathered(read_lines(tmp_path / "f"), ["row", "text"])
-    assert rows == [("line 1", "good"), ("line 3", "also good")]
-    assert [row.row for row in bad] == ["line 2", "line 4"]
-    assert "UTF-8" in bad[0].reason
-
-
-def test_gzip_is_read_like_plain_text(tmp_path, block_bytes):
-    (tmp_path / "f.gz").write_bytes(gzip.compress(b"one\ntwo\n"))
-    assert gathered(read_lines(tmp_path / "f.gz"), ["text"])[0] == [("one",), ("two",)]
-
-
-@pytest.mark.parametrize("cut", [5, 15, 400])
-def test_a_truncated_gzip_is_reported_after_what_could_be_read(tmp_path, cut, monkeypatch):
-    monkeypatch.setattr(readers, "BLOCK_BYTES", 64)
-    whole = gzip.compress("\n".join(f"{i} {i * i * 7919}" for i in range(500)).encode())
-    (tmp_path / "f.gz").write_bytes(whole[:cut])
-    rows, bad = gathered(read_lines(tmp_path / "f.gz"), ["text"])
-    assert [row.reason for row in bad if "truncated or damaged" in row.reason]
-    assert [text for (text,) in rows] == [f"{i} {i * i * 7919}" for i in range(len(rows))]
-
-
-FIELDS = st.tuples(ANY_TEXT, ANY_TEXT, ANY_TEXT)
-
-
-@QUICK
-@given(records=st.lists(FIELDS, min_size=1, max_size=8), quote_all=st.booleans())
-def test_quoted_fields_come_back_as_the_csv_module_wrote_them(tmp_path, records, quote_all):
-    if not quote_all:  # the csv module leaves a carriage return unquoted, and then does not read it back itself
-        records = [tuple(field.replace("\r", "") for field in record) for record in records]
-    text = io.StringIO(newline="")
-    writer = csv.writer(
-        text, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_ALL if quote_all else csv.QUOTE_MINIMAL
-    )
-    writer.writerow(["id", "text", "title"])
-    writer.writerows(records)
-    path = tmp_path / "file.tsv"
-    path.write_bytes(text.getvalue().encode())
-    for size, piece in ((11, 1 << 18), (1 << 20, 7), (1 << 20, 1 << 18)):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(readers, "BLOCK_BYTES", size)
-            patch.setattr(quoted, "_PIECE_BYTES", piece)
-            rows, bad = gathered(read_quoted(path, ["id", "text", "title"]), ["id", "text", "title"])
-        assert not bad
-        assert rows == list(records)
-
-
-def test_a_quoted_record_is_placed_by_the_physical_line_it_begins_at(tmp_path, block_bytes):
-    (tmp_path / "f").write_text('id\ttext\n1\t"two\nlines"\n2\tone\n3\t"a ""quoted"" word"\n', encoding="utf-8")
-    rows, bad = gathered(read_quoted(tmp_path / "f", ["id", "text"]), ["row", "id", "text"])
-    assert rows == [("line 2", "1", "two\nlines"), ("line 4", "2", "one"), ("line 5", "3", 'a "quoted" word')]
-    assert not bad
-
-
-@pytest.mark.parametrize(
-    ("line", "reason"),
-    [
-        ("7\tonly two", "2 fields where 3 are expected"),
-        ("7\ta\tb\tc", "4 fields where 3 are expected"),
-        ("", "fields where 3 are expected"),
-        ('7\t"never closed\tt', "fields|quot"),
-        ('7\t"closed" too early"\tt', "quot"),
-    ],
-)
-def test_a_broken_record_does_not_swallow_its_neighbours(tmp_path, block_bytes, line, reason):
-    good = [f'{i}\t"text\n{i}"\ttitle' for i in range(6)]
-    text = "\n".join(["id\ttext\ttitle", *good[:3], line, *good[3:]]) + "\n"
-    (tmp_path / "f").write_text(text, encoding="utf-8")
-    rows, bad = gathered(read_quoted(tmp_path / "f", ["id", "text", "title"]), ["id", "text"])
-    assert rows == [(str(i), f"text\n{i}") for i in range(6)]
-    assert bad[0].row == "line 8"
-    assert len(bad) == 1
-    assert re.search(reason, bad[0].reason)
-
-
-@QUICK
-@given(
-    pieces=st.lists(
-        st.sampled_from([b"a", b"\t", b"\n", b'"', b"1\ttext\n", b'2\t"two\nlines"\n', b"\xff"]), max_size=40
-    ),
-    size=st.integers(3, 40),
-)
-def test_the_number_of_threads_changes_nothing_even_where_records_are_broken(tmp_path, pieces, size):
-    path = tmp_path / "file.tsv"
-    path.write_bytes(b"id\ttext\n" + b"".join(pieces))
-    found = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(readers, "BLOCK_BYTES", size)
-        for workers in (1, 2, 4):
-            found.append(gathered(read_quoted(path, ["id", "text"], workers=workers), ["row", "id", "text"]))
-        reader = _QuotedReader(path, ("id", "text"), "\t")
-        batches, carry = [], b""
-        for block in readers.read_pieces(path, lambda _: None):
-            batch, carry = reader.take(carry + block, at_end=False)
-            batches.append(batch)
-        batches.append(reader.take(carry, at_end=True)[0])
-    assert found == [gathered(batches, ["row", "id", "text"])] * 3
-
-
-def test_a_record_cut_off_at_the_end_of_the_file_is_reported(tmp_path, block_bytes):
-    (tmp_path / "f").write_text('id\ttext\n1\tfine\n2\t"cut o', encoding="utf-8")
-    rows, bad = gathered(read_quoted(tmp_path / "f", ["id", "text"]), ["id", "text"])
-    assert rows == [("1", "fine")]
-    assert [(row.row, row.reason) for row in bad] == [("line 3", "a quoted field is opened and never closed")]
-
-
-def test_invalid_utf8_costs_its_own_record_only(tmp_path, block_bytes):
-    (tmp_path / "f").write_bytes(b'id\ttext\n1\tfine\n2\t"b\xffd"\n3\tfine too\n')
-    rows, bad = gathered(read_quoted(tmp_path / "f", ["id", "text"]), ["id"])
-    assert rows == [("1",), ("3",)]
-    assert [row.row for row in bad] == ["line 3"]
-
-
-def test_another_header_is_always_an_error(tmp_path):
-    (tmp_path / "f").write_text("id\ttitle\ttext\n", encoding="utf-8")
-    with pytest.raises(BadRowsError, match=r"line 1: the header has the columns id, title, text where id, text"):
-        list(read_quoted(tmp_path / "f", ["id", "text", "title"]))
+def placed(members):
+    return [(f"member {number}", member) for number, member in enumerate(members.items(), start=1)]
 
 
 JSON = st.recursive(
@@ -201,7 +39,9 @@ def test_array_elements_come_back_as_json_wrote_them(tmp_path, values, indent, m
     path = tmp_path / "file.json"
     document = {"before": [{"questions": 1}], member: values, "after": 2} if member else values
     path.write_text(json.dumps(document, indent=indent), encoding="utf-8")
-    assert list(read_json_array(path, member)) == [(f"record {i}", value) for i, value in enumerate(values, start=1)]
+    assert list(read_json_array(path, member=member)) == [
+        (f"record {i}", value) for i, value in enumerate(values, start=1)
+    ]
 
 
 def records(count):
@@ -223,7 +63,7 @@ def test_a_broken_element_costs_itself_only(tmp_path, indent, old, new, reason):
     text = json.dumps(records(6), indent=indent)
     assert old in text
     (tmp_path / "f").write_bytes(text.replace(old, new).encode("utf-8", "surrogateescape"))
-    elements = list(read_json_array(tmp_path / "f", ""))
+    elements = list(read_json_array(tmp_path / "f"))
     bad = [element for element in elements if isinstance(element, BadRow)]
     assert [element for element in elements if not isinstance(element, BadRow)] == [
         (f"record {i + 1}", record) for i, record in enumerate(records(6)) if i != 3
@@ -235,7 +75,7 @@ def test_a_broken_element_costs_itself_only(tmp_path, indent, old, new, reason):
 def test_an_array_that_ends_early_gives_its_whole_elements_and_a_reason(tmp_path):
     text = json.dumps(records(4), indent=2)
     (tmp_path / "f").write_text(text[: text.index('"id": 3')], encoding="utf-8")
-    elements = list(read_json_array(tmp_path / "f", ""))
+    elements = list(read_json_array(tmp_path / "f"))
     assert [element[1]["id"] for element in elements if not isinstance(element, BadRow)] == [0, 1, 2]
     assert any(isinstance(element, BadRow) for element in elements)
 
@@ -244,7 +84,7 @@ def test_an_array_that_ends_early_gives_its_whole_elements_and_a_reason(tmp_path
 def test_a_file_without_the_array_says_so(tmp_path, text):
     (tmp_path / "f").write_text(text, encoding="utf-8")
     for member in ("questions", ""):
-        elements = list(read_json_array(tmp_path / "f", member))
+        elements = list(read_json_array(tmp_path / "f", member=member))
         assert len(elements) == 1, member
         assert isinstance(elements[0], BadRow)
         assert "does not hold" in elements[0].reason
@@ -271,40 +111,14 @@ def test_a_broken_json_line_costs_itself_only(tmp_path):
 @given(members=st.dictionaries(ANY_TEXT, JSON, max_size=6))
 def test_members_come_back_as_json_wrote_them(tmp_path, members):
     (tmp_path / "f").write_text(json.dumps(members), encoding="utf-8")
-    assert list(read_json_members(tmp_path / "f")) == list(members.items())
+    assert list(read_json_members(tmp_path / "f")) == placed(members)
 
 
 def test_members_before_a_break_are_kept_and_the_break_is_placed(tmp_path):
     (tmp_path / "f").write_text('{"one": {"a": 1}, "two": 2, "three": }', encoding="utf-8")
     *good, bad = read_json_members(tmp_path / "f")
-    assert good == [("one", {"a": 1}), ("two", 2)]
+    assert good == placed({"one": {"a": 1}, "two": 2})
     assert bad.row == "after member 2 (two)"
-
-
-@QUICK
-@given(
-    st.lists(st.tuples(ANY_TEXT, ANY_TEXT, ANY_TEXT), max_size=6),
-    st.permutations(["a", "b", "c"]),
-    st.sampled_from(["\n", "\r\n"]),
-)
-def test_columns_in_any_order_are_found_by_their_names(tmp_path, records, header, end):
-    path = tmp_path / "table.csv"
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator=end)
-        writer.writerows([header, *records])
-    batches = list(read_quoted(path, ("c", "a"), delimiter=",", any_order=True))
-    assert [row for batch in batches for row in batch.frame.select("c", "a").iter_rows()] == [
-        (record[header.index("c")], record[header.index("a")]) for record in records
-    ]
-    assert not any(batch.bad for batch in batches)
-
-
-@pytest.mark.parametrize("header", ["a,b", "a,b,c,c", "a;b;c", ""])
-def test_a_header_that_lacks_a_column_or_repeats_one_is_an_error(tmp_path, header):
-    path = tmp_path / "table.csv"
-    path.write_text(f"{header}\n1,2,3\n", encoding="utf-8")
-    with pytest.raises(BadRowsError, match="line 1: the header has the columns"):
-        list(read_quoted(path, ("c", "a"), delimiter=",", any_order=True))
 
 
 @pytest.mark.parametrize(
@@ -327,7 +141,7 @@ def test_json_that_python_cannot_keep_as_text_costs_its_line(tmp_path, line, rea
 
 def test_half_a_character_in_a_damaged_array_costs_its_element(tmp_path):
     (tmp_path / "f").write_text('[{"a": 1}, {"a": "\\ud800"}, {"a": 2}, {"a": }]', encoding="utf-8")
-    elements = list(read_json_array(tmp_path / "f", ""))
+    elements = list(read_json_array(tmp_path / "f"))
     good = [element[1] for element in elements if not isinstance(element, BadRow)]
     assert {"a": 2} in good
     assert all(str(value).encode("utf-8") for value in good)
@@ -360,7 +174,7 @@ def test_an_object_is_read_out_of_its_archive(tmp_path, ending):
     members = {f"key {number}": {"text": f"{number**3} \u00e9", "of": [number]} for number in range(5_000)}
     path = archived(tmp_path, ending, json.dumps(members).encode())
     steps = []
-    assert list(read_json_members(path, steps.append)) == list(members.items())
+    assert list(read_json_members(path, steps.append)) == placed(members)
     # Bytes are counted as they lie on the disk; behind the file, an archive has more that need not be read.
     size = path.stat().st_size
     assert 0 < sum(steps) <= size
@@ -382,14 +196,14 @@ def test_a_streamed_array_is_what_json_reads_with_nan_as_null(tmp_path, ending, 
     plain = json.dumps({"info": {"images": [1]}, "images": records, "annotations": [{"id": float("nan")}]})
     assume(not re.search(r'"[^"]*\bNaN\b[^"]*"', plain))  # texts are not kept
     expected = json.loads(plain, parse_constant=lambda _: None)["images"]
-    found = list(stream_json_array(archived(tmp_path, ending, plain.encode()), "images"))
+    found = list(stream_json_array(archived(tmp_path, ending, plain.encode()), member="images"))
     assert found == [(f"record {number}", record) for number, record in enumerate(expected, start=1)]
 
 
 @QUICK
 @given(st.lists(st.sampled_from([b"NaN", b"N", b"a", b"_", b" ", b":", b"1", b'"'])).map(b"".join), st.integers(1, 9))
 def test_nan_is_found_wherever_the_blocks_end(text, size):
-    file = readers._WithoutNaN(io.BytesIO(text))
+    file = json_files._WithoutNaN(io.BytesIO(text))
     assert b"".join(iter(lambda: file.read(size), b"")) == re.sub(rb"\bNaN\b", b"null", text)
 
 
@@ -400,7 +214,7 @@ def test_what_is_cut_off_is_reported_after_what_could_be_read(tmp_path, ending, 
     path = archived(tmp_path, ending, json.dumps({"all": members, "images": list(members)}).encode(), ["file.json"])
     whole = path.read_bytes()
     path.write_bytes(whole[: int(cut * len(whole))])
-    for found in (list(read_json_members(path)), list(stream_json_array(path, "images"))):
+    for found in (list(read_json_members(path)), list(stream_json_array(path, member="images"))):
         assert isinstance(found[-1], BadRow)
         assert not any(isinstance(element, BadRow) for element in found[:-1])
         assert "what follows cannot be read" in found[-1].reason
@@ -416,7 +230,7 @@ def test_whatever_happened_to_an_archive_it_is_read_or_reported(tmp_path, ending
     whole = path.read_bytes()
     place = int(at * len(whole))
     path.write_bytes(whole[:place] + put + whole[place + cut :])
-    for found in (list(read_json_members(path)), list(stream_json_array(path, "images"))):
+    for found in (list(read_json_members(path)), list(stream_json_array(path, member="images"))):
         assert not any(isinstance(element, BadRow) for element in found[:-1])
         assert found
 
@@ -441,13 +255,13 @@ def test_a_changed_byte_in_a_zip_is_seen_by_its_checksum(tmp_path):
 )
 def test_an_archive_of_something_else_is_explained(tmp_path, ending, names, reason):
     path = archived(tmp_path, ending, b"{}", names)
-    for found in (list(read_json_members(path)), list(stream_json_array(path, "images"))):
+    for found in (list(read_json_members(path)), list(stream_json_array(path, member="images"))):
         assert [reason in bad.reason for bad in found] == [True]
 
 
 def test_an_array_that_is_not_there_or_empty_is_reported(tmp_path):
     for content in (b"{}", b'{"images": []}', b'{"images": 3, "info": [1]}'):
-        (bad,) = stream_json_array(archived(tmp_path, ".json", content), "images")
+        (bad,) = stream_json_array(archived(tmp_path, ".json", content), member="images")
         assert "no record under" in bad.reason
 
 
@@ -459,7 +273,7 @@ def test_memory_does_not_grow_with_the_archive(tmp_path, ending):
     del text
     tracemalloc.start()
     try:
-        assert sum(1 for _ in stream_json_array(path, "images")) == 1_500
+        assert sum(1 for _ in stream_json_array(path, member="images")) == 1_500
         streamed = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

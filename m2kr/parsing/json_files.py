@@ -1,0 +1,206 @@
+"""Records of JSON files, each with its place: lines, the elements of an array, or the members of an object."""
+
+from __future__ import annotations
+
+import json
+import re
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ijson
+
+from m2kr.parsing.contents import DAMAGED_GZIP, UNREADABLE, CountedFile, open_content, read_pieces
+from m2kr.parsing.lines import read_lines
+from m2kr.parsing.rows import Advance, BadRow
+
+Element = tuple[str, Any] | BadRow
+"""Where a record stands, and the record; or one that could not be read."""
+
+HALF_A_PAIR = "a text holds half a surrogate pair, which is no character"
+"""What is wrong with a string that cannot be written as UTF-8."""
+
+
+def read_jsonl(path: Path, advance: Advance = lambda _: None) -> Iterator[Element]:
+    """Yield ("line 7", value) for every line of a JSON Lines file, ``.gz`` or not; blank lines are passed over."""
+    for batch in read_lines(path, advance):
+        yield from batch.bad
+        for row, text in batch.frame.iter_rows():
+            if text.strip():
+                try:
+                    yield row, parse_json(text)
+                except ValueError as error:
+                    yield BadRow(row, str(error), text[:200])
+
+
+def parse_json(text: str) -> Any:
+    """Return the value of a JSON text.
+
+    Raises:
+        ValueError: with the reason, where it is none or cannot be written as UTF-8.
+    """
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"invalid JSON ({error.msg})") from None
+    except RecursionError:
+        raise ValueError("invalid JSON (nested too deeply)") from None
+    except ValueError:  # Python reads no whole number of more than 4,300 digits
+        raise ValueError("invalid JSON (a number of thousands of digits)") from None
+    if ("\\ud" in text or "\\uD" in text) and not is_text(value):  # half a surrogate pair may be escaped
+        raise ValueError(HALF_A_PAIR)
+    return value
+
+
+def read_json_members(path: Path, advance: Advance = lambda _: None) -> Iterator[Element]:
+    """Yield ("member 7", (key, value)) for every member of a file that is one JSON object, without holding the file.
+
+    The file may be compressed (``.gz``), or the only JSON file of a ``.zip`` or ``.tar.gz``. A knowledge base of tens
+    of gigabytes passes through in the memory of its largest member. Where the text stops being JSON, one `BadRow` says
+    after which member, and nothing follows: the rest cannot be told apart.
+    """
+    last = "the beginning"
+    try:
+        with open_content(path, advance) as file:
+            for number, member in enumerate(ijson.kvitems(file, "", use_float=True), start=1):
+                last = f"member {number} ({member[0]})"
+                yield f"member {number}", member
+    except (ijson.JSONError, *UNREADABLE) as error:
+        yield _stopped(error, last)
+
+
+def read_json_array(path: Path, advance: Advance = lambda _: None, *, member: str = "") -> Iterator[Element]:
+    """Yield ("record 7", value) for every element of an array in a JSON file, ``.gz`` or not, without holding the file.
+
+    The file is the array itself, or the top-level object holds it under the key ``member``.
+
+    Where the text is not JSON, the file is read again from the last good element by a slower scanner that finds the
+    next element which parses, and reports what lies between, with its line.
+    """
+    count = 0
+    try:
+        with open_content(path, advance) as file:
+            for value in ijson.items(file, f"{member}.item" if member else "item", use_float=True):
+                count += 1
+                yield f"record {count}", value
+        if count:
+            return
+        # Nothing came: the array is empty, or it is not there, which the scanner tells apart.
+    except (ijson.JSONError, *UNREADABLE):
+        pass
+    yield from _salvage(path, member, skip=count)
+
+
+def stream_json_array(path: Path, advance: Advance = lambda _: None, *, member: str) -> Iterator[Element]:
+    """Yield ("record 7", value) for every element of an array in a JSON file too large to be held, even a damaged one.
+
+    It differs from `read_json_array` in three ways. The file may also be the only JSON file of a ``.zip`` or
+    ``.tar.gz``. NaN, which Python writes although JSON does not know it, is read as null. Where the text stops being
+    JSON one `BadRow` says after which element, and nothing follows.
+    """
+    last = "the beginning"
+    try:
+        with open_content(path, advance) as file:
+            values = ijson.items(_WithoutNaN(file), f"{member}.item", use_float=True)
+            for number, value in enumerate(values, start=1):
+                last = f"record {number}"
+                yield last, value
+        if last == "the beginning":
+            yield BadRow(last, f'the file holds no record under "{member}"')
+    except (ijson.JSONError, *UNREADABLE) as error:
+        yield _stopped(error, last)
+
+
+def _stopped(error: Exception, where: str) -> BadRow:
+    reason = " ".join(str(error).split())[:120]
+    fault = "damaged" if isinstance(error, (*DAMAGED_GZIP, zipfile.BadZipFile, tarfile.TarError)) else "invalid JSON"
+    return BadRow(f"after {where}", f"{fault} from here on ({reason}); what follows cannot be read")
+
+
+class _WithoutNaN:
+    """A binary file of JSON in which the word NaN is null. Inside a string too, so not for texts that are kept."""
+
+    def __init__(self, file: CountedFile) -> None:
+        self.file = file
+
+    def read(self, size: int = -1) -> bytes:
+        data = self.file.read(size)
+        while re.match(rb"\w", data[-1:]) and (more := self.file.read(16)):  # the word may go on
+            data += more
+        return re.sub(rb"\bNaN\b", b"null", data) if b"NaN" in data else data
+
+
+def _salvage(path: Path, member: str, *, skip: int) -> Iterator[Element]:
+    text, damage = _text_of(path)
+    decoder = json.JSONDecoder()
+    opening = re.search(rf'"{re.escape(member)}"\s*:\s*\[' if member else r"\A\s*\[", text)
+    if opening is None:
+        what = f'an array under "{member}"' if member else "a JSON array"
+        yield BadRow("line 1", f"the file does not hold {what}", text[:200])
+        return
+    position, count = opening.end(), 0
+    separator = re.compile(r"[\s,]*")
+    closing = len(text)
+    while True:
+        position = separator.match(text, position).end()  # type: ignore[union-attr]  # it matches the empty string
+        if position >= closing or text[position] == "]":
+            if damage or position >= closing:
+                reason = damage or "the array is not closed: the file ends early"
+                yield BadRow(f"line {text.count(chr(10)) + 1}", reason)
+            return
+        try:
+            value, end = decoder.raw_decode(text, position)
+            fault = "not valid UTF-8" if not is_text(text[position:end]) else "" if is_text(value) else HALF_A_PAIR
+        except (ValueError, RecursionError) as error:
+            value, end = None, _next_object(text, opening.end(), position, decoder)
+            fault = (
+                f"invalid JSON ({error.msg if isinstance(error, json.JSONDecodeError) else 'a value out of bounds'})"
+            )
+        count += 1
+        if fault:
+            at = f"record {count} (line {text.count(chr(10), 0, position) + 1})"
+            yield BadRow(at, fault, text[position : position + 200])
+        elif count > skip:
+            yield f"record {count}", value
+        position = end
+
+
+def _text_of(path: Path) -> tuple[str, str]:
+    """Return the text of a file, its bad bytes as surrogates, and what is wrong with its container."""
+    data = bytearray()
+    damage = ""
+    for block in read_pieces(path, lambda _: None):
+        if isinstance(block, BadRow):
+            damage = block.reason
+        else:
+            data += block
+    return data.decode("utf-8", "surrogateescape"), damage
+
+
+def is_text(value: object) -> bool:
+    """Whether all strings of a JSON value can be written: a lone surrogate, which JSON can spell, cannot."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except (UnicodeEncodeError, TypeError, ValueError):
+        return False
+    return True
+
+
+def _next_object(text: str, opening: int, broken: int, decoder: json.JSONDecoder) -> int:
+    """Return where, after a broken element, the next element begins; the end of the text where none is found.
+
+    The elements of one array are written by one program: the next one is an object that parses and whose first key
+    is that of the array's first element. Objects inside the broken element parse too, but begin with another key.
+    """
+    first = re.compile(r'[\s,]*\{\s*("(?:[^"\\]|\\.)*")\s*:').match(text, opening)
+    if first is None:
+        return len(text)
+    for mark in re.compile(r"\{\s*" + re.escape(first.group(1)) + r"\s*:").finditer(text, broken + 1):
+        try:
+            decoder.raw_decode(text, mark.start())
+        except (ValueError, RecursionError):
+            continue
+        return mark.start()
+    return len(text)

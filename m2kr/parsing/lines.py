@@ -1,0 +1,69 @@
+"""Lines of text files, compressed or not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from m2kr.common.concurrency import prefetch
+from m2kr.parsing.contents import read_pieces
+from m2kr.parsing.rows import Advance, BadRow, Batch
+
+
+def read_lines(path: Path, advance: Advance = lambda _: None) -> Iterator[Batch]:
+    r"""Yield the lines of a UTF-8 file, ``.gz`` or not: columns ``row`` ("line 7") and ``text``, without the "\n".
+
+    A line ends at "\n" and nowhere else: MS MARCO's texts hold U+0085, which ``str.splitlines`` would cut at.
+    """
+    number = 1
+    carry = b""
+
+    def batch(block: bytes) -> Batch:
+        nonlocal number
+        texts = pl.Series("text", _lines_of(block), dtype=pl.String)
+        numbers = pl.int_range(number, number + len(texts), eager=True)
+        number += len(texts)
+        frame = pl.DataFrame(
+            {"row": ("line " + numbers.cast(pl.String)).alias("row"), "text": texts.str.strip_suffix("\n")}
+        )
+        if not texts.null_count():
+            return Batch(frame)
+        bad = [BadRow(row, "the line is not valid UTF-8") for row in frame.filter(pl.col("text").is_null())["row"]]
+        return Batch(frame.drop_nulls("text"), bad)
+
+    for block in prefetch(read_pieces(path, advance)):
+        if isinstance(block, BadRow):
+            # The last line before the damage may be cut short, so it is not trusted.
+            yield Batch(pl.DataFrame(schema={"row": pl.String, "text": pl.String}), [block])
+            return
+        cut = block.rfind(b"\n") + 1
+        if not cut:
+            carry += block
+            continue
+        yield batch(carry + block[:cut])
+        carry = block[cut:]
+    if carry:
+        yield batch(carry)
+
+
+def _lines_of(block: bytes) -> list[str | None] | pa.Array:
+    r"""Split complete lines at b"\n" only (texts hold other line separators); None where one is not UTF-8."""
+    try:
+        block.decode("utf-8")
+    except UnicodeDecodeError:
+        lines: list[str | None] = []
+        for line in block.removesuffix(b"\n").split(b"\n"):
+            try:
+                lines.append(line.decode("utf-8"))
+            except UnicodeDecodeError:
+                lines.append(None)
+        return lines
+    ends = np.flatnonzero(np.frombuffer(block, np.uint8) == 10) + 1
+    if not len(ends) or ends[-1] != len(block):
+        ends = np.append(ends, len(block))
+    offsets = np.concatenate([[0], ends]).astype(np.int64)
+    return pa.LargeStringArray.from_buffers(len(ends), pa.py_buffer(offsets), pa.py_buffer(block))

@@ -1,0 +1,10 @@
+"""Blocks of other sizes, so that everything is cut everywhere."""
+
+import pytest
+
+from m2kr.parsing import contents
+
+
+@pytest.fixture(params=[7, 64, 1 << 20], ids=lambda size: f"{size}-byte blocks")
+def block_bytes(request, monkeypatch):
+    monkeypatch.setattr(contents, "BLOCK_BYTES", request.param)

@@ -15,6 +15,8 @@ import polars as pl
 import pytest
 
 from m2kr.build.__main__ import main
+from m2kr.build.inputs import task_inputs
+from m2kr.build.task import build_task
 from m2kr.cards import card
 from m2kr.errors import run_command
 from m2kr.formats.manifest import read_manifest
@@ -22,8 +24,7 @@ from m2kr.parsing.rejected import RejectedRows
 from m2kr.parsing.releases import RawFiles
 from m2kr.sources.options import make_options, source_of
 from m2kr.tasks import RELEASES, TASKS
-
-RAW_SAMPLES = Path(__file__).resolve().parents[4] / "shared" / "raw_samples"
+from tests.m2kr.raw_files import SAMPLES, needs_samples
 
 
 def build(raw, out, *arguments):
@@ -33,6 +34,10 @@ def build(raw, out, *arguments):
 def contents(folder):
     """Every file under a folder, with its bytes."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def entry_of(out, task):
+    return read_manifest(out)["tasks"][task]
 
 
 @pytest.fixture
@@ -60,11 +65,10 @@ def test_the_bytes_do_not_depend_on_the_number_of_workers(world, built, tmp_path
     assert contents(out) == contents(built)
 
 
-def test_a_finished_build_is_not_done_again(raw, tmp_path, capsys):
-    out = tmp_path / "out"
-    assert build(raw, out) == 0
+def test_a_finished_build_is_not_done_again(world, built, tmp_path, capsys):
+    out = Path(shutil.copytree(built, tmp_path / "out"))
     times = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
-    assert build(raw, out) == 0
+    assert build(world, out) == 0
     assert capsys.readouterr().err.count("up to date") == len(TASKS)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == times
 
@@ -72,15 +76,15 @@ def test_a_finished_build_is_not_done_again(raw, tmp_path, capsys):
 def test_a_changed_raw_file_or_option_is_built_again(raw, tmp_path, capsys):
     out = tmp_path / "out"
     assert build(raw, out, "--tasks", "MSMARCO") == 0
-    before = read_manifest(out)["tasks"]["MSMARCO"]["fingerprint"]
+    before = entry_of(out, "MSMARCO")["fingerprint"]
     path = raw / "msmarco" / "collection.tsv"
     text = path.read_text(encoding="utf-8")
     path.write_text(text[:-2] + "!\n", encoding="utf-8")  # of the same size
     assert build(raw, out, "--tasks", "MSMARCO") == 0
-    changed = read_manifest(out)["tasks"]["MSMARCO"]["fingerprint"]
+    changed = entry_of(out, "MSMARCO")["fingerprint"]
     assert changed != before
     assert build(raw, out, "--tasks", "MSMARCO", "--set", "MSMARCO.pool=70") == 0
-    assert read_manifest(out)["tasks"]["MSMARCO"]["fingerprint"] != changed
+    assert entry_of(out, "MSMARCO")["fingerprint"] != changed
     assert pl.read_parquet(out / "MSMARCO_passages" / "test_passages-*.parquet").height == 70
 
 
@@ -90,9 +94,9 @@ def test_tasks_built_one_by_one_are_those_built_together(raw, built, tmp_path):
     assert contents(tmp_path / "out") == contents(built)
 
 
-def killed_build(raw, out, when):
+def killed_build(raw, out, task, when):
     """Start a build, kill it as soon as ``when()`` holds, and say whether it was still running."""
-    command = [sys.executable, "-m", "m2kr.build", "--raw", str(raw), "--out", str(out), "--workers", "1", "--quiet"]
+    command = [sys.executable, "-m", "m2kr.build", "--raw", str(raw), "--out", str(out), "--tasks", task, "--quiet"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 60
     while process.poll() is None and not when() and time.monotonic() < deadline:
@@ -103,17 +107,42 @@ def killed_build(raw, out, when):
 
 
 @pytest.mark.parametrize(
-    "seen",
-    [".build/WIT/staged/*", ".build/KVQA/tables/*/*", "MSMARCO_data", "OKVQA_passages/*", ".build/EVQA/**/*"],
+    ("task", "seen"),
+    [
+        ("WIT", ".build/WIT/staged/*"),
+        ("KVQA", ".build/KVQA/tables/*/*"),
+        ("MSMARCO", "MSMARCO_data"),
+        ("OKVQA", "OKVQA_passages/*"),
+        ("EVQA", ".build/EVQA/**/*"),
+    ],
 )
-def test_a_kill_changes_nothing(world, built, tmp_path, seen):
+def test_a_kill_changes_nothing(world, built, tmp_path, task, seen):
     out = tmp_path / "out"
-    assert killed_build(world, out, lambda: any(out.glob(seen))), "the build ended before it could be killed"
+    assert killed_build(world, out, task, lambda: any(out.glob(seen))), "the build ended before it could be killed"
     for folder in out.glob("*_data"):
         # What stands under its final name is whole.
         assert pl.read_parquet(folder / "*.parquet").equals(pl.read_parquet(built / folder.name / "*.parquet"))
-    assert build(world, out, "--quiet") == 0
-    assert contents(out) == contents(built)
+    assert build(world, out, "--tasks", task, "--quiet") == 0
+    for config in (f"{task}_data", f"{task}_passages"):
+        assert contents(out / config) == contents(built / config)
+    assert read_manifest(out)["tasks"] == {task: read_manifest(built)["tasks"][task]}
+    assert not (out / ".build").exists()
+
+
+def test_what_a_killed_build_wrote_with_other_options_is_not_taken(world, tmp_path):
+    out = tmp_path / "out"
+    inputs = task_inputs(TASKS["MSMARCO"], world, options={"pool": 70})
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("m2kr.build.task.publish", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            build_task(inputs, out, quiet=True)
+    assert (out / ".build/MSMARCO/tables").is_dir()
+    build_task(task_inputs(TASKS["MSMARCO"], world, options={"pool": 80}), out, quiet=True)
+    assert pl.read_parquet(out / "MSMARCO_passages" / "test_passages-*.parquet").height == 80
 
 
 def damage(path, edit):
@@ -195,7 +224,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_bad_input_ends_with_one_clear_line_and_nothing_half_written(raw, tmp_path, capsys, kind):
+def test_bad_input_ends_with_one_clear_line_or_is_skipped_listed_and_counted(raw, tmp_path, capsys, kind):
     task, spoil, message = BAD[kind]
     spoil(raw)
     out = tmp_path / "out"
@@ -206,18 +235,11 @@ def test_bad_input_ends_with_one_clear_line_and_nothing_half_written(raw, tmp_pa
     assert "--on-bad-rows skip" in printed or "--allow-missing" in printed
     assert not out.exists() or [path.name for path in out.iterdir()] == [".build"]
     assert not list(out.rglob("*.tmp")) + list(out.rglob("*.part"))
-
-
-@pytest.mark.parametrize("kind", BAD)
-def test_bad_rows_may_be_skipped_listed_and_counted(raw, tmp_path, capsys, kind):
-    task, spoil, message = BAD[kind]
-    spoil(raw)
-    out = tmp_path / "out"
     assert build(raw, out, "--tasks", task, "--on-bad-rows", "skip") == 0
     lines = [
         json.loads(line) for line in (out / "quarantine" / f"{task}.jsonl").read_text(encoding="utf-8").splitlines()
     ]
-    counts = read_manifest(out)["tasks"][task]["counts"]
+    counts = entry_of(out, task)["counts"]
     assert len(lines) == counts["rows_left_out"] + counts["rows_without_their_other_half"] > 0
     assert f"{counts['rows_left_out']:,} bad rows" in capsys.readouterr().err
     assert re.search(message.split(": ", 1)[1], "\n".join(line["reason"] for line in lines))
@@ -233,9 +255,8 @@ def test_a_missing_file_names_what_to_do_or_is_built_without(raw, tmp_path, caps
     assert set(read_manifest(tmp_path / "out")["tasks"]["MSMARCO"]["configs"]["MSMARCO_data"]) == {"valid", "test"}
 
 
-def test_an_error_leaves_an_earlier_build_as_it_was(raw, tmp_path):
-    out = tmp_path / "out"
-    assert build(raw, out, "--quiet") == 0
+def test_an_error_leaves_an_earlier_build_as_it_was(raw, built, tmp_path):
+    out = Path(shutil.copytree(built, tmp_path / "out"))
     before = contents(out)
     damage(raw / "msmarco/collection.tsv", lambda data: data + b"broken\n")
     assert build(raw, out, "--quiet") == 2
@@ -273,10 +294,6 @@ def test_images_are_looked_for_in_a_finished_build_too(raw, world, tmp_path, cap
     assert any(name in message for name in lost)
     assert contents(out) == before
     assert build(raw, out, *arguments[:3]) == 0  # not asked for, not looked for
-
-
-def entry_of(out, task):
-    return read_manifest(out)["tasks"][task]
 
 
 def test_a_raw_file_that_comes_later_is_built_in(raw, tmp_path, capsys):
@@ -391,14 +408,11 @@ def test_help_and_import_load_nothing_heavy():
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-needs_samples = pytest.mark.skipif(not RAW_SAMPLES.exists(), reason="real samples (shared/raw_samples) are not here")
-
-
 @needs_samples
 def test_400_real_llava_questions_are_built(tmp_path):
-    source = f"llava_instruct={RAW_SAMPLES}/llava_instruct/reshaped"
+    source = f"llava_instruct={SAMPLES}/llava_instruct/reshaped"
     out = tmp_path / "out"
-    assert build(RAW_SAMPLES, out, "--tasks", "LLaVA", "--source", source, "--allow-missing", "--quiet") == 0
+    assert build(SAMPLES, out, "--tasks", "LLaVA", "--source", source, "--allow-missing", "--quiet") == 0
     rows = pl.read_parquet(out / "LLaVA_data" / "test-*.parquet")
     assert rows.height == 400
     assert rows["img_path"].str.contains(r"^train2014/COCO_train2014_\d{12}\.jpg$").all()
@@ -408,7 +422,7 @@ def test_400_real_llava_questions_are_built(tmp_path):
 @needs_samples
 def test_real_native_llava_records_are_built(tmp_path):
     out = tmp_path / "out"
-    assert build(RAW_SAMPLES, out, "--tasks", "LLaVA", "--quiet") == 0
+    assert build(SAMPLES, out, "--tasks", "LLaVA", "--quiet") == 0
     rows = pl.read_parquet(out / "LLaVA_data" / "test-*.parquet")
     assert rows["llava_split"].value_counts().sort("llava_split")["count"].to_list() == [1, 3, 2]
 
@@ -416,9 +430,9 @@ def test_real_native_llava_records_are_built(tmp_path):
 @needs_samples
 def test_the_real_msmarco_sample_builds_what_has_both_halves(tmp_path, capsys):
     out = tmp_path / "out"
-    assert build(RAW_SAMPLES, out, "--tasks", "MSMARCO", "--quiet") == 2
+    assert build(SAMPLES, out, "--tasks", "MSMARCO", "--quiet") == 2
     assert "its passage is not in collection.tsv" in capsys.readouterr().err
-    assert build(RAW_SAMPLES, out, "--tasks", "MSMARCO", "--allow-missing") == 0
+    assert build(SAMPLES, out, "--tasks", "MSMARCO", "--allow-missing") == 0
     valid = pl.read_parquet(out / "MSMARCO_data" / "valid-*.parquet")
     assert valid.select("question_id", "pos_item_ids").rows() == [("1048585", ["7187158"])]
     listed = [json.loads(line) for line in (out / "quarantine/MSMARCO.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -429,6 +443,6 @@ def test_the_real_msmarco_sample_builds_what_has_both_halves(tmp_path, capsys):
 
 @needs_samples
 def test_the_real_okvqa_sample_lacks_its_annotations(tmp_path, capsys):
-    assert build(RAW_SAMPLES, tmp_path / "out", "--tasks", "OKVQA", "--quiet") == 2
+    assert build(SAMPLES, tmp_path / "out", "--tasks", "OKVQA", "--quiet") == 2
     printed = capsys.readouterr().err
     assert "psgs_w100.tsv is missing" in printed or "annotations.json is missing" in printed

@@ -68,16 +68,10 @@ def task_inputs(
     on_bad_rows: OnBadRows = "error",
     allow_missing: bool = False,
 ) -> TaskInputs:
-    """Return the inputs of a task.
+    """Return the inputs of a task; what is not said here is as in `TaskInputs`.
 
-    Args:
-        task: what to build.
-        raw_root: folder with one folder per raw release.
-        sources: release folder name -> path, where it is not under ``raw_root``.
-        options: options of the task's source, by name. They go before those that a made-up release brings along.
-        seed: see `TaskInputs`, like what follows.
-        on_bad_rows: as there.
-        allow_missing: as there.
+    Releases are folders of ``raw_root``, but for those that ``sources`` names. ``options`` of the task's source, by
+    name, go before those that a made-up release brings along.
 
     Raises:
         M2KRError: an option does not fit, or the mark of a made-up world cannot be read.

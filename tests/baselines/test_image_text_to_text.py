@@ -36,8 +36,9 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from baselines.bm25 import BM25
 from baselines.image_text_to_text import ImageTextToText, blip2_flan_t5_xl, read_answers, shares
-from m2kr import reader
+from m2kr.answer import generate
 from m2kr.answer.__main__ import main
+from m2kr.common import registry
 from m2kr.dataset import load_task
 from m2kr.errors import M2KRError
 from m2kr.evaluate.options import TaskOptions
@@ -291,8 +292,9 @@ def test_code_beside_a_model_is_not_run(blip2: Path, tmp_path: Path) -> None:
 _COMMAND = """
 import sys
 import torch
-from m2kr import reader
-from m2kr.answer.task import main
+from m2kr.answer import generate
+from m2kr.answer.__main__ import main
+from m2kr.common import registry
 from m2kr.errors import run_command
 
 class Point:
@@ -303,8 +305,8 @@ class Point:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    reader.entry_points = lambda group: [Point()]
-    reader.CHUNK = 5
+    registry.entry_points = lambda group: [Point()]
+    generate.CHUNK = 5
     sys.exit(run_command(main))
 """
 
@@ -350,7 +352,7 @@ def arguments_of(blip2: Path, built: Path, world: Path, results: Path, folder: P
 def test_the_command_answers_with_blip2(
     blip2: Path, built: Path, world: Path, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, combine: str
 ) -> None:
-    monkeypatch.setattr(reader, "entry_points", lambda group: [Point()])
+    monkeypatch.setattr(registry, "entry_points", lambda group: [Point()])
     assert main(arguments_of(blip2, built, world, results, tmp_path, combine)) == 0
     folder = tmp_path / "bm25" / "answers" / "tiny-blip2"
     result = read_answer_result(folder / f"OKVQA.{combine}-3.json")
@@ -375,8 +377,8 @@ def test_the_command_answers_with_blip2(
 def test_after_kill_9_the_command_goes_on_and_ends_with_the_same_bytes(
     blip2: Path, built: Path, world: Path, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reader, "entry_points", lambda group: [Point()])
-    monkeypatch.setattr(reader, "CHUNK", 5)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [Point()])
+    monkeypatch.setattr(generate, "CHUNK", 5)
     assert main(arguments_of(blip2, built, world, results, tmp_path / "whole", "joint")) == 0
     whole = tmp_path / "whole" / "bm25" / "answers" / "tiny-blip2"
 

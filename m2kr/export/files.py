@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from m2kr import __version__
 from m2kr.common.files import atomic, write_json
+from m2kr.common.templates import render
 from m2kr.errors import M2KRError
-from m2kr.formats.dataset_card import with_front_matter
 from m2kr.formats.shards import read_batches, write_shards
 from m2kr.images.roots import ImageRoots
 from m2kr.results.run import escape_id
@@ -237,22 +237,11 @@ def write_card(out: Path, parts: dict[str, Any]) -> None:
         "tags": ["mteb", "retrieval", "multimodal", *(["synthetic"] if made_up else [])],
         "configs": [{"config_name": name, "data_files": files} for name, files in configs.items()],
     }
-    lines = ["# M2KR for mteb", ""]
-    if made_up:
-        lines += [f"**{', '.join(made_up)}: made-up data.** Scores compare with no published figure.", ""]
-    lines += [
-        "Load a task with `m2kr.export.mteb_task(folder, name)`. `text` of the queries begins with the instruction "
-        "where the table says so; `question` has none.",
-        "",
-        "| task | split | queries | passages | images | instructions |",
-        "| --- | --- | ---: | ---: | --- | --- |",
-    ]
-    for part in parts.values():
-        flags = " | ".join("yes" if part[name] else "no" for name in ("images", "instructions"))
-        lines.append(f"| {part['task']} | {part['split']} | {part['queries']:,} | {part['passages']:,} | {flags} |")
-    lines += ["", "## Cite", "", "```bibtex", BENCHMARK_CITATION, *(task.citation for task in tasks), "```", ""]
+    page = render(
+        "mteb_card.md", header, tasks=tasks, made_up=made_up, parts=parts.values(), benchmark=BENCHMARK_CITATION
+    )
     with atomic(out / "README.md", "w") as file:
-        file.write(with_front_matter(header, "\n".join(lines)))
+        file.write(page)
 
 
 WRITERS: dict[str, Callable[[Path, ExportedSplit, tqdm[Any]], None]] = {

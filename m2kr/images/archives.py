@@ -81,16 +81,12 @@ def archive_kind(path: Path) -> str:
         return "zip"
     if head[:2] == b"\x1f\x8b":
         return "tar.gz"
-    # Old tars have no magic: their header has a checksum instead, which tarfile knows.
-    return "tar" if head[257:262] == b"ustar" or _is_old_tar(head) else ""
-
-
-def _is_old_tar(head: bytes) -> bool:
-    try:
-        tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
-    except tarfile.HeaderError:
-        return False
-    return True
+    if head[257:262] != b"ustar":  # old tars have none: their header has a checksum instead, which tarfile knows
+        try:
+            tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
+        except tarfile.HeaderError:
+            return ""
+    return "tar"
 
 
 def open_archive(path: Path) -> Archive:
@@ -131,6 +127,10 @@ def _plain(name: str) -> str:
     return name.removeprefix("./").strip("/")
 
 
+def _top_folder(name: str) -> str:
+    return name[: name.find("/") + 1]
+
+
 class _Zip:
     """A zip: its central directory is read once, members straight from the file."""
 
@@ -151,8 +151,8 @@ class _Zip:
                             self._members.setdefault(_plain(info.filename.encode("cp437").decode("utf-8")), place)
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
             raise ArchiveError(f"{path} cannot be read as a zip ({error}). Download it again.") from error
-        tops = {name.partition("/")[0] if "/" in name else "" for name in self._members}
-        self.top = f"{tops.pop()}/" if len(tops) == 1 and tops != {""} else ""
+        tops = {_top_folder(name) for name in self._members}
+        self.top = tops.pop() if len(tops) == 1 else ""
 
     def size(self, name: str) -> int | None:
         member = self._members.get(name)
@@ -315,8 +315,11 @@ def _unpack(path: Path, target: Path, state: list[int]) -> None:
     say(f"unpacking {path.name} once, to {target.name}")
     with atomic(target) as file, progress(size, f"unpack {path.name}", unit="B") as bar:
         for number, block in enumerate(_gzip_blocks(path)):
-            if number % 16 == 0:  # a small file can unpack to more than there is room for
-                _check_room(path, target.parent)
+            # A small file can unpack to more than there is room for.
+            if number % 16 == 0 and (free := shutil.disk_usage(target.parent).free) < FREE_BYTES:
+                raise ArchiveError(
+                    f"{path} cannot be unpacked: only {free:,} bytes are free in {target.parent}. Free some space."
+                )
             file.write(block)
             bar.update(len(block))
         file.flush()
@@ -332,12 +335,6 @@ def _gzip_blocks(path: Path) -> Iterator[bytes]:
                 yield block
     except (EOFError, OSError, zlib.error) as error:
         raise ArchiveError(f"{path} is damaged after {done:,} unpacked bytes ({error}). Download it again.") from error
-
-
-def _check_room(path: Path, folder: Path) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < FREE_BYTES:
-        raise ArchiveError(f"{path} cannot be unpacked: only {free:,} bytes are free in {folder}. Free some space.")
 
 
 def _write_index(tar: Path, index: Path, key: str) -> None:
@@ -356,10 +353,10 @@ def _write_index(tar: Path, index: Path, key: str) -> None:
             with progress(total, f"index {tar.name}", unit="B") as bar:
                 for name, start, size, end in _members(tar, connection):
                     if len(tops) < 2:
-                        tops.add(name.partition("/")[0] if "/" in name else "")
+                        tops.add(_top_folder(name))
                     connection.execute("INSERT OR REPLACE INTO members VALUES (?, ?, ?)", (name, start, size))
                     bar.update(end - bar.n)
-            top = f"{tops.pop()}/" if len(tops) == 1 and tops != {""} else ""
+            top = tops.pop() if len(tops) == 1 else ""
             connection.executemany(
                 "INSERT INTO facts VALUES (?, ?)", [("key", key), ("bytes", str(total)), ("top", top)]
             )

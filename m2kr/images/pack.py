@@ -81,8 +81,7 @@ def pack_task(
             if not path.exists():
                 _write(path, images, roots)
             bar.update(sum(size for _, size in images))
-            facts = {"sha256": sha256_of(path), "rows": len(images), "bytes": path.stat().st_size}
-            shards.append({"path": path.name, **facts})  # type: ignore[typeddict-item]
+            shards.append(Shard(path=path.name, sha256=sha256_of(path), rows=len(images), bytes=path.stat().st_size))
     result = {"key": key, **split_facts(config, shards)}
     if (out / MANIFEST).exists():
         publish_images(out, task, result, folder)

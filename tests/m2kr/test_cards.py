@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 
-from m2kr import cards
 from m2kr.cards import ROOT, card, main, options_page, tasks_table
+from m2kr.common.templates import cell
 from m2kr.errors import run_command
 from m2kr.formats.schema import arrow_schema
 from m2kr.sources.options import source_of
@@ -92,4 +92,4 @@ def test_cards_of_a_built_benchmark_tell_what_was_counted(built, tmp_path, capsy
 
 
 def test_a_cell_holds_any_text():
-    assert cards._cell("a|b\nc <d>") == "a\\|b c &lt;d&gt;"
+    assert cell("a|b\nc <d>") == "a\\|b c &lt;d&gt;"

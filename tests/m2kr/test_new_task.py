@@ -12,6 +12,7 @@ from m2kr.build.task import build_task
 from m2kr.cards import card, tasks_table
 from m2kr.check import check
 from m2kr.dataset import load_task
+from m2kr.evaluate.options import TaskOptions
 from m2kr.evaluate.task import evaluate_task
 from m2kr.images.pack import pack_task
 from m2kr.images.roots import ImageRoots
@@ -97,7 +98,7 @@ def test_one_record_and_one_module_add_a_task(riddles, tmp_path):
 
     loaded = load_task("riddles", data)
     assert loaded.query_image(2).size == (4, 4)
-    result = evaluate_task(BM25(), loaded, tmp_path / "results", ignore_images=True, quiet=True)
+    result = evaluate_task(BM25(), loaded, tmp_path / "results", TaskOptions(ignore_images=True, quiet=True))
     assert result["metrics"]["Recall@1"] == 1.0
     assert "Solve the riddle:" in card(riddles, entry)
     assert "[Riddles]" in tasks_table()

@@ -1,0 +1,47 @@
+"""Pages of Markdown made from the Jinja templates in ``m2kr/templates``."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+FOLDER = Path(__file__).resolve().parents[1] / "templates"
+
+
+def render(template: str, header: dict[str, Any] | None = None, /, **facts: Any) -> str:
+    """Return a page; with a header, the YAML that the hub and ``load_dataset`` read stands in front of it.
+
+    In a template, ``| n`` writes a number with its thousands set off, and ``| cell`` text so that it stays in one cell
+    of a table.
+    """
+    page = _environment().get_template(template).render(**facts)
+    if header is None:
+        return page
+    import yaml
+
+    return f"---\n{yaml.safe_dump(header, sort_keys=False, allow_unicode=True, width=120)}---\n\n{page}"
+
+
+def cell(text: str) -> str:
+    """Return text that stays in one cell of a Markdown table."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;").replace(">", "&gt;")
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # 0.05 s
+
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # it is Markdown
+    )
+    environment.filters |= {"n": "{:,}".format, "cell": cell}
+    return environment

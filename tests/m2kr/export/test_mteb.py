@@ -1,0 +1,121 @@
+"""mteb's scores of our retrievers on an export are ours."""
+
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+
+from baselines.bm25 import BM25
+from m2kr.dataset import load_task
+from m2kr.errors import M2KRError
+from m2kr.evaluate.options import TaskOptions
+from m2kr.evaluate.task import evaluate_task
+from m2kr.export import mteb as module
+from m2kr.export import mteb_task, search_model
+from m2kr.export.task import export_task
+from tests.m2kr.evaluating import Constant, Multi
+
+
+class SeeingMulti(Multi):
+    """Reads images too, and instructions."""
+
+    reads = frozenset({"text", "image"})
+    reads_instructions = True
+
+
+@pytest.fixture(scope="module")
+def by_mteb(exported, tmp_path_factory):
+    """Evaluates a retriever on an export, with mteb's own code; datasets keeps its tables in a folder of the tests."""
+    mteb = pytest.importorskip("mteb", reason="mteb evaluates on the export; pip install mteb")
+    from datasets import config
+
+    cache = config.HF_DATASETS_CACHE
+    config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("cache")
+
+    def run(retriever, task, **options):
+        model = search_model(retriever, **options)
+        return mteb.evaluate(model, task, cache=None, show_progress_bar=False, co2_tracker=False).task_results[0]
+
+    yield run
+    config.HF_DATASETS_CACHE = cache
+
+
+def check_equal(found, metrics, ks=(1, 5, 10, 20, 100)):
+    (values,) = found.scores["test"]
+    for k in ks:
+        assert values[f"hit_rate_at_{k}"] == pytest.approx(metrics[f"Recall@{k}"], abs=1e-6)
+        # mteb rounds these to 5 digits.
+        assert values[f"recall_at_{k}"] == pytest.approx(metrics[f"recall_fraction@{k}"], abs=5.1e-6)
+    assert values["mrr_at_10"] == pytest.approx(metrics["MRR@10"], abs=1e-6)
+    assert values["ndcg_at_10"] == pytest.approx(metrics["nDCG@10"], abs=5.1e-6)
+    return dict(values)
+
+
+def test_mteb_scores_pictures_and_texts_as_here(awkward, exported, pictures, by_mteb, tmp_path):
+    data = load_task("LLaVA", awkward, images=pictures)
+    here, there = SeeingMulti(), SeeingMulti()
+    metrics = evaluate_task(here, data, tmp_path, TaskOptions(quiet=True))["metrics"]
+    found = by_mteb(there, mteb_task(exported / "mteb", "LLaVA"))
+    values = check_equal(found, metrics)
+    assert 0 < metrics["Recall@10"] < 1
+    assert found.task_name == "M2KRLLaVA"
+    assert found.dataset_revision == data.fingerprint
+    assert (values["main_score"], values["hf_subset"]) == (values["hit_rate_at_1"], "LLaVA")
+    assert [item["text"] for item in there.asked] == [item["text"] for item in here.asked]
+    assert len(there.asked) == data.queries.height  # the query without a positive among them
+    for one, other in zip(here.asked, there.asked, strict=True):
+        assert isinstance(other["image"], Image.Image)
+        assert one["image"].tobytes() == other["image"].tobytes()
+
+
+def test_mteb_orders_ties_as_here(awkward, exported, by_mteb, tmp_path):
+    data = load_task("LLaVA", awkward)
+    metrics = evaluate_task(Constant(), data, tmp_path, TaskOptions(quiet=True, ignore_images=True))["metrics"]
+    check_equal(by_mteb(Constant(), mteb_task(exported / "mteb", "LLaVA"), ignore_images=True), metrics)
+    assert metrics["Recall@20"] > 0
+
+
+def test_what_is_cut_off_among_ties_are_the_smaller_ids():
+    pytest.importorskip("mteb", reason="search_model describes itself to mteb; pip install mteb")
+    from datasets import Dataset
+
+    ids = ["b", "é", "d", "a", "c"]
+    about = {"task_metadata": SimpleNamespace(name="made up", modalities=["text"])}
+    model = search_model(Constant())
+    model.index(Dataset.from_dict({"id": ids, "text": ids}), **about)
+    queries = Dataset.from_dict({"id": ["q"], "text": ["x"]})
+    assert list(model.search(queries, top_k=3, **about)["q"]) == ["é", "d", "c"]
+    assert set(model.search(queries, top_k=1000, **about)["q"]) == set(ids)
+    with pytest.raises(M2KRError, match="ranks passages that were found before"):
+        model.search(queries, top_k=3, top_ranked={"q": ["a"]}, **about)
+
+
+def test_mteb_scores_a_ranker_without_instructions_as_here(built, by_mteb, tmp_path):
+    data = load_task("MSMARCO", built)
+    metrics = evaluate_task(BM25(), data, tmp_path / "results", TaskOptions(quiet=True))["metrics"]
+    export_task(built, "MSMARCO", "mteb", tmp_path / "out", quiet=True)
+    check_equal(by_mteb(BM25(), mteb_task(tmp_path / "out", "MSMARCO")), metrics)
+    assert metrics["Recall@5"] > 0.3
+
+
+def test_an_image_task_is_refused_to_a_retriever_of_texts(exported, by_mteb):
+    task = mteb_task(exported / "mteb", "LLaVA")
+    with pytest.raises(M2KRError, match=r"M2KRLLaVA asks with images and bm25 reads only text\. Pass ignore_images"):
+        by_mteb(BM25(), task)
+
+
+def test_a_task_that_was_not_exported_is_said(exported, tmp_path):
+    with pytest.raises(M2KRError, match="has no OKVQA; it has LLaVA"):
+        mteb_task(exported / "mteb", "OKVQA")
+    with pytest.raises(M2KRError, match="holds no export"):
+        mteb_task(tmp_path, "OKVQA")
+
+
+def test_without_mteb_its_install_is_named(exported, monkeypatch):
+    def gone(name):
+        raise ModuleNotFoundError(f"No module named {name!r}")
+
+    monkeypatch.setattr(module, "import_module", gone)
+    for call in (lambda: mteb_task(exported / "mteb", "LLaVA"), lambda: search_model(BM25())):
+        with pytest.raises(M2KRError, match=r"cannot be imported .*python -m pip install 'mteb>="):
+            call()

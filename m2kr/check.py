@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from m2kr import __version__
 from m2kr.common.cli import option, parse
-from m2kr.common.options import QuietOption
+from m2kr.common.options import ImagesOption, QuietOption, TasksOption
 from m2kr.common.progress import progress, say
 from m2kr.errors import M2KRError, first_line, run_command
 from m2kr.tasks import TASKS, Task, parse_tasks
@@ -308,16 +308,10 @@ def table(report: Report) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckOptions(QuietOption):
+class CheckOptions(TasksOption, ImagesOption, QuietOption):
     """Options of ``python -m m2kr.check``."""
 
     data: Path = option("folder of a built or downloaded benchmark", positional=True)
-    tasks: str = option("comma-separated, or all (those that are there)", "all")
-    images: tuple[str, ...] = option(
-        "folder, .zip, .tar or .tar.gz; without it packed images are checked, where there are some",
-        (),
-        metavar="[TASK=]ROOT",
-    )
     report: Path | None = option("write all that was found as JSON", None, metavar="FILE")
     workers: int = option("threads that decode images; default one per core", 0, least=0)
 
@@ -328,7 +322,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         CheckOptions,
         argv,
         prog="python -m m2kr.check",
-        description="Check a benchmark folder: files and hashes, columns, rules of the format, images.",
+        description="Check a benchmark folder: files and hashes, columns, rules of the format, and images: those "
+        "packed in it, or those under --images.",
         epilog=_EXAMPLES,
     )
     from m2kr.common.files import write_json

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from m2kr.common.cli import option, parse
-from m2kr.common.options import QuietOption, SplitOption
+from m2kr.common.options import ImagesOption, QuietOption, SplitOption, TasksOption
 from m2kr.errors import M2KRError, run_command
 
 FORMS = ("trec", "beir", "mteb", "mteb-results")
@@ -20,11 +20,9 @@ _EXAMPLES = """examples:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchmarkOptions(SplitOption):
+class BenchmarkOptions(TasksOption, SplitOption, ImagesOption):
     """Options that say something about a benchmark alone, and nothing about result files."""
 
-    tasks: str = option("comma-separated, or all (those the folder has this split of)", "all")
-    images: tuple[str, ...] = option("pictures, for mteb: folder or archive", (), metavar="[TASK=]ROOT")
     ignore_images: bool = option("export to mteb without the queries' images", False)
     no_instructions: bool = option("leave the instruction out of the queries' text", False)
 

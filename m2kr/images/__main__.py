@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from m2kr.common.cli import option, parse
-from m2kr.common.options import QuietOption
+from m2kr.common.options import QuietOption, RerunOption, TasksOption
 from m2kr.errors import M2KRError, run_command
 from m2kr.tasks import TASKS, parse_tasks
 
@@ -19,16 +19,14 @@ _EXAMPLES = """examples:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImagesOptions(QuietOption):
+class PackOptions(TasksOption, RerunOption, QuietOption):
     """Options of ``python -m m2kr.images``."""
 
     command: Literal["pack"] = option("what to do: pack images into Parquet shards", positional=True)
     data: Path = option("folder of the benchmark")
-    tasks: str = option("comma-separated, or all (those there that ask with images)", "all")
     images: tuple[str, ...] = option("folder, .zip, .tar or .tar.gz", metavar="[TASK=]ROOT")
     out: Path | None = option("another folder to write to; default DATA", None)
     allow_missing: bool = option("pack the images that are there", False)
-    rerun: bool = option("pack again what is packed already", False)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         M2KRError: the folder has none of the tasks, or images are missing.
     """
     options = parse(
-        ImagesOptions,
+        PackOptions,
         argv,
         prog="python -m m2kr.images",
         description="Put the images that a task's queries name into Parquet shards, DATA/<TASK>_images, which "

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import struct
-import zlib
 from pathlib import Path
 
 import polars as pl
@@ -16,6 +14,7 @@ from m2kr.errors import run_command
 from m2kr.formats.manifest import read_manifest
 from m2kr.images.roots import MAX_PIXELS, image_paths
 from m2kr.tasks import TASKS
+from tests.m2kr.pictures import png_header
 
 OKVQA = TASKS["OKVQA"]
 
@@ -133,12 +132,6 @@ def test_columns_and_rules_are_checked(data):
     assert "missing: title" in columns["says"]
 
 
-def bomb():
-    chunk = b"IHDR" + struct.pack(">IIBBBBB", MAX_PIXELS // 1000 + 1, 1000, 8, 2, 0, 0, 0)
-    head = struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
-    return b"\x89PNG\r\n\x1a\n" + head + struct.pack(">I", 8) + b"IDAT" + bytes(12)
-
-
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_every_bad_image_is_listed_with_its_questions(data, coco):
     questions = {}
@@ -148,7 +141,7 @@ def test_every_bad_image_is_listed_with_its_questions(data, coco):
     (coco / missing).unlink()
     (coco / cut).write_bytes((coco / cut).read_bytes()[:-2000])
     (coco / garbage).write_bytes(b"<html>not found</html>")
-    (coco / huge).write_bytes(bomb())
+    (coco / huge).write_bytes(png_header(MAX_PIXELS // 1000 + 1, 1000))
     (coco / empty).write_bytes(b"")
     code, report = run(data, "--images", coco, "--workers", "3")
     assert code == 1

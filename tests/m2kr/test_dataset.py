@@ -78,18 +78,14 @@ def test_every_split_of_a_built_task_is_read_as_its_files_say(built: Path, task:
         assert not data.limited
 
 
-def test_a_task_unpacks_into_queries_passages_and_qrels(built: Path) -> None:
-    data = load_task("OKVQA", data=built)
+def test_a_task_is_named_in_any_capitals_and_unpacks_into_queries_passages_and_qrels(built: Path) -> None:
+    data = load_task("okvqa", data=str(built))
     queries, passages, qrels = data
     assert queries is data.queries
     assert passages is data.passages
     assert qrels is data.qrels
     assert data.split == "test"
-
-
-def test_capitals_of_a_task_do_not_matter(built: Path) -> None:
-    assert load_task("okvqa", str(built)).task is TASKS["OKVQA"]
-    assert load_task(TASKS["OKVQA"], built).task is TASKS["OKVQA"]
+    assert data.task is load_task(TASKS["OKVQA"], built).task is TASKS["OKVQA"]
 
 
 def test_answers_are_there_where_the_task_has_some(built: Path) -> None:
@@ -173,37 +169,16 @@ def test_a_query_without_image_path_is_an_error_that_names_it(tmp_path: Path) ->
 # --- what is missing or wrong ---------------------------------------------------------------------------------------
 
 
-def test_an_unknown_task_is_answered_with_the_closest(built: Path) -> None:
-    with pytest.raises(M2KRError, match=r"there is no task 'OKVAQ'. Did you mean OKVQA?"):
-        load_task("OKVAQ", built)
-
-
 def test_a_split_that_the_task_does_not_have_is_refused(built: Path) -> None:
     with pytest.raises(M2KRError, match="LLaVA has no split 'valid'; it has train, test"):
         load_task("LLaVA", built, "valid")
 
 
-def test_a_split_that_the_folder_does_not_have_is_said_with_those_it_has(published: Path) -> None:
+def test_tables_that_the_folder_does_not_have_whole_are_said(published: Path) -> None:
     with pytest.raises(M2KRError, match=r"holds no OKVQA_data/valid: OKVQA_data has test. Build it"):
         load_task("OKVQA", published, "valid")
-    with pytest.raises(M2KRError, match=r"holds no WIT_data/test: it has no WIT_data. Build it"):
-        load_task("WIT", published)
-    shutil.rmtree(published / "OKVQA_passages")
-    with pytest.raises(M2KRError, match="holds no OKVQA_passages/test_passages: it has no OKVQA_passages"):
-        load_task("OKVQA", published)
-
-
-@pytest.mark.parametrize(
-    ("file", "message"),
-    [
-        ("OKVQA_data/test-00000-of-00003.parquet", "OKVQA_data has 2 of the 3 shards of test"),
-        ("OKVQA_data/test-00002-of-00003.parquet", "OKVQA_data has 2 of the 3 shards of test"),
-        ("OKVQA_passages/test_passages-00001-of-00002.parquet", "has 1 of the 2 shards of test_passages"),
-    ],
-)
-def test_a_missing_shard_is_an_error(published: Path, file: str, message: str) -> None:
-    (published / file).unlink()
-    with pytest.raises(M2KRError, match=message):
+    (published / "OKVQA_passages" / "test_passages-00001-of-00002.parquet").unlink()
+    with pytest.raises(M2KRError, match="has 1 of the 2 shards of test_passages"):
         load_task("OKVQA", published)
 
 

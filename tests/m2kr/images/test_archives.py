@@ -152,7 +152,8 @@ def test_without_room_a_tar_gz_is_refused_with_a_remedy(tmp_path, monkeypatch):
 
 def test_a_stream_that_swells_is_stopped_before_the_disk_is_full(tmp_path, monkeypatch):
     path = tmp_path / "x.tar.gz"
-    path.write_bytes(gzip.compress(bytes(40 * archives._BLOCK)))
+    monkeypatch.setattr(archives, "_BLOCK", 1 << 12)
+    path.write_bytes(gzip.compress(bytes(40 << 12)))
     monkeypatch.setattr(archives, "FREE_BYTES", 10)
     free = iter([1 << 40, 1 << 40, 5])
     monkeypatch.setattr(archives.shutil, "disk_usage", lambda _: SimpleNamespace(free=next(free)))

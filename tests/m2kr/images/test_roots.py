@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import struct
 import subprocess
 import sys
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from PIL import Image
 from m2kr.errors import M2KRError
 from m2kr.images.roots import MAX_PIXELS, ImageError, ImageRoots, parse_roots
 from m2kr.tasks import TASKS
+from tests.m2kr.pictures import png_header
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
@@ -176,7 +175,7 @@ def test_pictures_of_infoseek_are_found_in_the_folders_of_oven(tmp_path: Path, p
     assert colour_of(parse_roots([str(tmp_path)]).for_task(TASKS["Infoseek"]), "oven_04999999.png") == GREEN
 
 
-@pytest.mark.parametrize("module", ["m2kr.images.__main__", "m2kr.check", "m2kr.cards"])
+@pytest.mark.parametrize("module", ["m2kr.images.__main__", "m2kr.export.__main__", "m2kr.check", "m2kr.cards"])
 def test_help_loads_nothing_heavy(module: str) -> None:
     code = (
         f"import sys, contextlib, {module} as m\nwith contextlib.suppress(SystemExit): m.main(['--help'])\n"
@@ -245,13 +244,6 @@ def test_a_missing_picture_is_said_with_the_roots_that_lack_it(tmp_path: Path, p
 def test_every_mode_comes_as_rgb(tmp_path: Path, mode: str) -> None:
     paint(tmp_path / ("x.jpg" if mode == "CMYK" else "x.png"), (255, 255, 255), mode)
     assert colour_of(ImageRoots([tmp_path]), "x.jpg" if mode == "CMYK" else "x.png") == (255, 255, 255)
-
-
-def png_header(width: int, height: int) -> bytes:
-    """A PNG of a few bytes that claims to be so large."""
-    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    head = struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
-    return b"\x89PNG\r\n\x1a\n" + head + struct.pack(">I", 8) + b"IDAT" + bytes(12)
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")

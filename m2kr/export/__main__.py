@@ -61,25 +61,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _export_benchmark(options: ExportOptions) -> list[Path]:
     from m2kr.export.task import export_task
-    from m2kr.formats.shards import tasks_in
+    from m2kr.formats.shards import choose_tasks
     from m2kr.images.roots import parse_roots
-    from m2kr.tasks import parse_tasks
 
-    source = options.source
-    if not source.is_dir():
-        raise M2KRError(f"{source} is not a folder. Name the folder of a benchmark.")
-    there = tasks_in(source, options.split)
-    tasks = parse_tasks(options.tasks, there)
-    lacking = [task.key for task in tasks if task.key not in there]
-    if lacking or not tasks:
-        raise M2KRError(
-            f"{source} has no {options.split} split of {', '.join(lacking) or 'any task'}; "
-            f"it has one of {', '.join(there) or 'none'}. Build one with python -m m2kr.build."
-        )
+    if not options.source.is_dir():
+        raise M2KRError(f"{options.source} is not a folder. Name the folder of a benchmark.")
     images = parse_roots(options.images) if options.images else None
     return [
         export_task(
-            source,
+            options.source,
             task,
             options.to,
             options.out,
@@ -89,7 +79,7 @@ def _export_benchmark(options: ExportOptions) -> list[Path]:
             ignore_images=options.ignore_images,
             quiet=options.quiet,
         )
-        for task in tasks
+        for task in choose_tasks(options.tasks, options.source, options.split)
     ]
 
 

@@ -127,7 +127,7 @@ def test_the_command_exports_what_is_there(awkward, tmp_path, capsys):
     assert "images are left out" in printed.err
     for arguments, message in (
         ([str(awkward), "--tasks", "OKVQA"], "has no test split of OKVQA; it has one of LLaVA"),
-        ([str(awkward), "--split", "valid"], "has no valid split of any task"),
+        ([str(awkward), "--split", "valid"], "holds no task with a valid split"),
         ([str(tmp_path / "none")], "is not a folder"),
     ):
         assert run_command(main, [*arguments, "--to", "beir", "--out", str(tmp_path / "out")]) == 2

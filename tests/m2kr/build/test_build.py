@@ -18,32 +18,13 @@ from m2kr.build.__main__ import main
 from m2kr.build.inputs import task_inputs
 from m2kr.build.task import build_task
 from m2kr.cards import card
-from m2kr.errors import run_command
 from m2kr.formats.manifest import read_manifest
 from m2kr.parsing.rejected import RejectedRows
 from m2kr.parsing.releases import RawFiles
 from m2kr.sources.options import make_options, source_of
 from m2kr.tasks import RELEASES, TASKS
+from tests.m2kr.building import build, contents, entry_of
 from tests.m2kr.raw_files import SAMPLES, needs_samples
-
-
-def build(raw, out, *arguments):
-    return run_command(main, ["--raw", str(raw), "--out", str(out), "--workers", "2", *arguments])
-
-
-def contents(folder):
-    """Every file under a folder, with its bytes."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def entry_of(out, task):
-    return read_manifest(out)["tasks"][task]
-
-
-@pytest.fixture
-def raw(world, tmp_path):
-    """A copy of the world that a test may damage, without the COCO pictures."""
-    return Path(shutil.copytree(world, tmp_path / "raw", ignore=shutil.ignore_patterns("COCO_*")))
 
 
 def test_the_folder_holds_the_benchmark_and_nothing_else(built):
@@ -63,29 +44,6 @@ def test_the_bytes_do_not_depend_on_the_number_of_workers(world, built, tmp_path
     subprocess.run([*command, "--images", str(world), "--quiet"], check=True, env=environment)
     # Images are counted only where they are looked for; nothing else differs.
     assert contents(out) == contents(built)
-
-
-def test_a_finished_build_is_not_done_again(world, built, tmp_path, capsys):
-    out = Path(shutil.copytree(built, tmp_path / "out"))
-    times = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
-    assert build(world, out) == 0
-    assert capsys.readouterr().err.count("up to date") == len(TASKS)
-    assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == times
-
-
-def test_a_changed_raw_file_or_option_is_built_again(raw, tmp_path, capsys):
-    out = tmp_path / "out"
-    assert build(raw, out, "--tasks", "MSMARCO") == 0
-    before = entry_of(out, "MSMARCO")["fingerprint"]
-    path = raw / "msmarco" / "collection.tsv"
-    text = path.read_text(encoding="utf-8")
-    path.write_text(text[:-2] + "!\n", encoding="utf-8")  # of the same size
-    assert build(raw, out, "--tasks", "MSMARCO") == 0
-    changed = entry_of(out, "MSMARCO")["fingerprint"]
-    assert changed != before
-    assert build(raw, out, "--tasks", "MSMARCO", "--set", "MSMARCO.pool=70") == 0
-    assert entry_of(out, "MSMARCO")["fingerprint"] != changed
-    assert pl.read_parquet(out / "MSMARCO_passages" / "test_passages-*.parquet").height == 70
 
 
 def test_tasks_built_one_by_one_are_those_built_together(raw, built, tmp_path):
@@ -268,80 +226,6 @@ def test_a_missing_image_is_named(raw, world, tmp_path, capsys):
     sorted((raw / "coco" / "val2014").glob("*.jpg"))[0].unlink()
     assert build(raw, tmp_path / "out", "--tasks", "OKVQA", "--images", str(raw), "--quiet") == 2
     assert "the image val2014/COCO_val2014_" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("packed", [False, True])
-def test_images_are_looked_for_in_a_finished_build_too(raw, world, tmp_path, capsys, packed):
-    place = tmp_path / "images" / "coco"
-    shutil.copytree(world / "coco", place)
-    out = tmp_path / "out"
-    images = place
-    if packed:
-        images = Path(shutil.make_archive(str(tmp_path / "coco"), "zip", place))
-    arguments = ("--tasks", "OKVQA", "--quiet", "--images", f"OKVQA={images}")
-    assert build(raw, out, *arguments[:3]) == 0
-    before = contents(out)
-    assert build(raw, out, *arguments) == 0
-    capsys.readouterr()
-    lost = sorted(pl.read_parquet(out / "OKVQA_data" / "test-*.parquet")["img_path"].unique())[:2]
-    for name in lost:
-        (place / name).unlink()
-    if packed:
-        shutil.make_archive(str(tmp_path / "coco"), "zip", place)
-    assert build(raw, out, *arguments) == 2
-    message = capsys.readouterr().err
-    assert re.search(r"OKVQA_data/\w+, row question_id=.* \(2 images in all\)", message)
-    assert any(name in message for name in lost)
-    assert contents(out) == before
-    assert build(raw, out, *arguments[:3]) == 0  # not asked for, not looked for
-
-
-def test_a_raw_file_that_comes_later_is_built_in(raw, tmp_path, capsys):
-    out = tmp_path / "out"
-    arguments = ("--tasks", "MSMARCO", "--allow-missing")
-    late = raw / "msmarco" / "qrels.train.tsv"
-    content = late.read_bytes()
-    late.unlink()
-    assert build(raw, out, *arguments) == 0
-    assert entry_of(out, "MSMARCO")["counts"]["lacking"]
-    assert "msmarco/qrels.train.tsv" in entry_of(out, "MSMARCO")["absent"]
-    capsys.readouterr()
-    # What lacks something is finished as well, as long as nothing new is there.
-    (raw / "msmarco" / "notes.txt").write_text("mine")
-    assert build(raw, out, *arguments) == 0
-    assert "MSMARCO: up to date" in capsys.readouterr().err
-    late.with_name("qrels.train.tsv.gz").write_bytes(gzip.compress(content))
-    assert build(raw, out, *arguments) == 0
-    assert "up to date" not in capsys.readouterr().err
-    assert "train" in entry_of(out, "MSMARCO")["configs"]["MSMARCO_data"]
-    assert build(raw, out, *arguments) == 0
-    assert "up to date" in capsys.readouterr().err
-
-
-def test_an_optional_raw_file_that_comes_later_is_seen_once(raw, tmp_path, capsys):
-    out = tmp_path / "out"
-    assert build(raw, out, "--tasks", "EVQA") == 0
-    archive = raw / "evqa" / "encyclopedic_kb_wiki.zip"
-    shutil.unpack_archive(archive, archive.parent)
-    capsys.readouterr()
-    before = pl.read_parquet(out / "EVQA_data" / "*.parquet")
-    assert build(raw, out, "--tasks", "EVQA") == 0
-    assert "up to date" not in capsys.readouterr().err
-    assert "evqa/encyclopedic_kb_wiki.json" in entry_of(out, "EVQA")["sources"]
-    assert pl.read_parquet(out / "EVQA_data" / "*.parquet").equals(before)
-    archive.unlink()  # no longer read
-    assert build(raw, out, "--tasks", "EVQA") == 0
-    assert "up to date" in capsys.readouterr().err
-
-
-def test_a_manifest_that_does_not_say_what_was_absent_is_not_trusted(raw, tmp_path, capsys):
-    out = tmp_path / "out"
-    assert build(raw, out, "--tasks", "KVQA", "--quiet") == 0
-    manifest = read_manifest(out)
-    del manifest["tasks"]["KVQA"]["absent"]
-    (out / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    assert build(raw, out, "--tasks", "KVQA") == 0
-    assert "KVQA: building" in capsys.readouterr().err
 
 
 def test_no_source_reads_a_file_that_its_release_does_not_list(world, tmp_path, monkeypatch):

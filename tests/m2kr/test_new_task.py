@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from baselines.bm25 import BM25
+from m2kr.build.inputs import task_inputs
 from m2kr.build.task import build_task
 from m2kr.cards import card, tasks_table
 from m2kr.check import check
@@ -90,7 +91,7 @@ def test_one_record_and_one_module_add_a_task(riddles, tmp_path):
     for name in RIDDLES:
         Image.new("RGB", (4, 4)).save(raw / "riddles" / "images" / f"{name}.png")
 
-    entry = build_task(riddles, raw, data, images=ImageRoots([raw]).for_task(riddles), quiet=True)
+    entry = build_task(task_inputs(riddles, raw), data, images=ImageRoots([raw]).for_task(riddles), quiet=True)
     assert entry["counts"]["Riddles_data/test"]["images"] == 3
     pack_task(data, riddles, ImageRoots([raw]), out=data, quiet=True)
     report = check(data, list(TASKS.values()), quiet=True)

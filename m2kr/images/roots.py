@@ -182,7 +182,11 @@ def decode(file: ImageFile) -> Image:
             if image.width * image.height > MAX_PIXELS:
                 reason = f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}"
                 raise ImageError(f"{file} has {reason}.", "too many pixels", reason)
-            return image.convert("RGB")
+            converted = image.convert("RGB")
+            # Pillow 13 keeps the colour of a transparent palette entry, and whoever looks at it afterwards takes all
+            # pixels of that colour for transparent.
+            converted.info.pop("transparency", None)
+            return converted
     except ImageError:
         raise
     except M2KRError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 import subprocess
@@ -52,11 +53,24 @@ def test_pictures_become_what_transformers_makes_of_them(shape: tuple[int, int])
         torch.testing.assert_close(row, wanted[0], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "CMYK", "1"])
-def test_pictures_of_every_mode_become_what_transformers_makes_of_them(mode: str) -> None:
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "PA", "CMYK", "1"])
+def test_pictures_of_every_mode_are_read_without_what_is_transparent(mode: str) -> None:
+    """As for the published figures (transformers 4.49); later versions of transformers lay them on white."""
     image = picture(300, 260, mode)
-    wanted = CLIPImageProcessorPil()(image, return_tensors="pt")["pixel_values"]
+    plain = Image.fromarray(np.asarray(image.convert("RGB")))
+    wanted = CLIPImageProcessorPil()(plain, return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(ClipPixels().pixels([image], CPU, torch.float32), wanted, rtol=0, atol=1e-6)
+
+
+def test_a_palette_s_transparent_colour_whitens_no_pixel() -> None:
+    image = picture(40, 30, "P")
+    file = io.BytesIO()
+    image.save(file, "PNG", transparency=int(np.asarray(image)[0, 0]))
+    opened = Image.open(io.BytesIO(file.getvalue())).convert("RGB")
+    assert "transparency" in opened.info
+    wanted = ClipPixels().prepare(Image.fromarray(np.asarray(opened)))
+    np.testing.assert_array_equal(ClipPixels().prepare(opened), wanted)
+    assert "transparency" in opened.info  # it is the caller's
 
 
 @pytest.mark.parametrize(

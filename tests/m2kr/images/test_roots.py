@@ -246,6 +246,17 @@ def test_every_mode_comes_as_rgb(tmp_path: Path, mode: str) -> None:
     assert colour_of(ImageRoots([tmp_path]), "x.jpg" if mode == "CMYK" else "x.png") == (255, 255, 255)
 
 
+def test_a_palette_s_transparent_colour_is_forgotten(tmp_path: Path) -> None:
+    """Else what looks for it afterwards takes opaque pixels of that colour for transparent (Pillow 13)."""
+    picture = Image.new("P", (2, 1))
+    picture.putpalette([200, 0, 0, 200, 0, 0])
+    picture.putdata([0, 1])
+    picture.save(tmp_path / "x.png", transparency=0)
+    opened = ImageRoots([tmp_path]).open("x.png")
+    assert "transparency" not in opened.info
+    assert [opened.convert("RGBA").getpixel((x, 0)) for x in (0, 1)] == [(200, 0, 0, 255)] * 2
+
+
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize(("width", "height"), [(MAX_PIXELS // 1000 + 1, 1000), (60_000, 60_000), (1 << 30, 1 << 30)])
 def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path: Path, width: int, height: int) -> None:

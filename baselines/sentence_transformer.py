@@ -123,13 +123,16 @@ class SentenceTransformerRetriever:
             return [image]
         if self._together:
             return [{"image": image, "text": text} if self._image_first else {"text": text, "image": image}]
-        return {"sum": [image, text], "image": [image], "text": [text]}[self._fusion]
+        if self._fusion == "sum":
+            return [image, text]
+        return [image] if self._fusion == "image" else [text]
 
     def _ready(self, vector: Any) -> np.ndarray[Any, Any]:
         array = vector if isinstance(vector, np.ndarray) else as_array(vector)
         if not self._normalise:
             return array
-        return array / np.maximum(np.linalg.norm(array, axis=-1, keepdims=True), np.float32(1e-12))
+        scaled: np.ndarray[Any, Any] = array / np.maximum(np.linalg.norm(array, axis=-1, keepdims=True), 1e-12)
+        return scaled.astype(array.dtype, copy=False)
 
 
 def _kind_of(item: Any) -> str:

@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Read by name when the page is written: training is documented with the rest, and nothing here depends on it.
 _COMMANDS = {
+    "m2kr.build": "m2kr.build.options:BuildOptions",
     "m2kr.evaluate": "m2kr.evaluate.options:EvaluateOptions",
     "m2kr.answer": "m2kr.answer.options:AnswerOptions",
     "baselines.preflmr.train": "baselines.preflmr.train:TrainOptions",

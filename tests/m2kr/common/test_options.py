@@ -7,7 +7,7 @@ from m2kr.errors import M2KRError
 
 
 def test_settings_of_a_model_are_written_name_equals_value():
-    assert LoadOptions(option=("a=1", "b=x=y", "c="), device="cuda:1, cuda:2").loading == {
+    assert LoadOptions(option=("a=1", "b=x=y", "c="), device="cuda:1").loading == {
         "checkpoint": None,
         "device": "cuda:1",
         "dtype": "float32",

@@ -29,7 +29,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 setup: $(VENV)/.installed  ## Create the virtual environment in .venv
 
 .PHONY: demo
-demo: setup  ## Make a made-up world, build it, evaluate four retrievers, answer with what they find, make the site
+demo: setup  ## Make a made-up world, build it, evaluate four retrievers, answer with what three of them find, make the site
 	$(BIN)/python -m m2kr.synthetic --out $(DEMO)/raw --scale $(SCALE)
 	$(BIN)/python -m m2kr.build --raw $(DEMO)/raw --out $(DEMO)/m2kr --images $(DEMO)/raw
 	$(BIN)/python -m m2kr.evaluate --model bm25 --data $(DEMO)/m2kr --ignore-images --out $(DEMO)/results --quiet

@@ -1,4 +1,4 @@
-"""Looking into runs: the measures of each query, checked against the result file, and queries to be shown.
+"""The query explorer: the measures of each query of a run, checked against its result file, and queries to show.
 
 This needs the benchmark that was evaluated. Without it the site has no significance and no explorer.
 """

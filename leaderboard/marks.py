@@ -1,4 +1,4 @@
-"""Marks: what sets a result apart from the benchmark as it is meant, and so which results may be ranked together."""
+"""Marks on results of another kind than a full evaluation, such as made-up data; equal marks are ranked together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""reader-mini before and in training: a LLaVA with its own vocabulary and clip-mini's image encoder."""
+"""Making and training reader-mini, a LLaVA with a vocabulary of its own and the image encoder of clip-mini."""
 
 from __future__ import annotations
 

@@ -98,11 +98,11 @@ class PreFLMRRetriever:
         return self.model.pictures.prepare
 
     def encode_query(self, inputs: Sequence[Input], batch_size: int = 32) -> list[npt.NDArray[np.float32]]:
-        """Return the vectors of queries, one float32 array ``(tokens_i, dim)`` each; see `encode_queries`."""
+        """Return the vectors of queries, one float32 array ``(tokens_i, dim)`` each; see `PreFLMR.encode_query`."""
         return self.model.encode_query(inputs, batch_size)
 
     def encode_document(self, inputs: Sequence[Input], batch_size: int = 32) -> list[npt.NDArray[np.float32]]:
-        """Return the vectors of passages, one float32 array ``(tokens_i, dim)`` each; see `encode_documents`."""
+        """Return the vectors of passages, one float32 array ``(tokens_i, dim)`` each; see `PreFLMR.encode_document`."""
         return self.model.encode_document(inputs, batch_size)
 
 

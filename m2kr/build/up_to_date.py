@@ -1,4 +1,4 @@
-"""Whether a task is built already, from the same raw files with the same choices, so that nothing is to be done."""
+"""Checking whether a task is already built from the same raw files with the same choices, and can be skipped."""
 
 from __future__ import annotations
 

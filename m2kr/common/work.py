@@ -1,4 +1,4 @@
-"""Work that a kill may interrupt, and that goes on where it was: notes of what is finished, kept beside it.
+"""Resuming interrupted work: notes on disk say what is finished, so that the same command goes on after it.
 
 A note holds facts in a JSON file. It is written atomically after the work that it tells of, under a key, the `digest`
 of all that the work depends on, and under another key it counts as empty. The three uses:

@@ -107,7 +107,7 @@ _BREAKS = r"[\t\n\r\x0b\x0c\x1c-\x1e\u{85}\u{2028}\u{2029}]+"
 
 
 def _trec_ids(ids: pl.Series) -> pl.Series:
-    """Return ids as `m2kr.results.Run.write_trec` writes them, so that a run and these files name the same things."""
+    """Return ids as `m2kr.results.run.Run.write_trec` writes them, so that a run and these files name the same."""
     if not ids.str.contains(r"[\s%\x1c-\x1f]").any():
         return ids
     return pl.Series(ids.name, [escape_id(name) for name in ids], dtype=pl.String)

@@ -1,4 +1,4 @@
-"""The bytes of a raw file: as it is, out of its gzip, or out of the archive that it came alone in."""
+"""Reading the bytes of a raw file: plain, compressed with gzip, or the only JSON file of a zip or tar archive."""
 
 from __future__ import annotations
 

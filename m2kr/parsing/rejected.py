@@ -1,4 +1,4 @@
-"""Rows that a build leaves out: judged by rules, then an error or a list with reasons, as the user asked."""
+"""Bad rows of raw files: found by rules, then reported as an error or set aside in a list with reasons."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where and how exactly torch computes: names of devices, and float32 products in full precision."""
+"""The device that torch computes on: checking its name, and float32 products in full precision."""
 
 from __future__ import annotations
 

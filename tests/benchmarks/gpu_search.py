@@ -1,4 +1,4 @@
-"""Exact search on GPUs at the sizes of the benchmark, beside the rate of a bare matrix product on the same device.
+"""Exact search on a GPU at the sizes of the benchmark, beside the rate of a bare matrix product on the same device.
 
     python tests/benchmarks/gpu_search.py                # both shapes, float16 and bfloat16
     python tests/benchmarks/gpu_search.py --device cpu --scale 0.001 --dtypes float32   # whether it runs at all

@@ -1,4 +1,4 @@
-"""What may follow PreFLMR in a pipeline of sentence-transformers: one vector in place of many, or images alone."""
+"""Modules after PreFLMR in a sentence-transformers pipeline: one mean vector, or the vectors of the image alone."""
 
 from __future__ import annotations
 

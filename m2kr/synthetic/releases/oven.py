@@ -1,4 +1,4 @@
-"""OVEN's entity set: JSON lines, the paths of the pictures, and these, some called .JPEG."""
+"""OVEN's entity set: records as JSON lines, a file of picture paths, and the pictures, some named .JPEG."""
 
 from __future__ import annotations
 

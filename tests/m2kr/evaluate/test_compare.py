@@ -1,4 +1,4 @@
-"""`m2kr evaluate --compare`: results set side by side, task by task."""
+"""`python -m m2kr.evaluate --compare`: results set side by side, task by task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`m2kr evaluate`: what the command passes on, prints and refuses."""
+"""`python -m m2kr.evaluate`: what the command passes on, prints and refuses."""
 
 from __future__ import annotations
 

@@ -301,7 +301,7 @@ class _Thumbnails:
         return self.files[path]
 
     def _write(self, row: int, name: str) -> str | None:
-        from m2kr.images.roots import ImageError
+        from m2kr.images.decode import ImageError
 
         try:
             picture = self.data.query_image(row).convert("RGB")

@@ -253,8 +253,9 @@ def _check_images(
 ) -> None:
     """Decode every image, each once, and list the questions that name a bad one."""
     from m2kr.common.concurrency import ordered_map
+    from m2kr.images.decode import ImageError
     from m2kr.images.packed import packed_images
-    from m2kr.images.roots import ImageError, image_paths
+    from m2kr.images.roots import image_paths
 
     roots = images.for_task(task) if images else packed_images(data, task)
     if roots is None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from m2kr.common.files import atomic
 from m2kr.common.work import Note
 from m2kr.errors import M2KRError
-from m2kr.images.decode import query_pictures
+from m2kr.images.query_pictures import query_pictures
 from m2kr.reader import Answer, Reader, ReaderInput
 from m2kr.results.answer_record import prediction_line, read_predictions
 

@@ -18,7 +18,7 @@ from m2kr.common.progress import say
 from m2kr.common.registry import ignored_inputs
 from m2kr.common.work import discard
 from m2kr.errors import M2KRError
-from m2kr.images.decode import picture_sizes
+from m2kr.images.query_pictures import picture_sizes
 from m2kr.results.answer_record import (
     ANSWER_FORMAT,
     AnswerResult,

@@ -21,7 +21,7 @@ from m2kr.common.files import digest
 from m2kr.common.work import Note
 from m2kr.errors import M2KRError
 from m2kr.evaluate.options import EncodeOptions
-from m2kr.images.decode import query_pictures
+from m2kr.images.query_pictures import query_pictures
 from m2kr.search.store import EmbeddingStore
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from m2kr.errors import M2KRError
 from m2kr.evaluate.encode import Encoder
 from m2kr.evaluate.options import TaskOptions
 from m2kr.evaluate.quantisation import effect_of_8_bits
-from m2kr.images.decode import picture_sizes
+from m2kr.images.query_pictures import picture_sizes
 from m2kr.metrics import score
 from m2kr.results.record import (
     RESULT_FORMAT,

@@ -243,7 +243,7 @@ class _Pictured(Sequence[Any]):
 
 
 def _picture(query: str, image: dict[str, Any] | None) -> Image:
-    from m2kr.images.roots import ImageFile, decode
+    from m2kr.images.decode import ImageFile, decode
 
     content = (image or {}).get("bytes")
     if content is None:

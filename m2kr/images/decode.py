@@ -1,180 +1,97 @@
-"""Decoding the pictures of queries in order, in processes beside the model where that is asked for."""
+"""Decoding one picture to RGB, and what can be wrong with it: missing, truncated, undecodable, too large."""
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
-from typing import TYPE_CHECKING, TypeAlias
+import io
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-from m2kr.common.concurrency import pooled_map
-from m2kr.errors import M2KRError
-from m2kr.images.roots import ImageError, ImageRoots
+from m2kr.errors import M2KRError, first_line
+from m2kr.images.archives import MAX_MEMBER_BYTES
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-    import polars as pl
     from PIL.Image import Image
 
-Picture: TypeAlias = "Image | npt.NDArray[np.uint8]"
-Prepare: TypeAlias = "Callable[[Image], npt.NDArray[np.uint8]]"
+MAX_PIXELS = 100_000_000
+"""A picture of more pixels is refused: a few kilobytes of file can stand for gigabytes of them."""
 
-_JOB = 4
-# Pictures that a worker gets at once: fewer cost more messages, more make the others wait for the last.
-_AHEAD = 256
-# Prepared pictures that wait for the model. They are small; whole pictures could take gigabytes.
-_WORTH_A_POOL = 64
-# Pictures that are decoded in the time in which the workers start.
-_PICKLED_BYTES = 16 << 20
-# What a worker is sent when it starts, at most. A model is larger.
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+# Pillow knows dozens more, some of which start other programs (PostScript), and no release has pictures of theirs.
+
+Fault = Literal["missing", "outside", "undecodable", "truncated", "too many pixels", "unreadable"]
+"""What can be wrong with an image."""
 
 
-def picture_sizes(images: ImageRoots | None, task: str, queries: pl.DataFrame) -> list[int]:
-    """Return the bytes of the picture of each query, -1 where only reading tells.
+class ImageError(M2KRError):
+    """An image is not there, or cannot be decoded.
 
-    Args:
-        images: where they are.
-        task: key of the task, for messages.
-        queries: with the columns ``question_id`` and ``img_path``.
+    Attributes:
+        fault: what is wrong, in a word.
+        reason: the same in a few, without the name of the file.
+    """
+
+    def __init__(self, message: str, fault: Fault = "missing", reason: str = "") -> None:
+        super().__init__(message)
+        self.fault: Fault = fault
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image that was found.
+
+    Attributes:
+        name: where, for messages.
+        size: bytes; -1 where only reading tells.
+        read: returns its content.
+        path: the file itself, unless it is within an archive.
+    """
+
+    name: str
+    size: int
+    read: Callable[[], bytes]
+    path: Path | None = None
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def decode(file: ImageFile) -> Image:
+    """Return an image, decoded to RGB.
 
     Raises:
-        M2KRError: some are missing. That is found out here, and not after hours of work.
+        ImageError: it cannot be decoded, or has too many pixels.
     """
-    if images is None:
-        raise M2KRError(f"the queries of {task} have images. Name their folder with --images.")
-    sizes, missing = [], []
-    for query, path in queries.select("question_id", "img_path").iter_rows():
-        if path is None:
-            raise M2KRError(f"query {query} of {task} has no image path. Build this task again.")
-        file = images.find(path)
-        if file is None:
-            missing.append(path)
-        else:
-            sizes.append(file.size)
-    if missing:
-        raise M2KRError(
-            f"{len(missing):,} of {queries.height:,} images of {task} are not in {images}, the first is {missing[0]}. "
-            "Name their folder with --images, or pass --ignore-images."
-        )
-    return sizes
+    from PIL import Image, UnidentifiedImageError
 
-
-def query_pictures(
-    images: ImageRoots | None, task: str, queries: pl.DataFrame, prepare: Prepare | None = None, *, workers: int = 0
-) -> Generator[Picture]:
-    """Yield the pictures of queries as `decoded` does, after `picture_sizes` found them.
-
-    Raises:
-        ImageError: one cannot be used; it names the query.
-        M2KRError: as `decoded`.
-    """
-    assert images is not None
-    names, paths = queries["question_id"], queries["img_path"].to_list()
-    with closing(decoded(images, paths, prepare, workers=workers)) as pictures:
-        for name, path, picture in zip(names, paths, pictures, strict=True):
-            if isinstance(picture, ImageError):
-                raise ImageError(
-                    f"the picture {path} of query {name} of {task} cannot be used: {picture} "
-                    "What was finished before it is kept.",
-                    picture.fault,
-                    picture.reason,
-                ) from picture
-            yield picture
-
-
-def decoded(
-    images: ImageRoots, paths: Sequence[str], prepare: Prepare | None = None, *, workers: int = 0
-) -> Generator[Picture | ImageError]:
-    """Yield pictures in the order of their paths; of one that cannot be used, its error in its place.
-
-    Args:
-        images: where they are.
-        paths: as in ``img_path``.
-        prepare: makes an array of a picture, for the model; None gives the picture itself, in RGB.
-        workers: processes that decode them, a bounded number of pictures ahead. With 0 or 1, or for a few pictures,
-            there are none. They are spawned and not forked: a fork of a process whose torch has threads can hang.
-
-    Raises:
-        M2KRError: ``prepare`` cannot be sent to another process, or a worker was killed.
-    """
-    if workers < 2 or len(paths) < _WORTH_A_POOL:
-        for path in paths:
-            yield _decode(images, prepare, path)
-        return
-    from concurrent.futures import ProcessPoolExecutor
-    from concurrent.futures.process import BrokenProcessPool
-    from multiprocessing import get_context
-
-    _check_small(images, prepare)
-    jobs = (paths[first : first + _JOB] for first in range(0, len(paths), _JOB))
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _begin, (images, prepare))
+    if file.size > MAX_MEMBER_BYTES:
+        reason = f"{file.size:,} bytes, more than {MAX_MEMBER_BYTES:,}"
+        raise ImageError(f"{file} has {reason}: no picture.", "undecodable", reason)
     try:
-        for pictures in pooled_map(pool, _decode_job, jobs, depth=_AHEAD // _JOB if prepare else 4 * workers):
-            yield from pictures
-    except BrokenProcessPool as error:
-        raise M2KRError(
-            "a process that decodes pictures ended, most likely for lack of memory, or because the calling script runs "
-            "its work on import (it needs `if __name__ == '__main__'`). Pass --workers 0 to do without such processes."
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _decode(images: ImageRoots, prepare: Prepare | None, path: str) -> Picture | ImageError:
-    try:
-        picture = images.open(path)
-    except ImageError as error:
-        return error
-    return picture if prepare is None else prepare(picture)
-
-
-_given: tuple[ImageRoots, Prepare | None]
-# What a worker decodes with.
-
-
-def _begin(images: ImageRoots, prepare: Prepare | None) -> None:
-    """Begin a worker."""
-    import os
-    import signal
-    import threading
-    from multiprocessing import parent_process
-
-    global _given
-    _given = (images, prepare)
-    # The evaluation is interrupted by its own handler and ends the workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = parent_process()
-    assert parent is not None
-
-    def end_with(sentinel: int) -> None:
-        from multiprocessing.connection import wait
-
-        wait([sentinel])
-        os._exit(1)
-
-    # A killed evaluation ends nobody: its workers would wait for work for ever.
-    threading.Thread(target=end_with, args=(parent.sentinel,), daemon=True).start()
-
-
-def _decode_job(paths: Sequence[str]) -> list[Picture | ImageError]:
-    return [_decode(*_given, path) for path in paths]
-
-
-def _check_small(images: ImageRoots, prepare: Prepare | None) -> None:
-    class Count:
-        size = 0
-
-        def write(self, part: bytes) -> int:
-            self.size += len(part)
-            if self.size > _PICKLED_BYTES:
-                raise OverflowError(f"it takes more than {_PICKLED_BYTES >> 20} MiB, so it holds a model")
-            return len(part)
-
-    try:
-        pickle.Pickler(Count()).dump((images, prepare))
-    except Exception as error:  # objects raise what they like when they cannot be pickled
-        raise M2KRError(
-            f"the retriever's prepare_image cannot be sent to the processes that decode pictures ({error}). Make it a "
-            "function, or a method of a small object, without the model; or pass --workers 0."
+        with Image.open(io.BytesIO(file.read()), formats=_FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                reason = f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}"
+                raise ImageError(f"{file} has {reason}.", "too many pixels", reason)
+            converted = image.convert("RGB")
+            # Pillow 13 keeps the colour of a transparent palette entry, and whoever looks at it afterwards takes all
+            # pixels of that colour for transparent.
+            converted.info.pop("transparency", None)
+            return converted
+    except ImageError:
+        raise
+    except M2KRError as error:
+        raise ImageError(str(error), "unreadable", "it cannot be read from its archive") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{file} has too many pixels ({error}).", "too many pixels", str(error)) from error
+    except Exception as error:  # of broken files, decoders raise ValueError, RuntimeError and more
+        # Of a file that is no image, its own words name a buffer of ours.
+        reason = "cannot identify image file" if isinstance(error, UnidentifiedImageError) else first_line(error)
+        cut = re.search(r"truncated|unexpected end|not enough", reason, re.IGNORECASE)
+        raise ImageError(
+            f"{file} cannot be decoded as an image ({reason}). Get the file again.",
+            "truncated" if cut else "undecodable",
+            reason,
         ) from error

@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 
 from m2kr.errors import first_line
 from m2kr.formats.shards import find_shards, missing_shards
-from m2kr.images.roots import ImageError, ImageFile, ImageRoots
+from m2kr.images.decode import ImageError, ImageFile
+from m2kr.images.roots import ImageRoots
 from m2kr.tasks import Task
 
 SPLIT = "images"

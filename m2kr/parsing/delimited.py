@@ -23,7 +23,7 @@ import pyarrow.csv as pa_csv
 
 from m2kr.common.concurrency import prefetch
 from m2kr.errors import BadRowsError
-from m2kr.parsing.contents import read_pieces
+from m2kr.parsing.compressed import read_pieces
 from m2kr.parsing.rows import Advance, BadRow, Batch
 
 MAX_RECORD_BYTES = 8 << 20

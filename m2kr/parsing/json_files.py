@@ -12,7 +12,7 @@ from typing import Any
 
 import ijson
 
-from m2kr.parsing.contents import DAMAGED_GZIP, UNREADABLE, CountedFile, open_content, read_pieces
+from m2kr.parsing.compressed import DAMAGED_GZIP, UNREADABLE, CountedFile, open_content, read_pieces
 from m2kr.parsing.lines import read_lines
 from m2kr.parsing.rows import Advance, BadRow
 

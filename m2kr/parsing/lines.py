@@ -10,7 +10,7 @@ import polars as pl
 import pyarrow as pa
 
 from m2kr.common.concurrency import prefetch
-from m2kr.parsing.contents import read_pieces
+from m2kr.parsing.compressed import read_pieces
 from m2kr.parsing.rows import Advance, BadRow, Batch
 
 

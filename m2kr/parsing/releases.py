@@ -18,7 +18,7 @@ from m2kr.common.concurrency import ordered_map, prefetch
 from m2kr.common.files import digest, write_json
 from m2kr.common.progress import progress
 from m2kr.errors import BadRowsError, M2KRError, MissingFilesError
-from m2kr.parsing.contents import read_pieces
+from m2kr.parsing.compressed import read_pieces
 from m2kr.parsing.json_files import Element
 from m2kr.parsing.json_records import rows_of
 from m2kr.parsing.rejected import RejectedRows, bad_rows

@@ -13,7 +13,8 @@ import polars as pl
 
 from m2kr.common.concurrency import ordered_map
 from m2kr.common.progress import progress
-from m2kr.images.roots import MAX_PIXELS, SUFFIXES, ImageError, ImageRoots
+from m2kr.images.decode import MAX_PIXELS, ImageError
+from m2kr.images.roots import SUFFIXES, ImageRoots
 from m2kr.parsing.delimited import read_quoted
 from m2kr.parsing.rejected import Rule, split_bad_rows
 from m2kr.parsing.releases import RawFiles

@@ -18,7 +18,7 @@ from m2kr.errors import M2KRError, run_command
 from m2kr.evaluate.encode import Encoder
 from m2kr.evaluate.options import EncodeOptions, TaskOptions
 from m2kr.evaluate.task import evaluate_task
-from m2kr.images.roots import ImageError
+from m2kr.images.decode import ImageError
 
 
 class Letters:

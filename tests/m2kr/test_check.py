@@ -12,7 +12,8 @@ from m2kr import check as module
 from m2kr.check import main
 from m2kr.errors import run_command
 from m2kr.formats.manifest import read_manifest
-from m2kr.images.roots import MAX_PIXELS, image_paths
+from m2kr.images.decode import MAX_PIXELS
+from m2kr.images.roots import image_paths
 from m2kr.tasks import TASKS
 from tests.m2kr.pictures import png_header
 

@@ -16,7 +16,7 @@ from m2kr.answer.generate import AnswerGenerator
 from m2kr.answer.options import AnswerTaskOptions
 from m2kr.dataset import TaskData, load_task
 from m2kr.errors import M2KRError
-from m2kr.images.roots import ImageError
+from m2kr.images.decode import ImageError
 from m2kr.reader import Answer, ReaderInput
 
 

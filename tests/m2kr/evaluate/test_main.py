@@ -170,7 +170,13 @@ def test_an_option_is_added_by_one_field(msmarco: TaskData, tmp_path: Path) -> N
     assert "| `--temperature TEMPERATURE` | of the softmax; default 1 |" in options_table(WithTemperature)
 
 
-COMMANDS = ("m2kr.evaluate.__main__", "m2kr.answer.__main__", "m2kr.results.__main__", "m2kr.ask", "m2kr.build.__main__")
+COMMANDS = (
+    "m2kr.evaluate.__main__",
+    "m2kr.answer.__main__",
+    "m2kr.results.__main__",
+    "m2kr.ask",
+    "m2kr.build.__main__",
+)
 
 
 @pytest.mark.parametrize(

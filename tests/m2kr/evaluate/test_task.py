@@ -24,7 +24,7 @@ from m2kr.evaluate import encode
 from m2kr.evaluate import task as evaluate
 from m2kr.evaluate.options import TaskOptions
 from m2kr.evaluate.task import evaluate_task
-from m2kr.images import decode
+from m2kr.images import query_pictures
 from m2kr.metrics import score
 from m2kr.results.record import Result, read_result
 from m2kr.results.run import Run
@@ -253,7 +253,7 @@ class Preparing(Seeing):
 def test_a_retriever_gets_pictures_as_it_prepares_them(
     built: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
-    monkeypatch.setattr(decode, "_WORTH_A_POOL", 1)
+    monkeypatch.setattr(query_pictures, "_WORTH_A_POOL", 1)
     monkeypatch.setattr(encode, "IMAGE_CHUNK", 8)
     data = load_task("LLaVA", built, images=world)
     made = Preparing()

@@ -18,9 +18,10 @@ from m2kr.errors import run_command
 from m2kr.formats.manifest import read_manifest
 from m2kr.images import pack
 from m2kr.images.__main__ import main
+from m2kr.images.decode import ImageError
 from m2kr.images.pack import pack_task
 from m2kr.images.packed import PackedImages
-from m2kr.images.roots import ImageError, ImageRoots, image_paths, parse_roots
+from m2kr.images.roots import ImageRoots, image_paths, parse_roots
 from m2kr.tasks import TASKS
 
 TASK = TASKS["OKVQA"]

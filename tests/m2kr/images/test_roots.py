@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from m2kr.errors import M2KRError
-from m2kr.images.roots import MAX_PIXELS, ImageError, ImageRoots, parse_roots
+from m2kr.images.decode import MAX_PIXELS, ImageError
+from m2kr.images.roots import ImageRoots, parse_roots
 from m2kr.tasks import TASKS
 from tests.m2kr.pictures import png_header
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from m2kr.parsing import contents
+from m2kr.parsing import compressed
 
 
 @pytest.fixture(params=[7, 64, 1 << 20], ids=lambda size: f"{size}-byte blocks")
 def block_bytes(request, monkeypatch):
-    monkeypatch.setattr(contents, "BLOCK_BYTES", request.param)
+    monkeypatch.setattr(compressed, "BLOCK_BYTES", request.param)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m2kr.errors import BadRowsError
-from m2kr.parsing import contents, delimited
+from m2kr.parsing import compressed, delimited
 from m2kr.parsing.delimited import read_quoted
 from tests.m2kr.raw_files import ANY_TEXT, QUICK, gathered
 
@@ -31,7 +31,7 @@ def test_quoted_fields_come_back_as_the_csv_module_wrote_them(tmp_path, records,
     path.write_bytes(text.getvalue().encode())
     for size, piece in ((11, 1 << 18), (1 << 20, 7), (1 << 20, 1 << 18)):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(contents, "BLOCK_BYTES", size)
+            patch.setattr(compressed, "BLOCK_BYTES", size)
             patch.setattr(delimited, "_PIECE_BYTES", piece)
             rows, bad = gathered(read_quoted(path, ["id", "text", "title"]), ["id", "text", "title"])
         assert not bad
@@ -78,7 +78,7 @@ def test_the_number_of_threads_changes_nothing_even_where_records_are_broken(tmp
     path.write_bytes(b"id\ttext\n" + b"".join(pieces))
     found = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(contents, "BLOCK_BYTES", size)
+        patch.setattr(compressed, "BLOCK_BYTES", size)
         for workers in (1, 2, 4):
             found.append(gathered(read_quoted(path, ["id", "text"], workers=workers), ["row", "id", "text"]))
     # One block holds the file.

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m2kr.parsing import contents
+from m2kr.parsing import compressed
 from m2kr.parsing.lines import read_lines
 from tests.m2kr.raw_files import ANY_TEXT, QUICK, gathered
 
@@ -19,7 +19,7 @@ def test_lines_come_back_as_they_were_written(tmp_path, lines, end):
     written = lines if end or lines[-1] else lines[:-1]
     for size in (5, 1 << 20):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(contents, "BLOCK_BYTES", size)
+            patch.setattr(compressed, "BLOCK_BYTES", size)
             rows, bad = gathered(read_lines(path), ["row", "text"])
         assert rows == [(f"line {number}", text) for number, text in enumerate(written, start=1)]
         assert not bad
@@ -45,7 +45,7 @@ def test_gzip_is_read_like_plain_text(tmp_path, block_bytes):
 
 @pytest.mark.parametrize("cut", [5, 15, 400])
 def test_a_truncated_gzip_is_reported_after_what_could_be_read(tmp_path, cut, monkeypatch):
-    monkeypatch.setattr(contents, "BLOCK_BYTES", 64)
+    monkeypatch.setattr(compressed, "BLOCK_BYTES", 64)
     whole = gzip.compress("\n".join(f"{i} {i * i * 7919}" for i in range(500)).encode())
     (tmp_path / "f.gz").write_bytes(whole[:cut])
     rows, bad = gathered(read_lines(tmp_path / "f.gz"), ["text"])

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from m2kr.errors import BadRowsError, MissingFilesError
-from m2kr.parsing import contents
+from m2kr.parsing import compressed
 from m2kr.sources.articles import numbers_in
 from m2kr.sources.sampling import draw
 from tests.m2kr.raw_files import SAMPLES, blocks, jsonl, needs_samples
@@ -229,7 +229,7 @@ def test_without_any_positive_nothing_is_built(release, put, tables):
 
 def test_workers_change_nothing(release, tables, monkeypatch):
     one = tables("Infoseek", extra_passages=5)
-    monkeypatch.setattr(contents, "BLOCK_BYTES", 60)
+    monkeypatch.setattr(compressed, "BLOCK_BYTES", 60)
     many = tables("Infoseek", extra_passages=5, workers=3)
     assert one[0]["train"].equals(many[0]["train"])
     assert one[1]["train"].equals(many[1]["train"])

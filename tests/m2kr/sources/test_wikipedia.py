@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from m2kr.parsing import contents
+from m2kr.parsing import compressed
 from m2kr.sources.wikipedia import find_phrases, words
 from tests.m2kr.raw_files import QUICK, blocks
 
@@ -49,7 +49,7 @@ def test_the_best_blocks_of_every_phrase_are_found(tmp_path, texts, best, worker
     (tmp_path / "psgs.tsv").write_text(blocks(*rows), encoding="utf-8")
     phrases = sorted({plain_words(word) for word in WORDS})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(contents, "BLOCK_BYTES", 100)
+        patch.setattr(compressed, "BLOCK_BYTES", 100)
         (batch,) = find_phrases(tmp_path / "psgs.tsv", lambda _: None, phrases, best, workers)
     for phrase in phrases:
         hits = batch.frame.filter(pl.col("phrase") == phrase)

@@ -1,4 +1,4 @@
-"""`m2kr.images.decode`: pictures decoded in order, by other processes too."""
+"""`m2kr.images.query_pictures`: pictures decoded in order, by other processes too."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ import pytest
 from PIL import Image
 
 from m2kr.errors import M2KRError
-from m2kr.images import decode
-from m2kr.images.decode import decoded
-from m2kr.images.roots import ImageError, ImageRoots
+from m2kr.images import query_pictures
+from m2kr.images.decode import ImageError
+from m2kr.images.query_pictures import decoded
+from m2kr.images.roots import ImageRoots
 
 COUNT = 90
 
@@ -77,7 +78,7 @@ def test_a_broken_picture_comes_as_its_error_in_its_place(roots: ImageRoots, wor
 def test_pictures_are_decoded_a_bounded_number_ahead(
     roots: ImageRoots, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decode, "_AHEAD", 16)
+    monkeypatch.setattr(query_pictures, "_AHEAD", 16)
     marks = tmp_path / "marks"
     marks.mkdir()
     with closing(decoded(roots, PATHS, partial(mark, marks), workers=2)) as pictures:
@@ -126,7 +127,7 @@ def test_a_worker_that_is_killed_is_an_error_with_its_remedy(roots: ImageRoots) 
 KILLED = """
 import os, sys, time
 from pathlib import Path
-from m2kr.images.decode import decoded
+from m2kr.images.query_pictures import decoded
 from m2kr.images.roots import ImageRoots
 
 if __name__ == "__main__":

@@ -1,0 +1,181 @@
+"""Decoding the pictures of queries in order, in processes beside the model where that is asked for."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from typing import TYPE_CHECKING, TypeAlias
+
+from m2kr.common.concurrency import pooled_map
+from m2kr.errors import M2KRError
+from m2kr.images.decode import ImageError
+from m2kr.images.roots import ImageRoots
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import polars as pl
+    from PIL.Image import Image
+
+Picture: TypeAlias = "Image | npt.NDArray[np.uint8]"
+Prepare: TypeAlias = "Callable[[Image], npt.NDArray[np.uint8]]"
+
+_JOB = 4
+# Pictures that a worker gets at once: fewer cost more messages, more make the others wait for the last.
+_AHEAD = 256
+# Prepared pictures that wait for the model. They are small; whole pictures could take gigabytes.
+_WORTH_A_POOL = 64
+# Pictures that are decoded in the time in which the workers start.
+_PICKLED_BYTES = 16 << 20
+# What a worker is sent when it starts, at most. A model is larger.
+
+
+def picture_sizes(images: ImageRoots | None, task: str, queries: pl.DataFrame) -> list[int]:
+    """Return the bytes of the picture of each query, -1 where only reading tells.
+
+    Args:
+        images: where they are.
+        task: key of the task, for messages.
+        queries: with the columns ``question_id`` and ``img_path``.
+
+    Raises:
+        M2KRError: some are missing. That is found out here, and not after hours of work.
+    """
+    if images is None:
+        raise M2KRError(f"the queries of {task} have images. Name their folder with --images.")
+    sizes, missing = [], []
+    for query, path in queries.select("question_id", "img_path").iter_rows():
+        if path is None:
+            raise M2KRError(f"query {query} of {task} has no image path. Build this task again.")
+        file = images.find(path)
+        if file is None:
+            missing.append(path)
+        else:
+            sizes.append(file.size)
+    if missing:
+        raise M2KRError(
+            f"{len(missing):,} of {queries.height:,} images of {task} are not in {images}, the first is {missing[0]}. "
+            "Name their folder with --images, or pass --ignore-images."
+        )
+    return sizes
+
+
+def query_pictures(
+    images: ImageRoots | None, task: str, queries: pl.DataFrame, prepare: Prepare | None = None, *, workers: int = 0
+) -> Generator[Picture]:
+    """Yield the pictures of queries as `decoded` does, after `picture_sizes` found them.
+
+    Raises:
+        ImageError: one cannot be used; it names the query.
+        M2KRError: as `decoded`.
+    """
+    assert images is not None
+    names, paths = queries["question_id"], queries["img_path"].to_list()
+    with closing(decoded(images, paths, prepare, workers=workers)) as pictures:
+        for name, path, picture in zip(names, paths, pictures, strict=True):
+            if isinstance(picture, ImageError):
+                raise ImageError(
+                    f"the picture {path} of query {name} of {task} cannot be used: {picture} "
+                    "What was finished before it is kept.",
+                    picture.fault,
+                    picture.reason,
+                ) from picture
+            yield picture
+
+
+def decoded(
+    images: ImageRoots, paths: Sequence[str], prepare: Prepare | None = None, *, workers: int = 0
+) -> Generator[Picture | ImageError]:
+    """Yield pictures in the order of their paths; of one that cannot be used, its error in its place.
+
+    Args:
+        images: where they are.
+        paths: as in ``img_path``.
+        prepare: makes an array of a picture, for the model; None gives the picture itself, in RGB.
+        workers: processes that decode them, a bounded number of pictures ahead. With 0 or 1, or for a few pictures,
+            there are none. They are spawned and not forked: a fork of a process whose torch has threads can hang.
+
+    Raises:
+        M2KRError: ``prepare`` cannot be sent to another process, or a worker was killed.
+    """
+    if workers < 2 or len(paths) < _WORTH_A_POOL:
+        for path in paths:
+            yield _decode(images, prepare, path)
+        return
+    from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
+    from multiprocessing import get_context
+
+    _check_small(images, prepare)
+    jobs = (paths[first : first + _JOB] for first in range(0, len(paths), _JOB))
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _begin, (images, prepare))
+    try:
+        for pictures in pooled_map(pool, _decode_job, jobs, depth=_AHEAD // _JOB if prepare else 4 * workers):
+            yield from pictures
+    except BrokenProcessPool as error:
+        raise M2KRError(
+            "a process that decodes pictures ended, most likely for lack of memory, or because the calling script runs "
+            "its work on import (it needs `if __name__ == '__main__'`). Pass --workers 0 to do without such processes."
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _decode(images: ImageRoots, prepare: Prepare | None, path: str) -> Picture | ImageError:
+    try:
+        picture = images.open(path)
+    except ImageError as error:
+        return error
+    return picture if prepare is None else prepare(picture)
+
+
+_given: tuple[ImageRoots, Prepare | None]
+# What a worker decodes with.
+
+
+def _begin(images: ImageRoots, prepare: Prepare | None) -> None:
+    """Begin a worker."""
+    import os
+    import signal
+    import threading
+    from multiprocessing import parent_process
+
+    global _given
+    _given = (images, prepare)
+    # The evaluation is interrupted by its own handler and ends the workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    assert parent is not None
+
+    def end_with(sentinel: int) -> None:
+        from multiprocessing.connection import wait
+
+        wait([sentinel])
+        os._exit(1)
+
+    # A killed evaluation ends nobody: its workers would wait for work for ever.
+    threading.Thread(target=end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _decode_job(paths: Sequence[str]) -> list[Picture | ImageError]:
+    return [_decode(*_given, path) for path in paths]
+
+
+def _check_small(images: ImageRoots, prepare: Prepare | None) -> None:
+    class Count:
+        size = 0
+
+        def write(self, part: bytes) -> int:
+            self.size += len(part)
+            if self.size > _PICKLED_BYTES:
+                raise OverflowError(f"it takes more than {_PICKLED_BYTES >> 20} MiB, so it holds a model")
+            return len(part)
+
+    try:
+        pickle.Pickler(Count()).dump((images, prepare))
+    except Exception as error:  # objects raise what they like when they cannot be pickled
+        raise M2KRError(
+            f"the retriever's prepare_image cannot be sent to the processes that decode pictures ({error}). Make it a "
+            "function, or a method of a small object, without the model; or pass --workers 0."
+        ) from error

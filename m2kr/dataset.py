@@ -15,6 +15,7 @@ import polars as pl
 from m2kr.common.files import digest
 from m2kr.errors import M2KRError, first_line
 from m2kr.formats.manifest import identify
+from m2kr.formats.rules import DatasetError, check_loaded
 from m2kr.formats.shards import readable, split_shards
 from m2kr.images.packed import packed_images
 from m2kr.images.roots import ImageRoots, parse_roots
@@ -163,7 +164,8 @@ def load_task(
         limit: keep the first so many queries only.
 
     Raises:
-        M2KRError: the folder has no such task or split, a column is missing, or the hub cannot be reached.
+        M2KRError: the folder has no such task or split, or the hub cannot be reached; a column is missing or of a type
+            that would give false figures; an id is empty or stands twice; a passage, a positive or an answer is null.
     """
     task = get_task(task)
     if split not in task.splits:
@@ -178,13 +180,15 @@ def load_task(
     else:
         (queries, first), (passages, second) = (_from_hub(str(data), config, name) for config, name in tables)
         fingerprint = digest(first, second)
-    for frame, config, columns in (
-        (queries, task.data_config, ("question_id", "question", "instruction", "pos_item_ids")),
-        (passages, task.passages_config, ("passage_id", "passage_content")),
-    ):
-        lacking = [column for column in columns if column not in frame.columns]
-        if lacking:
-            raise M2KRError(f"{config} in {data} has no column {', '.join(lacking)}; it is not in the M2KR format.")
+    needed = ["question_id", "question", "instruction", "pos_item_ids"]
+    needed += [name for name in ("answers", "img_path") if name in task.query_columns]
+    try:
+        for frame, columns, (config, name) in zip(
+            (queries, passages), (needed, ("passage_id", "passage_content")), tables, strict=True
+        ):
+            check_loaded(config, frame, f"{config}/{name} in {data}", columns)
+    except DatasetError as error:
+        raise M2KRError(f"{error} Get or build it again; python -m m2kr.check looks for more in a folder.") from error
     limited = limit is not None and limit < queries.height
     if limit is not None:
         queries = queries.head(limit)
@@ -192,8 +196,6 @@ def load_task(
         name: list(dict.fromkeys(positives or []))
         for name, positives in queries.select("question_id", "pos_item_ids").iter_rows()
     }
-    if len(qrels) != queries.height:
-        raise M2KRError(f"{task.data_config}/{split} in {data} has question ids that stand more than once.")
     if isinstance(images, str | Path):
         images = parse_roots([str(images)])
     if images is not None:

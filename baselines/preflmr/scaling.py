@@ -168,6 +168,8 @@ def _whole(folder: Path, write: Callable[[Path], Any]) -> None:
     if folder.is_dir():
         return
     temporary = folder.with_name(f".{folder.name}.tmp")
+    if temporary.is_symlink():  # which rmtree leaves, and writing would follow
+        temporary.unlink()
     shutil.rmtree(temporary, ignore_errors=True)
     write(temporary)
     temporary.replace(folder)

@@ -5,6 +5,8 @@ Finished chunks are kept, so that the same call after a kill goes on where it wa
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +18,7 @@ from m2kr.common.files import atomic, digest, safe_name, sha256_of
 from m2kr.common.measure import environment
 from m2kr.common.progress import say
 from m2kr.common.registry import ignored_inputs
-from m2kr.common.work import discard
+from m2kr.common.work import Workplace
 from m2kr.errors import M2KRError
 from m2kr.images.query_pictures import picture_sizes
 from m2kr.results.answer_record import (
@@ -56,10 +58,11 @@ def answer_task(
         bem: answer-equivalence model, for EVQA. Scoring again with another answers nothing again.
 
     Raises:
-        M2KRError: the task has no answer metric, the reader reads no images, images are missing or broken, or a
-            finished result with other settings is in the way.
+        M2KRError: the task has no answer metric, the reader reads no images, images are missing or broken, a finished
+            result with other settings is in the way, or another process is making the result.
     """
     options, task = options or AnswerTaskOptions(), data.task
+    options = replace(options, k=max(1, min(options.k, data.passages.height)))
     ignored = check_reader(reader, task, ignore_images=options.ignore_images)
     if not data.queries.height:
         raise M2KRError(f"there are no questions in {task.data_config}/{data.split}.")
@@ -83,51 +86,63 @@ def answer_task(
     name = result_name(data) if used else f"{result_name(data)}.{options.combine}-{options.k}"
     folder = out / "answers" / safe_name(reader.name)
     result_path, predictions_path = folder / f"{name}.json", folder / f"{name}.predictions.jsonl"
-    work = folder / f".{name}.work"
-    finished = finished_record(result_path, read_answer_result, answers_key, rerun=options.rerun, name="answers_key")
-    if finished and predictions_path.is_file() and sha256_of(predictions_path) == finished["predictions_sha256"]:
-        discard(work)  # a kill may have come before
-        if finished["key"] == key:
-            say(f"{task.key}: finished before, see {result_path}", quiet=options.quiet)
-            return finished
-        done = read_predictions(predictions_path), finished["seconds"], finished["peak_memory"]
-    else:
-        with_images = task.reads_images and not ignored
-        if with_images:
-            picture_sizes(data.images, task.key, data.queries)  # before anything is answered
-        done = AnswerGenerator(reader, data, passages, options, with_images).answer_all(work, answers_key)
-    predictions, seconds, memory = done
-    said = {line["question_id"]: line["answer"] for line in predictions}
-    scores = score_answers(task.key, data.queries, said, bem=bem)
-    _write_predictions(predictions_path, predictions, scores)
-    result: AnswerResult = write_record(
-        result_path,
-        AnswerResult,
-        {
-            **data_facts(data),
-            **chosen(options, "in_result"),
-            **used,
-            **environment(options.device),
-            "format": ANSWER_FORMAT,
-            "reader": reader.name,
-            "reader_settings": reader.settings,
-            "source": passages.source,
-            "retriever": passages.retriever,
-            "run_sha256": passages.run_sha256,
-            "metrics": scores.metrics,
-            "intervals": intervals(scores),
-            "headline": scores.headline,
-            "bem": bem.settings if bem else None,
-            "queries_without_passages": without,
-            "ignored_inputs": ignored,
-            "seconds": round(seconds, 3),
-            "peak_memory": memory,
-            "predictions_sha256": sha256_of(predictions_path),
-            "answers_key": answers_key,
-            "key": key,
-        },
-    )
-    discard(work)
+    work = Workplace(folder, name, answers_key)
+
+    def answered() -> AnswerResult | None:
+        """Return the result of these answers, if it is there; raise where one with other settings is."""
+        found = finished_record(result_path, read_answer_result, answers_key, rerun=options.rerun, name="answers_key")
+        whole = found and predictions_path.is_file() and sha256_of(predictions_path) == found["predictions_sha256"]
+        return found if whole else None
+
+    finished = answered()
+    if finished and finished["key"] == key:
+        if work.untidy:  # a kill may have come before
+            with suppress(M2KRError), work.locked():  # or another process makes it again
+                work.clear()
+        say(f"{task.key}: finished before, see {result_path}", quiet=options.quiet)
+        return finished
+    with_images = task.reads_images and not ignored
+    if with_images and not finished:
+        picture_sizes(data.images, task.key, data.queries)  # before anything is answered
+    with work.locked():
+        if finished := answered():
+            done = read_predictions(predictions_path), finished["seconds"], finished["peak_memory"]
+        else:
+            generator = AnswerGenerator(reader, data, passages, options, with_images)
+            done = generator.answer_all(work.folder, answers_key)
+        predictions, seconds, memory = done
+        said = {line["question_id"]: line["answer"] for line in predictions}
+        scores = score_answers(task.key, data.queries, said, bem=bem)
+        answered()  # raises where a result with other settings came meanwhile
+        _write_predictions(predictions_path, predictions, scores)
+        result: AnswerResult = write_record(
+            result_path,
+            AnswerResult,
+            {
+                **data_facts(data),
+                **chosen(options, "in_result"),
+                **used,
+                **environment(options.device),
+                "format": ANSWER_FORMAT,
+                "reader": reader.name,
+                "reader_settings": reader.settings,
+                "source": passages.source,
+                "retriever": passages.retriever,
+                "run_sha256": passages.run_sha256,
+                "metrics": scores.metrics,
+                "intervals": intervals(scores),
+                "headline": scores.headline,
+                "bem": bem.settings if bem else None,
+                "queries_without_passages": without,
+                "ignored_inputs": ignored,
+                "seconds": round(seconds, 3),
+                "peak_memory": memory,
+                "predictions_sha256": sha256_of(predictions_path),
+                "answers_key": answers_key,
+                "key": key,
+            },
+        )
+        work.clear()
     return result
 
 

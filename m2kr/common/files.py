@@ -20,7 +20,7 @@ def atomic(path: Path, mode: Literal["w", "wb"] = "wb", *, durable: bool = True)
 
     Text is UTF-8 with "\n" line ends on every platform. A block that fails leaves ``path`` as it was.
     Unless ``durable`` is false, the bytes are on the disk before the rename, which costs milliseconds: thousands of
-    small files that can be made again do without.
+    small files that can be made again do without. A link under the temporary name is not followed, but replaced.
 
     Raises:
         M2KRError: the disk is full, or the folder cannot be written.
@@ -30,7 +30,9 @@ def atomic(path: Path, mode: Literal["w", "wb"] = "wb", *, durable: bool = True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         text: dict[str, Any] = {"encoding": "utf-8", "newline": "\n"} if mode == "w" else {}
-        with temporary.open(mode, **text) as file:
+        temporary.unlink(missing_ok=True)
+        # "x" makes the file or fails, so a link that somebody puts there meanwhile is not followed either.
+        with temporary.open(mode.replace("w", "x"), **text) as file:
             yield file
             if durable:
                 file.flush()

@@ -12,14 +12,19 @@ of all that the work depends on, and under another key it counts as empty. The t
     note.seconds, note.memory
 
     claim(out / "run.json", settings, "run")             # a folder of a user's choice, for one run's files
+
+A `Workplace` is the folder for the unfinished work on one result, and the lock that one process at a time holds.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +143,76 @@ def claim(note: Path, settings: dict[str, Any], what: str) -> None:
         raise M2KRError(
             f"{folder} holds a {what} with other settings ({', '.join(other)}): delete it, or choose another --out."
         )
+
+
+class Workplace:
+    """The folder of the unfinished work on a result, ``.<name>.work-<key>`` beside it, and the lock of that result.
+
+    Other settings have another key, so no command reads what one with other settings has begun.
+
+    Args:
+        out: folder of the result; it need not exist.
+        name: what the files of the result are called.
+        key: of all that the result depends on.
+    """
+
+    def __init__(self, out: Path, name: str, key: str) -> None:
+        self.out, self.name = out, name
+        self.folder = out / f".{name}.work-{key}"
+        self._lock, self._holder = out / f".{name}.lock", out / f".{name}.lock-holder"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Be the only process that works on the result, under any settings.
+
+        Raises:
+            M2KRError: another one is (which, and since when), or the folder cannot be written.
+        """
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self._lock)
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            if self._lock.is_symlink():
+                self._lock.unlink()  # not ours, and not to be followed
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise M2KRError(
+                f"{self.out / self.name} is being made by {self._held_by()}. Wait until that has ended, or choose "
+                "another --out."
+            ) from error
+        except OSError as error:
+            raise M2KRError(
+                f"{self._lock} could not be written: {error.strerror or error}. Choose another folder."
+            ) from error
+        try:
+            write_json(
+                self._holder, {"pid": os.getpid(), "since": datetime.now().astimezone().isoformat(" ", "seconds")}
+            )
+            yield
+        finally:
+            # Before the release, as they may be another's after it. Who has opened the lock meanwhile opens it anew.
+            for path in (self._holder, self._lock):
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
+            lock.release()
+
+    def _held_by(self) -> str:
+        try:
+            holder = json.loads(self._holder.read_text(encoding="utf-8"))
+            return f"process {holder['pid']:d}, since {holder['since']:.40}"
+        except (OSError, ValueError, TypeError, KeyError):
+            return "another process"
+
+    @property
+    def untidy(self) -> bool:
+        """Whether there is unfinished work on the result, under any settings, by a process that lives or was killed."""
+        return any(any(self.out.glob(f".{self.name}.{what}")) for what in ("work*", "lock*"))
+
+    def clear(self) -> None:
+        """Delete all unfinished work on the result, under any settings. To be called inside of `locked` only."""
+        for folder in self.out.glob(f".{self.name}.work*"):
+            discard(folder)
 
 
 def discard(folder: Path) -> None:

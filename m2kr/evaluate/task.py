@@ -6,6 +6,7 @@ Each of these is kept when finished, encoded chunks one by one, so that the same
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,7 +17,7 @@ from m2kr.common.files import digest, sha256_of
 from m2kr.common.measure import Phases, environment
 from m2kr.common.progress import progress, say
 from m2kr.common.registry import ignored_inputs
-from m2kr.common.work import Note, discard
+from m2kr.common.work import Note, Workplace
 from m2kr.errors import M2KRError
 from m2kr.evaluate.encode import Encoder
 from m2kr.evaluate.options import TaskOptions
@@ -68,8 +69,8 @@ def evaluate_task(
 
     Raises:
         M2KRError: the retriever does not read what the task's queries hold, or has no embeddings to store; a device is
-            not there; images are missing or broken; a finished result with other settings is in the way; the disk is
-            full.
+            not there; images are missing or broken; a finished result with other settings is in the way; another
+            process is making the result; the disk is full.
     """
     return _Evaluation(retriever, data, out, options or TaskOptions()).result()
 
@@ -99,7 +100,7 @@ class _Evaluation:
         )
         name = result_name(data)
         self.result_path, self.run_path = out / f"{name}.json", out / f"{name}.run.trec.gz"
-        self.work = out / f".{name}.work"
+        self.work = Workplace(out, name, self.key)
         self.encoder: Encoder | None = None
         if isinstance(retriever, Retriever):
             self.encoder = Encoder(retriever, out / ".embeddings", options, options.workers or 0)
@@ -112,66 +113,85 @@ class _Evaluation:
     def result(self) -> Result:
         """Return the finished result, made now or before."""
         options, task = self.options, self.data.task
-        finished = finished_record(self.result_path, read_result, self.key, rerun=options.rerun)
-        if finished is not None and self._has_run(finished["run_sha256"]):
-            self._tidy()  # a kill may have come before
-            say(f"{task.key}: finished before, see {self.result_path}", quiet=options.quiet)
-            return finished
-        if self.encoder:
-            check_device(options.device)  # before hours of encoding
-        sizes = None
-        if task.reads_images and not self.ignored:
-            sizes = picture_sizes(self.data.images, task.key, self.data.queries)
+        finished = self._finished()
+        if finished is None:
+            if self.encoder:
+                check_device(options.device)  # before hours of encoding
+            sizes = None
+            if task.reads_images and not self.ignored:
+                sizes = picture_sizes(self.data.images, task.key, self.data.queries)
+            with self.work.locked():
+                return self._finished() or self._made(sizes)  # another process may have made it just now
+        if self.work.untidy:  # a kill may have come before
+            with suppress(M2KRError), self.work.locked():  # or another process makes it again
+                self._tidy()
+        say(f"{task.key}: finished before, see {self.result_path}", quiet=options.quiet)
+        return finished
+
+    def _finished(self) -> Result | None:
+        """Return the result that was finished with these settings, if its run is there too.
+
+        Raises:
+            M2KRError: one with other settings is in its place.
+        """
+        finished = finished_record(self.result_path, read_result, self.key, rerun=self.options.rerun)
+        return finished if finished is not None and self._has_run(finished["run_sha256"]) else None
+
+    def _made(self, sizes: list[int] | None) -> Result:
+        options = self.options
         # Ties are broken by passage id, the larger first, as trec_eval does: the search prefers lower rows.
         passages = self.data.passages.select("passage_id", "passage_content").sort("passage_id", descending=True)
         ids, texts = passages["passage_id"].to_list(), passages["passage_content"].to_list()
-        run = self._run(ids, texts, sizes)
+        run, sha256 = self._run(ids, texts, sizes)
         effect = None
         if self.encoder and options.store_dtype == "int8":
             effect = effect_of_8_bits(
-                self.encoder, self.data, passages, sizes, self.work, self.phases, memory=options.search_bytes
+                self.encoder, self.data, passages, sizes, self.work.folder, self.phases, memory=options.search_bytes
             )
         with self.phases.measured("score"):
             answers = self.data.answers
             known = dict(zip(ids, texts, strict=True)) if answers is not None else None
             metrics = score(run, self.data.qrels, answers=answers, passages=known, quiet=options.quiet)
-        result = self._written(metrics, effect)
+        result = self._written(metrics, effect, sha256)
         self._tidy()
         return result
 
     def _has_run(self, sha256: str) -> bool:
         return self.run_path.is_file() and sha256_of(self.run_path) == sha256
 
-    def _run(self, ids: list[str], texts: list[str], sizes: list[int] | None) -> Run:
-        """Return the run, read where this evaluation wrote it before it was killed, else made and written."""
+    def _run(self, ids: list[str], texts: list[str], sizes: list[int] | None) -> tuple[Run, str]:
+        """Return the run and its hash: read where it was written before a kill, else made and written."""
         phases = self.phases
-        note = Note(self.work / "searched.json", self.key, whole=lambda facts: self._has_run(facts["run_sha256"]))
+        note = Note(
+            self.work.folder / "searched.json", self.key, whole=lambda facts: self._has_run(facts["run_sha256"])
+        )
         if note.facts:
             phases.seconds, phases.memory, phases.reused = (
                 note.facts[name] for name in ("seconds", "memory", "reused")
             )
-            return Run.read_trec(self.run_path)
+            return Run.read_trec(self.run_path), note.facts["run_sha256"]
         found = self._searched(self.encoder, texts, sizes) if self.encoder else self._ranked(texts)
         queries = self.data.queries["question_id"].to_list()
         run = Run(queries, [[ids[row] for row in rows] for rows in found[1].tolist()], list(found[0]))
+        self._finished()  # raises where a result with other settings came meanwhile, whose run this would replace
         with phases.measured("write"):
             run.write_trec(self.run_path, self.retriever.name, quiet=self.options.quiet)
         sha256 = sha256_of(self.run_path)
         note.save(run_sha256=sha256, seconds=phases.seconds, memory=phases.memory, reused=phases.reused)
-        return run
+        return run, sha256
 
     def _searched(self, encoder: Encoder, texts: list[str], sizes: list[int] | None) -> tuple[Any, Any]:
         """Return scores and rows of the passages found by vectors."""
         options = self.options
-        passages = encoder.passages(texts, self.work, self.data.task.key)
-        queries = encoder.queries(self.data, sizes, self.work)
+        passages = encoder.passages(texts, self.work.folder, self.data.task.key)
+        queries = encoder.queries(self.data, sizes, self.work.folder)
         for phase, encoded in (("encode_passages", passages), ("encode_queries", queries)):
             self.phases.add(phase, encoded.seconds, encoded.memory)
             if encoded.reused:
                 self.phases.reused.append(phase)
         limits: dict[str, Any] = {"device": options.device, "memory": options.search_bytes, "quiet": options.quiet}
         with self.phases.measured("search"):
-            return search(queries.store, passages.store, options.top_k, **limits)
+            return search(queries.store, passages.store, min(options.top_k, len(texts) or 1), **limits)
 
     def _ranked(self, texts: list[str]) -> tuple[Any, Any]:
         """Return scores and rows of the passages that the retriever ranks itself."""
@@ -179,17 +199,20 @@ class _Evaluation:
         questions = self.data.query_texts(instructions=retriever.reads_instructions)
         with self.phases.measured("index"), progress(len(texts), f"{key} index", unit="passages", quiet=quiet):
             retriever.index(texts)
-        parts = []
+        parts, top_k = [], min(self.options.top_k, len(texts) or 1)
         bar = progress(len(questions), f"{key} search", unit="queries", quiet=quiet)
         with self.phases.measured("search"), bar:
             for first in range(0, len(questions), _RANKED):
-                parts.append(retriever.rank(questions[first : first + _RANKED], self.options.top_k))
+                parts.append(retriever.rank(questions[first : first + _RANKED], top_k))
                 bar.update(len(parts[-1][0]))
         scores, rows = zip(*parts, strict=True)
         return np.concatenate(scores), np.concatenate(rows)
 
-    def _written(self, metrics: dict[str, float], effect: dict[str, float] | None) -> Result:
+    def _written(self, metrics: dict[str, float], effect: dict[str, float] | None, run_sha256: str) -> Result:
         phases, options = self.phases, self.options
+        self._finished()  # as above
+        if not self._has_run(run_sha256):
+            raise M2KRError(f"{self.run_path} was replaced while this run was scored. Evaluate into another --out.")
         result: Result = write_record(
             self.result_path,
             Result,
@@ -213,7 +236,7 @@ class _Evaluation:
                 "reused": phases.reused,
                 "memory": phases.memory,
                 "peak_memory": max(phases.memory.values()),
-                "run_sha256": sha256_of(self.run_path),
+                "run_sha256": run_sha256,
                 "key": self.key,
             },
         )
@@ -221,5 +244,5 @@ class _Evaluation:
 
     def _tidy(self) -> None:
         if self.encoder and self.options.keep_embeddings:
-            self.encoder.keep(self.work)
-        discard(self.work)
+            self.encoder.keep(self.work.folder)
+        self.work.clear()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import polars as pl
 import pyarrow as pa
+from polars.datatypes import DataTypeClass
 
 from m2kr.errors import M2KRError
-from m2kr.formats.schema import arrow_schema
+from m2kr.formats.schema import arrow_schema, polars_schema
 from m2kr.tasks import Task
 
 
@@ -59,6 +61,56 @@ def check_columns(config: str, found: pa.Schema, where: str) -> None:
             )
 
 
+def check_loaded(config: str, frame: pl.DataFrame, where: str, needed: Sequence[str]) -> None:
+    """Check a table that was read whole: columns, types, ids, and nulls where none may be. No text is looked at.
+
+    It is more lenient than `check_columns`, for tables that others wrote: columns beyond the format are let be, and so
+    are columns without any value, numbers of another width, and strings where the format has nulls only.
+
+    Args:
+        config: ``<TASK>_data`` or ``<TASK>_passages``.
+        frame: its rows, of one split.
+        where: it is from, for messages.
+        needed: columns that have to be there.
+
+    Raises:
+        DatasetError: naming the first column or row that is wrong, and how many rows are.
+    """
+    if lacking := [name for name in needed if name not in frame.columns]:
+        raise DatasetError(f"{where} has no column {', '.join(lacking)}; it is not in the M2KR format.")
+    row_id = needed[0]
+    for name, wanted in polars_schema(config).items():
+        found = frame.schema.get(name, wanted)
+        if not _serves(found, wanted) or (name == row_id and found != wanted):
+            raise DatasetError(f"{where}: column {name} has type {found}, {config} wants {wanted}.")
+    rows = frame.lazy()
+    doubtful = (pl.col(row_id).n_unique() < pl.len()) | _blank(row_id).any()
+    if frame.select(doubtful).item():
+        _refuse(_id_problems(rows, row_id, where))
+    problems = _null_problems(rows, [name for name in needed if isinstance(frame.schema[name], pl.List)], row_id, where)
+    if "passage_content" in needed:
+        without = rows.filter(pl.col("passage_content").is_null())
+        problems.append(_Problem(where, without, row_id, "the passage has no text"))
+    _refuse(problems)
+
+
+def _serves(found: pl.DataType | DataTypeClass, wanted: pl.DataType | DataTypeClass) -> bool:
+    """Whether values of a type can be used where the format has another."""
+    if isinstance(found, pl.List) and isinstance(wanted, pl.List):
+        return _serves(found.inner, wanted.inner)
+    if isinstance(found, pl.Struct) and isinstance(wanted, pl.Struct):
+        pairs = zip(found.fields, wanted.fields, strict=False)
+        return len(found.fields) == len(wanted.fields) and all(
+            one.name == other.name and _serves(one.dtype, other.dtype) for one, other in pairs
+        )
+    return (
+        found in (wanted, pl.Null)
+        or (wanted == pl.Null and found == pl.String)
+        or (wanted.is_integer() and found.is_integer())
+        or (wanted.is_float() and found.is_numeric())
+    )
+
+
 @dataclass(frozen=True)
 class _Problem:
     """Rows that break one rule: ``rows`` has the column ``row_id``, and should have no row."""
@@ -91,9 +143,9 @@ def check_split(
 ) -> dict[str, int]:
     """Check one split of a built task against the rules of the format.
 
-    Ids are present and unique; no passage is empty; every query has an image or a question; ``pos_item_ids`` and
-    ``pos_item_contents`` are parallel, every positive is a passage of this split, and its content is that passage's;
-    no image path leaves its root; with ``images``, every image is there.
+    Ids are present and unique; no positive and no answer is null; no passage is empty; every query has an image or a
+    question; ``pos_item_ids`` and ``pos_item_contents`` are parallel, every positive is a passage of this split, and
+    its content is that passage's; no image path leaves its root; with ``images``, every image is there.
 
     Args:
         task: the task.
@@ -117,6 +169,8 @@ def check_split(
     if pool is None:
         pool = hash_passages(passages)
     _refuse([*_id_problems(pool.lazy(), "passage_id", passages_at), *_id_problems(data, "question_id", queries_at)])
+    listed = [name for name in ("pos_item_ids", "answers") if name in task.query_columns]
+    _refuse(_null_problems(data, listed, "question_id", queries_at))
     try:
         if positives is None:
             positives = hash_positives(data)
@@ -183,6 +237,14 @@ def _id_problems(frame: pl.LazyFrame, column: str, where: str) -> list[_Problem]
     return [
         _Problem(where, frame.filter(_blank(column)), column, "the id is empty"),
         _Problem(where, repeated, column, "the id stands more than once"),
+    ]
+
+
+def _null_problems(frame: pl.LazyFrame, columns: Sequence[str], row_id: str, where: str) -> list[_Problem]:
+    lists = {name: pl.col(name).list for name in columns}
+    return [
+        _Problem(where, frame.filter(each.len() != each.drop_nulls().list.len()), row_id, f"a null stands among {name}")
+        for name, each in lists.items()
     ]
 
 

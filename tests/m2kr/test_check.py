@@ -133,6 +133,16 @@ def test_columns_and_rules_are_checked(data):
     assert "missing: title" in columns["says"]
 
 
+def test_a_null_among_answers_is_a_problem(data):
+    (data / "manifest.json").unlink()
+    path = data / "OKVQA_data" / "test-00000-of-00001.parquet"
+    rewrite(path, lambda rows: rows.with_columns(answers=pl.concat_list("answers", pl.lit(None, pl.String))))
+    code, report = run(data)
+    assert code == 1
+    assert only(report)["where"] == "OKVQA_data/test"
+    assert "a null stands among answers (30 rows in all)" in only(report)["says"]
+
+
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_every_bad_image_is_listed_with_its_questions(data, coco):
     questions = {}

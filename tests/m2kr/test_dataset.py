@@ -22,6 +22,8 @@ from m2kr.formats.schema import arrow_schema
 from m2kr.images.roots import ImageRoots
 from m2kr.tasks import TASKS
 
+NULL = pl.lit(None, pl.String)
+
 
 def query(number: int, **changes: Any) -> dict[str, Any]:
     return {
@@ -193,22 +195,71 @@ def test_a_shard_that_is_no_parquet_is_an_error_that_names_it(published: Path, c
 @pytest.mark.parametrize(
     ("config", "split", "column"),
     [
-        *(("OKVQA_data", "test", name) for name in ("question_id", "question", "instruction", "pos_item_ids")),
+        *(
+            ("OKVQA_data", "test", name)
+            for name in ("question_id", "question", "instruction", "pos_item_ids", "answers", "img_path")
+        ),
         *(("OKVQA_passages", "test_passages", name) for name in ("passage_id", "passage_content")),
     ],
 )
 def test_a_missing_column_is_an_error_that_names_it(published: Path, config: str, split: str, column: str) -> None:
     for file in (published / config).glob(f"{split}-*.parquet"):
         pl.read_parquet(file).drop(column).write_parquet(file)
-    with pytest.raises(M2KRError, match=f"{config} in .* has no column {column}"):
+    with pytest.raises(M2KRError, match=f"{config}/{split} in .* has no column {column}"):
         load_task("OKVQA", published)
 
 
 def test_a_question_id_that_stands_twice_is_an_error(tmp_path: Path) -> None:
     publish(tmp_path, "OKVQA_data", "test", [[query(0), query(1)], [query(0)]])
     publish(tmp_path, "OKVQA_passages", "test_passages", [[passage(0)]])
-    with pytest.raises(M2KRError, match="question ids that stand more than once"):
+    with pytest.raises(M2KRError, match=r"OKVQA_data/test in .*, row question_id='q0': .* stands more than once\. Get"):
         load_task("OKVQA", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("table", "changes", "message"),
+    [
+        ("data/test", {"pos_item_ids": pl.col("pos_item_ids").list.first()}, "pos_item_ids has type String, .*List"),
+        ("data/test", {"answers": pl.col("answers").list.first()}, r"answers has type String, OKVQA_data wants List"),
+        ("data/test", {"question": pl.lit(7)}, "question has type Int32, OKVQA_data wants String"),
+        ("data/test", {"question_id": pl.int_range(pl.len())}, "question_id has type Int64, OKVQA_data wants String"),
+        ("data/test", {"question_id": pl.lit(None)}, "question_id has type Null, OKVQA_data wants String"),
+        ("data/test", {"question_id": pl.lit("")}, "row question_id='': the id is empty"),
+        (
+            "data/test",
+            {"answers": pl.concat_list("answers", NULL)},
+            r"question_id='q0': a null stands among answers .5 rows",
+        ),
+        ("data/test", {"pos_item_ids": pl.concat_list("pos_item_ids", NULL)}, "a null stands among pos_item_ids"),
+        ("passages/test_passages", {"passage_id": pl.lit("p")}, "row passage_id='p': the id stands more than once"),
+        (
+            "passages/test_passages",
+            {"passage_id": pl.when(pl.col("passage_id") != "p1").then("passage_id")},
+            "row passage_id=None: the id is empty",
+        ),
+        ("passages/test_passages", {"passage_content": pl.lit(None)}, "the passage has no text .6 rows"),
+    ],
+)
+def test_tables_that_would_give_false_figures_are_refused(
+    published: Path, table: str, changes: dict[str, pl.Expr], message: str
+) -> None:
+    config, split = f"OKVQA_{table}".split("/")
+    for file in (published / config).glob(f"{split}-*.parquet"):
+        pl.read_parquet(file).with_columns(**changes).write_parquet(file)
+    with pytest.raises(M2KRError, match=message) as caught:
+        load_task("OKVQA", published)
+    assert str(caught.value).startswith(f"{config}/{split} in {published}")
+    assert "Get or build it again" in str(caught.value)
+
+
+def test_other_widths_extra_columns_and_columns_without_values_are_read_all_the_same(published: Path) -> None:
+    before = load_task("OKVQA", published)
+    for file in (published / "OKVQA_data").glob("*.parquet"):  # Polars writes large_string
+        frame = pl.read_parquet(file).with_columns(pl.col("img_key").cast(pl.Int32), img_id=pl.lit(None), extra=1)
+        frame.write_parquet(file)
+    data = load_task("OKVQA", published)
+    assert (data.qrels, data.answers) == (before.qrels, before.answers)
+    assert data.queries["extra"].to_list() == [1] * 5
 
 
 @pytest.mark.parametrize("name", ["m2kr-dta", "./m2kr-dta", "/no/such", "~/m2kr", "deep/down/m2kr", ""])

@@ -272,6 +272,33 @@ def test_the_results_of_a_folder_are_two_tables(
     assert [found["source"] for found in read_answer_results(results)] == ["none", "oracle"]
 
 
+def test_while_answers_are_made_another_command_with_the_same_result_is_refused(
+    okvqa: TaskData, tmp_path: Path
+) -> None:
+    made, other = seeker(okvqa), seeker(okvqa)
+    other.settings = {"prompt": "other"}
+    answer = made.answer
+
+    def meanwhile(*given: Any, **more: Any) -> list[Answer]:
+        with pytest.raises(M2KRError, match=r"seeker/OKVQA is being made by process \d+, since"):
+            answered(other, okvqa, no_passages(okvqa), tmp_path)
+        return answer(*given, **more)
+
+    made.answer = meanwhile  # type: ignore[method-assign]
+    result = answered(made, okvqa, no_passages(okvqa), tmp_path)
+    assert not other.asked
+    assert result["reader_settings"] == made.settings
+    folder = tmp_path / "answers" / "seeker"
+    assert sorted(path.name for path in folder.iterdir()) == ["OKVQA.json", "OKVQA.predictions.jsonl"]
+
+
+def test_more_passages_than_there_are_means_all_of_them(okvqa: TaskData, tmp_path: Path) -> None:
+    k = 10**9
+    result = answered(seeker(okvqa), okvqa, oracle_passages(okvqa, k), tmp_path, k=k, combine="concat")
+    assert result["k"] == okvqa.passages.height
+    assert (tmp_path / "answers" / "seeker" / f"OKVQA.concat-{okvqa.passages.height}.json").is_file()
+
+
 @pytest.mark.usefixtures("registered")
 def test_a_limited_run_is_answered_as_far_as_it_goes(built: Path, tmp_path: Path) -> None:
     out = tmp_path / "bm25"

@@ -27,6 +27,25 @@ def test_a_block_that_fails_leaves_the_file_as_it_was(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.parametrize("mode", ["w", "wb"])
+def test_a_link_under_the_temporary_name_is_not_followed(tmp_path, mode):
+    outside, inside = tmp_path / "outside", tmp_path / "folder"
+    inside.mkdir()
+    outside.write_text("precious", encoding="utf-8")
+    (inside / ".file.tmp").symlink_to(outside)
+    with atomic(inside / "file", mode) as file:
+        file.write("new" if mode == "w" else b"new")
+    assert outside.read_text(encoding="utf-8") == "precious"
+    assert (inside / "file").read_bytes() == b"new"
+    assert not (inside / "file").is_symlink()
+
+
+def test_a_folder_under_the_temporary_name_is_an_error_of_that_file(tmp_path):
+    (tmp_path / ".file.tmp").mkdir()
+    with pytest.raises(M2KRError, match="file could not be written"), atomic(tmp_path / "file"):
+        pass
+
+
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(M2KRError, match="could not be written"), atomic(tmp_path / "file" / "under.txt", "w"):

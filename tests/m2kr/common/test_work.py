@@ -1,10 +1,14 @@
 """Interrupted work goes on where it was, and only where it is the same work."""
 
+import os
+import signal
+import subprocess
+import sys
 import time
 
 import pytest
 
-from m2kr.common.work import Note, claim, move_into_place
+from m2kr.common.work import Note, Workplace, claim, move_into_place
 from m2kr.errors import M2KRError
 
 
@@ -70,6 +74,68 @@ def test_a_folder_is_claimed_for_settings(tmp_path):
     note.rename(note.with_name("other.json"))
     with pytest.raises(M2KRError, match=r"holds no run\.json"):
         claim(note, {}, "run")
+
+
+def test_one_process_at_a_time_works_on_a_result_and_the_next_is_told_which(tmp_path):
+    first, second = (Workplace(tmp_path / "out", "TASK", key) for key in "ab")
+    assert first.folder != second.folder
+    with first.locked():
+        assert second.untidy
+        assert not list((tmp_path / "out").glob("*.json"))  # which readers take for results
+        with (
+            pytest.raises(M2KRError, match=rf"out/TASK is being made by process {os.getpid()}, since 2.*another --out"),
+            second.locked(),
+        ):
+            pass
+        with Workplace(tmp_path / "out", "TASK.valid", "a").locked():
+            pass
+    with second.locked():
+        pass
+    assert not list((tmp_path / "out").iterdir())
+    assert not second.untidy
+
+
+def test_after_a_kill_the_lock_is_free_and_what_is_left_is_cleared(tmp_path):
+    program = """
+import sys
+from pathlib import Path
+from m2kr.common.work import Workplace
+work = Workplace(Path(sys.argv[1]), "TASK", "a")
+with work.locked():
+    work.folder.mkdir()
+    print("here", flush=True)
+    sys.stdin.read()
+"""
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout.readline() == "here\n"
+        other = Workplace(tmp_path, "TASK", "b")
+        with pytest.raises(M2KRError, match=f"process {child.pid}, since"), other.locked():
+            pass
+        child.send_signal(signal.SIGKILL)
+    assert other.untidy
+    (tmp_path / ".TASK.work").mkdir()  # of a version without keys
+    (tmp_path / ".TASK.valid.work-a").mkdir()
+    with other.locked():
+        other.clear()
+    assert [path.name for path in tmp_path.iterdir()] == [".TASK.valid.work-a"]
+
+
+def test_a_link_under_the_name_of_a_lock_is_not_followed(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".TASK.lock").symlink_to(tmp_path / "outside")
+    with Workplace(tmp_path / "out", "TASK", "a").locked():
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_lock_that_cannot_be_written_is_said(tmp_path):
+    (tmp_path / "out").touch()
+    with (
+        pytest.raises(M2KRError, match=r"\.TASK\.lock could not be written: .*\. Choose another folder"),
+        Workplace(tmp_path / "out", "TASK", "a").locked(),
+    ):
+        pass
 
 
 def test_a_finished_folder_takes_the_place_of_the_old_one(tmp_path):

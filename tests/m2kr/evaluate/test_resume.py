@@ -7,21 +7,23 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from baselines.bm25 import BM25
-from m2kr.common.work import Note
+from m2kr.common.work import Note, Workplace
 from m2kr.dataset import TaskData, load_task
 from m2kr.errors import M2KRError
-from m2kr.evaluate import encode
+from m2kr.evaluate import encode, task
 from m2kr.evaluate.options import TaskOptions
 from m2kr.evaluate.task import evaluate_task
 from m2kr.results.record import Result, read_results
 from tests.m2kr.evaluating import (
     DIM,
+    Constant,
     Multi,
     Seeing,
     Single,
@@ -187,7 +189,7 @@ KILLS = [
     ("Note.save", True),
     ("score", False),
     ("write_record", False),
-    ("discard", False),
+    ("Workplace.clear", False),
 ]
 
 
@@ -279,7 +281,8 @@ def test_after_sigkill_the_same_evaluation_ends_the_same(
     command = [sys.executable, "script.py", str(built), str(world), "killed"]
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     assert subprocess.run(command, cwd=tmp_path, env=env, check=False).returncode == -signal.SIGKILL
-    assert (tmp_path / "killed" / ".LLaVA.work" / "queries" / "000000000000.lengths.npy").exists()
+    (work,) = (tmp_path / "killed").glob(".LLaVA.work-*")
+    assert (work / "queries" / "000000000000.lengths.npy").exists()
     script: dict[str, Any] = {"__name__": "script"}
     exec(KILLED, script)
     monkeypatch.setattr(encode, "IMAGE_CHUNK", 8)
@@ -324,3 +327,61 @@ def test_what_a_kill_left_is_not_used_with_other_settings(
     other = with_settings(Single(), seed=1)
     evaluated(other, okvqa, tmp_path)
     assert other.read == sorted_by_id(okvqa)
+
+
+# --- side by side ---------------------------------------------------------------------------------------------------
+
+
+def files_of(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+
+
+def test_while_a_result_is_made_another_evaluation_of_the_task_is_refused(okvqa: TaskData, tmp_path: Path) -> None:
+    evaluated(Single(), okvqa, tmp_path / "alone")
+    made, others = Single(), [with_settings(Single(), seed=1), Single()]
+
+    def meanwhile() -> bool:
+        for other in others:
+            with pytest.raises(M2KRError, match=rf"OKVQA is being made by process {os.getpid()}, since"):
+                evaluated(other, okvqa, tmp_path / "out", rerun=True)
+            assert not other.read
+        return False
+
+    made.fail = meanwhile
+    evaluated(made, okvqa, tmp_path / "out")
+    assert made.read == sorted_by_id(okvqa)
+    assert run_of(tmp_path / "out", "OKVQA") == run_of(tmp_path / "alone", "OKVQA")
+    assert comparable(tmp_path / "out" / "OKVQA.json") == comparable(tmp_path / "alone" / "OKVQA.json")
+    assert sorted(files_of(tmp_path / "out")) == ["OKVQA.json", "OKVQA.run.trec.gz"]
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_where_locks_do_not_work_a_result_that_came_meanwhile_stays(
+    okvqa: TaskData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    monkeypatch.setattr(Workplace, "locked", lambda work: nullcontext())
+    made, found = Constant(), []
+
+    def meanwhile(*_: Any) -> bool:
+        if not found:
+            found.append({})
+            evaluated(with_settings(Single(), seed=1), okvqa, tmp_path, rerun=True)
+            found[0] = files_of(tmp_path)
+        return False
+
+    if late:  # after the run was written
+        score = task.score
+        monkeypatch.setattr(task, "score", lambda *given, **more: meanwhile() or score(*given, **more))
+    else:
+        made.fail = meanwhile
+    with pytest.raises(M2KRError, match=r"OKVQA\.json holds a result with other settings"):
+        evaluated(made, okvqa, tmp_path)
+    assert {name: content for name, content in files_of(tmp_path).items() if name in found[0]} == found[0]
+
+
+def test_a_finished_result_is_shown_while_another_process_makes_it_again(okvqa: TaskData, tmp_path: Path) -> None:
+    first = evaluated(Single(), okvqa, tmp_path)
+    again = Single()
+    again.fail = lambda: evaluated(Single(), okvqa, tmp_path) != first  # and takes nothing from it
+    evaluated(again, okvqa, tmp_path, rerun=True)
+    assert again.read == sorted_by_id(okvqa)

@@ -178,6 +178,18 @@ def test_neither_chunks_nor_memory_change_a_run(
     assert run_of(tmp_path / "one", "OKVQA") == run_of(tmp_path / "two", "OKVQA")
 
 
+def test_no_more_passages_are_asked_for_than_there_are(okvqa: TaskData, tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    class Asked(BM25):
+        def rank(self, queries: Sequence[str], k: int) -> Any:
+            asked.append(k)
+            return super().rank(queries, k)
+
+    result = evaluated(Asked(), okvqa, tmp_path, top_k=10**9)
+    assert (asked, result["top_k"]) == ([okvqa.passages.height], 10**9)
+
+
 def test_a_limited_evaluation_says_so(built: Path, tmp_path: Path) -> None:
     result = evaluated(BM25(), load_task("OKVQA", built, limit=4), tmp_path)
     assert (result["queries"], result["limited"]) == (4, True)

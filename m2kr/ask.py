@@ -10,6 +10,7 @@ import os
 import shutil
 import textwrap
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,21 +58,26 @@ def ask(
     which a sparse retriever does not need.
 
     Raises:
-        M2KRError: as encoding and searching; a retriever that encodes is given without ``encoder``.
+        M2KRError: as encoding and searching; a retriever that encodes is given without ``encoder``; another process is
+            encoding the passages.
     """
     passages = data.passages.sort("passage_id", descending=True)
     ids, texts = passages["passage_id"].to_list(), passages["passage_content"].to_list()
     found: Any = retriever
     if encoder is not None:
-        from m2kr.common.work import discard
+        from m2kr.common.work import Workplace
         from m2kr.search.exact import search
 
-        work = encoder.kept.parent / f".{data.task.key}.{data.split}.ask"
-        stored = encoder.passages(texts, work, data.task.key).store
-        vectors = found.encode_query([query], batch_size=1)
-        scores, rows = search(vectors, stored, k, device=encoder.options.device, quiet=True)
-        encoder.keep(work)
-        discard(work)
+        work = Workplace(encoder.kept.parent, f"{data.task.key}.{data.split}.ask", "passages")
+        kept = encoder.has_passages(texts)
+        with nullcontext() if kept else work.locked():
+            stored = encoder.passages(texts, work.folder, data.task.key).store
+            vectors = found.encode_query([query], batch_size=1)
+            scores, rows = search(vectors, stored, k, device=encoder.options.device, quiet=True)
+            if not kept:
+                encoder.keep(work.folder)
+                work.clear()
+        work.tidy()
     elif hasattr(retriever, "rank"):
         found.index(texts)
         scores, rows = found.rank([query if isinstance(query, str) else query["text"]], k)

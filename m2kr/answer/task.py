@@ -5,7 +5,6 @@ Finished chunks are kept, so that the same call after a kill goes on where it wa
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,9 +95,7 @@ def answer_task(
 
     finished = answered()
     if finished and finished["key"] == key:
-        if work.untidy:  # a kill may have come before
-            with suppress(M2KRError), work.locked():  # or another process makes it again
-                work.clear()
+        work.tidy()
         say(f"{task.key}: finished before, see {result_path}", quiet=options.quiet)
         return finished
     with_images = task.reads_images and not ignored

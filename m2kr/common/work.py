@@ -204,10 +204,11 @@ class Workplace:
         except (OSError, ValueError, TypeError, KeyError):
             return "another process"
 
-    @property
-    def untidy(self) -> bool:
-        """Whether there is unfinished work on the result, under any settings, by a process that lives or was killed."""
-        return any(any(self.out.glob(f".{self.name}.{what}")) for what in ("work*", "lock*"))
+    def tidy(self, clear: Callable[[], None] | None = None) -> None:
+        """Call ``clear``, by default that of this, if a kill left something; not while another process is at it."""
+        if any(any(self.out.glob(f".{self.name}.{what}")) for what in ("work*", "lock*")):
+            with suppress(M2KRError), self.locked():
+                (clear or self.clear)()
 
     def clear(self) -> None:
         """Delete all unfinished work on the result, under any settings. To be called inside of `locked` only."""

@@ -6,7 +6,6 @@ Each of these is kept when finished, encoded chunks one by one, so that the same
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -122,9 +121,7 @@ class _Evaluation:
                 sizes = picture_sizes(self.data.images, task.key, self.data.queries)
             with self.work.locked():
                 return self._finished() or self._made(sizes)  # another process may have made it just now
-        if self.work.untidy:  # a kill may have come before
-            with suppress(M2KRError), self.work.locked():  # or another process makes it again
-                self._tidy()
+        self.work.tidy(self._tidy)
         say(f"{task.key}: finished before, see {self.result_path}", quiet=options.quiet)
         return finished
 

@@ -130,6 +130,30 @@ def test_passages_are_encoded_once_and_shared_with_evaluations(
     assert bool(evaluated.read) == (stored == "int8")
 
 
+def test_one_process_at_a_time_encodes_and_others_leave_its_work_alone(built: Path, tmp_path: Path) -> None:
+    data = load_task("MSMARCO", built)
+
+    def asked(one: Letters, **options: Any) -> list[tuple[str, float, str]]:
+        encoder = Encoder(one, tmp_path / "m" / ".embeddings", EncodeOptions(quiet=True, **options))
+        return ask(one, data, "a question", 3, encoder)
+
+    first = asked(Letters())
+    encoding, others = Letters(), [Letters(), Letters()]
+    vectors = encoding._vectors
+
+    def meanwhile(inputs: Sequence[Any]) -> Any:
+        with pytest.raises(M2KRError, match=r"MSMARCO\.test\.ask is being made by process \d+, since"):
+            asked(others[0], store_dtype="int8")
+        assert asked(others[1]) == first  # whose passages are there
+        return vectors(inputs)
+
+    encoding._vectors = meanwhile  # type: ignore[method-assign]
+    asked(encoding, store_dtype="float16")
+    assert not any(one.read for one in others)
+    assert len(list((tmp_path / "m" / ".embeddings").iterdir())) == 2
+    assert [path.name for path in (tmp_path / "m").iterdir()] == [".embeddings"]
+
+
 def test_what_is_printed_is_what_an_evaluation_ranks(built: Path, tmp_path: Path) -> None:
     data = load_task("MSMARCO", built)
     question = data.queries["question"][0]

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 Facts = list[tuple[str, str]]
 """(what, value)."""
 
+_INSTRUCTIONS = {True: "read", False: "not read", None: "unknown"}
+
 
 def published_facts(own: pd.DataFrame) -> Facts:
     """Return the sources and caveats of the published figures of one model."""
@@ -42,7 +44,7 @@ def run_facts(model: Model, marks: tuple[str, ...]) -> Facts:
         ("Passages kept", all_of(result["top_k"] for result in results)),
         ("Number format", all_of(result["dtype"] for result in results)),
         ("Passages stored as", all_of(result["store_dtype"] for result in results)),
-        ("Instructions", all_of("read" if result["instructions"] else "not read" for result in results)),
+        ("Instructions", all_of(_INSTRUCTIONS[result["instructions"]] for result in results)),
         ("Hardware", all_of(result["hardware"] for result in results)),
         ("Commit", all_of(result["commit"] or "unknown" for result in results)),
         ("Data", "; ".join(f"{result['task']} {result['dataset']}" for result in results)),

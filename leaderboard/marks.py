@@ -28,6 +28,9 @@ MARKS = {
     "limited": Mark("first queries only", "Only the first queries were evaluated (--limit)."),
     "no-images": Mark("without images", "The pictures of the queries were not given to the model (--ignore-images)."),
     "approximate": Mark("approximate search", "Not every query was compared with every passage."),
+    "elsewhere": Mark(
+        "run made elsewhere", "How the passages were found is not known; the run was scored (m2kr.score)."
+    ),
 }
 """Every mark, in the order it is said."""
 
@@ -47,7 +50,8 @@ def marks_of(result: Result | AnswerResult, reference: Mapping[DataKind, str]) -
         "nano": result["nano"],
         "limited": result["limited"],
         "no-images": bool(result["ignored_inputs"]),
-        "approximate": result.get("search", "exact") != "exact",  # answering searches nothing
+        "approximate": result.get("search", "exact") not in ("exact", "elsewhere"),  # answering searches nothing
+        "elsewhere": result.get("search") == "elsewhere",
     }
     return tuple(mark for mark in MARKS if said[mark])
 

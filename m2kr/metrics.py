@@ -7,8 +7,9 @@ as 0. Source: LinWeizheDragon/FLMR, examples/example_use_preflmr.py (commit be4b
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ import polars as pl
 
 from m2kr.common.progress import progress
 from m2kr.errors import M2KRError
-from m2kr.results.run import Run
+from m2kr.results.run import Run, check_ids
 
 KS = (1, 5, 10, 20, 50, 100, 500)
 """Cut-offs reported."""
@@ -79,9 +80,9 @@ def measures_table() -> str:
 
 def score(
     run: Run | Mapping[str, Mapping[str, float]],
-    qrels: Mapping[str, Sequence[str]],
+    qrels: Mapping[str, Collection[str]],
     *,
-    answers: Mapping[str, Sequence[str]] | None = None,
+    answers: Mapping[str, Collection[str] | None] | None = None,
     passages: Mapping[str, str] | None = None,
     ks: Iterable[int] = KS,
     quiet: bool = True,
@@ -93,9 +94,9 @@ def score(
 
 def score_queries(
     run: Run | Mapping[str, Mapping[str, float]],
-    qrels: Mapping[str, Sequence[str]],
+    qrels: Mapping[str, Collection[str]],
     *,
-    answers: Mapping[str, Sequence[str]] | None = None,
+    answers: Mapping[str, Collection[str] | None] | None = None,
     passages: Mapping[str, str] | None = None,
     ks: Iterable[int] = KS,
     quiet: bool = True,
@@ -106,8 +107,8 @@ def score_queries(
 
     Args:
         run: what was retrieved.
-        qrels: question_id -> ids of its positive passages.
-        answers: question_id -> answers; with ``passages``, PRecall@K is computed too.
+        qrels: question_id -> ids of its positive passages; or passage_id -> relevance, where any above 0 is positive.
+        answers: question_id -> answers, None for none; with ``passages``, PRecall@K is computed too.
         passages: passage_id -> content, at least of the retrieved ones.
         ks: cut-offs.
         quiet: show no progress bar.
@@ -116,18 +117,21 @@ def score_queries(
         Columns ``question_id`` and one of Float64 for each measure, rows in the order of ``qrels``.
 
     Raises:
-        M2KRError: there are no queries, a cut-off is below 1, or a retrieved passage is not among ``passages``.
+        M2KRError: there are no queries, a cut-off is no whole number from 1, an argument is of another form or holds
+            ids that are no text, or a retrieved passage is not among ``passages``.
     """
-    cutoffs = sorted(set(ks))
-    if not cutoffs or cutoffs[0] < 1:
-        raise M2KRError(f"the cut-offs are {cutoffs}; they have to be whole numbers from 1.")
-    if not qrels:
+    cutoffs = _cutoffs(ks)
+    positives = _by_query("qrels", qrels)
+    if not positives:
         raise M2KRError("there are no queries to score.")
     ranking = run if isinstance(run, Run) else Run.from_dict(run)
     retrieved = dict(zip(ranking.query_ids, ranking.passage_ids, strict=True))
-    relevant = [qrels]
+    relevant = [positives]
     if answers is not None and passages is not None:
-        relevant.append(_first_matches(retrieved, answers, passages, cutoffs[-1], quiet=quiet))
+        said = _by_query("answers", answers)
+        if not isinstance(passages, Mapping):
+            raise M2KRError(f"passages is {passages!r:.100}; it has to be a dict: passage id -> content.")
+        relevant.append(_first_matches(retrieved, said, passages, cutoffs[-1], quiet=quiet))
     asked = [
         (measure, cutoff)
         for measure in MEASURES
@@ -135,18 +139,53 @@ def score_queries(
         for cutoff in ([measure.at] if measure.at else cutoffs)
     ]
     measured = _by_ranx(
-        [(retrieved.get(query, ()), wanted.get(query, ())) for wanted in relevant for query in qrels],
+        [(retrieved.get(query, ()), wanted.get(query, ())) for wanted in relevant for query in positives],
         list(dict.fromkeys(f"{measure.ranx}@{cutoff}" for measure, cutoff in asked)),
     )
     columns = {}
     for measure, cutoff in asked:
-        first = len(qrels) if measure.of_answers else 0
-        columns[f"{measure.name}@{cutoff}"] = measured[f"{measure.ranx}@{cutoff}"][first : first + len(qrels)]
-    return pl.DataFrame({"question_id": list(qrels), **columns})
+        first = len(positives) if measure.of_answers else 0
+        columns[f"{measure.name}@{cutoff}"] = measured[f"{measure.ranx}@{cutoff}"][first : first + len(positives)]
+    return pl.DataFrame({"question_id": list(positives), **columns})
+
+
+def _cutoffs(ks: Iterable[int]) -> list[int]:
+    given = list(ks) if isinstance(ks, Iterable) else ks
+    if not isinstance(given, list) or not given or not all(isinstance(k, int | np.integer) and k >= 1 for k in given):
+        raise M2KRError(f"the cut-offs are {given!r:.100}; they have to be whole numbers from 1.")
+    return sorted({int(k) for k in given})
+
+
+def _by_query(what: str, given: Mapping[str, Collection[str] | None]) -> dict[str, list[str]]:
+    """Return qrels or answers as lists by query id, those of relevance 0 left out."""
+    if not isinstance(given, Mapping):
+        raise M2KRError(f"{what} is {given!r:.100}; it has to be a dict: query id -> list.")
+    check_ids(given, "query", what)
+    lists: dict[str, list[str]] = {}
+    for query, values in given.items():
+        if isinstance(values, Mapping) and what == "qrels":
+            for passage, relevance in values.items():
+                if not isinstance(relevance, Real):
+                    raise M2KRError(
+                        f"the relevance of {passage!r} for query {query!r} is {relevance!r:.100}, no number."
+                    )
+            found = [passage for passage, relevance in values.items() if relevance > 0]
+        elif values is None or (isinstance(values, Collection) and not isinstance(values, str | bytes | Mapping)):
+            found = [] if values is None else list(values)
+        else:
+            raise M2KRError(f"{what} of query {query!r} is {values!r:.100}; it has to be a list of texts.")
+        for value in found:
+            if not isinstance(value, str):
+                kind = type(value).__name__
+                raise M2KRError(f"{what} of query {query!r} holds {value!r:.100}, of type {kind}; pass text (str).")
+        lists[query] = found
+    return lists
 
 
 def contains_answer(passage: str, answers: Iterable[str]) -> bool:
     """Whether a passage contains an answer: lower-cased and stripped, as a substring. Empty answers never match."""
+    if isinstance(answers, str):
+        raise M2KRError(f"answers is the text {answers!r:.100}; it has to be a list of texts.")
     text = passage.lower()
     return any(answer in text for answer in _needles(answers))
 
@@ -174,7 +213,12 @@ def _first_matches(
                 if text is None:
                     if passage_id not in passages:
                         raise M2KRError(f"the run of query {query!r} holds the passage {passage_id!r}, not known here.")
-                    text = lowered[passage_id] = passages[passage_id].lower()
+                    content = passages[passage_id]
+                    if not isinstance(content, str):
+                        raise M2KRError(
+                            f"the content of the passage {passage_id!r} is {content!r:.100}, no text (str)."
+                        )
+                    text = lowered[passage_id] = content.lower()
                 if any(map(text.__contains__, needles)):  # half the time of a generator
                     first[query] = [passage_id]
                     break

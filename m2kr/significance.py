@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +20,9 @@ _INTERVAL = (2.5, 97.5)
 
 def compare(
     runs: Mapping[str, Run | Mapping[str, Mapping[str, float]]],
-    qrels: Mapping[str, Sequence[str]],
+    qrels: Mapping[str, Collection[str]],
     *,
-    answers: Mapping[str, Sequence[str]] | None = None,
+    answers: Mapping[str, Collection[str] | None] | None = None,
     passages: Mapping[str, str] | None = None,
     measures: Sequence[str] = ("Recall@5", "MRR@10", "nDCG@10"),
     resamples: int = 10_000,
@@ -37,7 +37,7 @@ def compare(
 
     Args:
         runs: name -> run, at least two.
-        qrels: question_id -> ids of its positive passages.
+        qrels: question_id -> ids of its positive passages, as `m2kr.metrics.score_queries` takes them.
         answers: question_id -> answers, for PRecall@K.
         passages: passage_id -> content, at least of the retrieved ones, for PRecall@K.
         measures: names as `m2kr.metrics.score` gives them, with any cut-off.

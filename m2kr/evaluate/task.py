@@ -24,13 +24,12 @@ from m2kr.evaluate.quantisation import effect_of_8_bits
 from m2kr.images.query_pictures import picture_sizes
 from m2kr.metrics import score
 from m2kr.results.record import (
-    RESULT_FORMAT,
     Result,
-    data_facts,
     data_settings,
     finished_record,
     read_result,
     result_name,
+    retrieval_facts,
     write_record,
 )
 from m2kr.results.run import Run
@@ -206,7 +205,7 @@ class _Evaluation:
         return np.concatenate(scores), np.concatenate(rows)
 
     def _written(self, metrics: dict[str, float], effect: dict[str, float] | None, run_sha256: str) -> Result:
-        phases, options = self.phases, self.options
+        options = self.options
         self._finished()  # as above
         if not self._has_run(run_sha256):
             raise M2KRError(f"{self.run_path} was replaced while this run was scored. Evaluate into another --out.")
@@ -214,26 +213,16 @@ class _Evaluation:
             self.result_path,
             Result,
             {
-                **data_facts(self.data),
+                **retrieval_facts(self.data, metrics, run_sha256, self.phases),
                 **chosen(options, "in_result"),
                 **environment(options.device),
-                "format": RESULT_FORMAT,
                 "model": self.retriever.name,
                 "model_settings": self.retriever.settings,
-                "metrics": metrics,
-                "headline": list(self.data.task.metrics),
-                "passages": self.data.passages.height,
-                "queries_without_positive": sum(not positives for positives in self.data.qrels.values()),
                 "ignored_inputs": self.ignored,
                 "instructions": self.retriever.reads_instructions,
                 "search": "exact",
                 "store_dtype": options.stored,
                 "quantisation": effect,
-                "seconds": {phase: round(value, 3) for phase, value in phases.seconds.items()},
-                "reused": phases.reused,
-                "memory": phases.memory,
-                "peak_memory": max(phases.memory.values()),
-                "run_sha256": run_sha256,
                 "key": self.key,
             },
         )

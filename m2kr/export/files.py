@@ -17,7 +17,7 @@ from m2kr.common.templates import render
 from m2kr.errors import M2KRError
 from m2kr.formats.shards import read_batches, write_shards
 from m2kr.images.roots import ImageRoots
-from m2kr.results.run import escape_id
+from m2kr.results.run import escaped_ids
 from m2kr.tasks import BENCHMARK_CITATION, TASKS, Task
 
 if TYPE_CHECKING:
@@ -106,13 +106,6 @@ def read_passages(shards: Iterable[Path]) -> Iterator[pl.DataFrame]:
 _BREAKS = r"[\t\n\r\x0b\x0c\x1c-\x1e\u{85}\u{2028}\u{2029}]+"
 
 
-def _trec_ids(ids: pl.Series) -> pl.Series:
-    """Return ids as `m2kr.results.run.Run.write_trec` writes them, so that a run and these files name the same."""
-    if not ids.str.contains(r"[\s%\x1c-\x1f]").any():
-        return ids
-    return pl.Series(ids.name, [escape_id(name) for name in ids], dtype=pl.String)
-
-
 def _write_lines(
     path: Path, split: ExportedSplit, bar: tqdm[Any], columns: Callable[[pl.DataFrame], pl.DataFrame]
 ) -> None:
@@ -129,13 +122,13 @@ def _write_trec(folder: Path, split: ExportedSplit, bar: tqdm[Any]) -> None:
     The texts of passages are as they are: JSON can hold anything.
     """
     plain: Any = {"quote_style": "never", "include_header": False}
-    queries = split.queries.select(_trec_ids(split.queries["id"]), pl.col("text").str.replace_all(_BREAKS, " "))
+    queries = split.queries.select(escaped_ids(split.queries["id"]), pl.col("text").str.replace_all(_BREAKS, " "))
     queries.write_csv(folder / "queries.tsv", separator="\t", **plain)
     bar.update(queries.height)
     _write_lines(
-        folder / "collection.jsonl", split, bar, lambda rows: rows.select(_trec_ids(rows["id"]), contents="text")
+        folder / "collection.jsonl", split, bar, lambda rows: rows.select(escaped_ids(rows["id"]), contents="text")
     )
-    names = (_trec_ids(split.qrels[column]) for column in ("query-id", "corpus-id"))
+    names = (escaped_ids(split.qrels[column]) for column in ("query-id", "corpus-id"))
     qrels = split.qrels.select(next(names), pl.lit("0").alias("iteration"), next(names), "score")
     qrels.write_csv(folder / "qrels.txt", separator=" ", **plain)
 

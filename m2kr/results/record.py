@@ -17,6 +17,7 @@ from m2kr.results.run import Run
 from m2kr.tasks import TASKS
 
 if TYPE_CHECKING:
+    from m2kr.common.measure import Phases
     from m2kr.dataset import TaskData
 
 _T = TypeVar("_T")
@@ -27,6 +28,10 @@ class Result(TypedDict):
 
     All but ``seconds``, ``reused``, ``memory`` and ``peak_memory`` are equal for equal evaluations, and all but
     ``quantisation`` where one of them found embeddings and the other did not.
+
+    A result of ``m2kr.score``, whose run was made elsewhere, has two keys besides: ``queries_without_passages`` (that
+    the run lacks, and that score 0) and ``source_run`` (the file as it came: name and sha256). What is not known of
+    such a run is "unknown", null or empty.
     """
 
     # 1; changes when a reader of these files has to change.
@@ -58,9 +63,9 @@ class Result(TypedDict):
     seed: int | None
     # Kinds of input the task has and the retriever was not given: ["image"] after --ignore-images.
     ignored_inputs: list[str]
-    # Whether the task's instruction stood in front of each question.
-    instructions: bool
-    # Always "exact": every query was compared with every passage.
+    # Whether the task's instruction stood in front of each question; null where that is not known.
+    instructions: bool | None
+    # "exact": every query was compared with every passage; "elsewhere": the run was made elsewhere.
     search: str
     # Passages kept for each query.
     top_k: int
@@ -73,7 +78,8 @@ class Result(TypedDict):
     # ``passages`` took part. With fewer than the task has there are fewer rivals, so the effect on the task is larger.
     # Else null.
     quantisation: dict[str, float] | None
-    batch_size: int
+    # Inputs encoded at once; null where that is not known.
+    batch_size: int | None
     # Processor or graphics card that encoded and searched.
     hardware: str
     # Seconds of wall time of each phase. That of an encoding that was interrupted is the sum of its parts; that of one
@@ -213,6 +219,23 @@ def data_settings(data: TaskData) -> dict[str, Any]:
         "dataset": data.fingerprint,
         "queries": data.queries.height if data.limited else None,
         "nano": [data.seed, data.queries.height, data.passages.height] if data.nano else None,
+    }
+
+
+def retrieval_facts(data: TaskData, metrics: dict[str, float], run_sha256: str, phases: Phases) -> dict[str, Any]:
+    """Return what every result of retrieval says of its data, its run, its measures and its times."""
+    return {
+        **data_facts(data),
+        "format": RESULT_FORMAT,
+        "metrics": metrics,
+        "headline": list(data.task.metrics),
+        "passages": data.passages.height,
+        "queries_without_positive": sum(not positives for positives in data.qrels.values()),
+        "seconds": {phase: round(value, 3) for phase, value in phases.seconds.items()},
+        "reused": phases.reused,
+        "memory": phases.memory,
+        "peak_memory": max(phases.memory.values()),
+        "run_sha256": run_sha256,
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 _WRITTEN_QUERIES = 256
 """Queries whose lines are written at once; of 500 passages each, they take some 20 MB."""
 
+_BOM = "\ufeff"
+_LARGEST = float(np.finfo(np.float32).max)
+_NUMBERS = (int, float, np.integer, np.floating)
+
 
 @dataclass(frozen=True)
 class Run:
@@ -34,11 +38,27 @@ class Run:
         query_ids: n ids.
         passage_ids: for each query, the ids of its passages.
         scores: for each query, as many scores, float32, not increasing.
+
+    Raises:
+        M2KRError: there are not as many lists, or in one of them not as many scores, as there are ids; a query stands
+            twice; an id is no text; scores are NaN or increase.
     """
 
     query_ids: list[str]
     passage_ids: list[list[str]]
     scores: list[npt.NDArray[np.float32]]
+
+    def __post_init__(self) -> None:
+        counts = [len(self.query_ids), len(self.passage_ids), len(self.scores)]
+        if len(set(counts)) > 1:
+            raise M2KRError("a run has {} queries, {} lists of passages and {} of scores.".format(*counts))
+        check_ids(self.query_ids, "query", "a run")
+        check_ids(chain.from_iterable(self.passage_ids), "passage", "a run")
+        if len(set(self.query_ids)) < len(self.query_ids):
+            twice = next(name for name in self.query_ids if self.query_ids.count(name) > 1)
+            raise M2KRError(f"a run holds the query {twice!r} more than once.")
+        for query, passages, scores in zip(self.query_ids, self.passage_ids, self.scores, strict=True):
+            _check_ranked(query, passages, scores)
 
     @classmethod
     def from_dict(cls, run: Mapping[str, Mapping[str, float]]) -> Run:
@@ -47,14 +67,18 @@ class Run:
         Scores are compared in float32, as they are written and as trec_eval reads them.
 
         Raises:
-            M2KRError: a score is NaN.
+            M2KRError: it is no such thing, an id is no text, or a score is no number or NaN.
         """
+        if not isinstance(run, Mapping):
+            raise M2KRError(f"a run is {run!r:.100}; it has to be a Run, or a dict: query id -> passage id -> score.")
         ordered = {}
         for query, found in run.items():
-            scores = np.array(list(found.values()), dtype=np.float32)
-            if np.isnan(scores).any():
-                passage = list(found)[int(np.isnan(scores).argmax())]
-                raise M2KRError(f"the score of query {query!r} and passage {passage!r} is NaN, which has no rank.")
+            if not isinstance(found, Mapping):
+                raise M2KRError(f"the run of query {query!r} is {found!r:.100}; it has to be a dict: id -> score.")
+            check_ids(found, "passage", f"the run of query {query!r}")
+            scores = _checked_scores(query, found)
+            if np.isnan(scores).any():  # said before they are ordered, which NaN cannot be
+                _check_ranked(query, list(found), scores)
             ordered[query] = sorted(zip(scores.tolist(), found, strict=True), reverse=True)
         return cls(
             list(ordered),
@@ -65,13 +89,16 @@ class Run:
     def write_trec(self, path: Path, tag: str, *, quiet: bool = True) -> None:
         """Write ``query Q0 passage rank score tag`` lines, gzipped; equal runs give equal bytes.
 
-        White space and "%" in ids are written as %XX, since the format is separated by blanks; `read_trec` undoes it.
+        Ids are written as `escaped_ids` says, since the format is separated by blanks; `read_trec` undoes it.
         A score is written in as many digits as give the float32 back exactly.
         """
         import polars as pl
         from isal import igzip
 
-        label = pl.lit(escape_id(tag))
+        def ids(names: Iterable[str]) -> pl.Series:
+            return escaped_ids(pl.Series(list(names), dtype=pl.String))
+
+        label = pl.lit(_escaped(tag))
         with (
             atomic(path) as raw,
             igzip.IGzipFile(fileobj=raw, mode="wb", filename="", mtime=0, compresslevel=1) as file,  # type: ignore[no-untyped-call]
@@ -84,8 +111,8 @@ class Run:
                 if lengths.any():
                     columns = pl.DataFrame(
                         {
-                            "query": _escaped(self.query_ids[part]).gather(np.repeat(np.arange(len(found)), lengths)),
-                            "passage": _escaped(list(chain.from_iterable(found))),
+                            "query": ids(self.query_ids[part]).gather(np.repeat(np.arange(len(found)), lengths)),
+                            "passage": ids(chain.from_iterable(found)),
                             "rank": np.concatenate([np.arange(1, length + 1) for length in lengths]),
                             "score": np.concatenate(scores).astype(np.float32, copy=False),
                         }
@@ -95,41 +122,127 @@ class Run:
                 bar.update(len(found))
 
     @classmethod
-    def read_trec(cls, path: Path) -> Run:
+    def read_trec(
+        cls,
+        path: Path,
+        *,
+        queries: Collection[str] | None = None,
+        passages: Collection[str] | None = None,
+        finite: bool = False,
+    ) -> Run:
         """Read a TREC run, gzipped or not, ordered by (score, passage id) as trec_eval does, whatever its rank column.
 
+        Fields stand apart by any number of blanks and tabs. A byte order mark and empty lines at the end are passed
+        over. Ids written as %XX come back, unless only what is written is among the known ids.
+
+        Args:
+            path: the file.
+            queries: ids of the queries there are, a set; None: any.
+            passages: likewise of the passages.
+            finite: refuse infinite scores too. Minus infinity stands in runs of ours for passages without vectors.
+
         Raises:
-            M2KRError: the file cannot be read, a line does not have six fields, or a score is no number.
+            M2KRError: the file cannot be read; a line does not have six fields, is no UTF-8, names a query or passage
+                that is not known or a passage for the second time, or has a score that is no number, NaN or, with
+                ``finite``, infinite in float32.
         """
         run: dict[str, dict[str, float]] = {}
-        name = cache(unquote)
+        query_of, passage_of = _names("query", queries), _names("passage", passages)
+        number = empty = 0
         try:
             with path.open("rb") as raw:
                 lines = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
                 for number, line in enumerate(lines, start=1):
-                    fields = line.decode("utf-8", "replace").split()
-                    try:
-                        query, _, passage, _, value, _ = fields
-                        run.setdefault(name(query), {})[name(passage)] = float(value)
-                    except ValueError as error:
-                        count = len(fields)
-                        reason = "the score is no number" if count == 6 else f"{count} fields where 6 are expected"
-                        raise M2KRError(f"{path}, line {number}: {reason}. It is no TREC run.") from error
+                    fields = (line.removeprefix(_BOM.encode()) if number == 1 else line).split()
+                    if not fields and run:
+                        empty = empty or number
+                        continue
+                    if empty:
+                        number = empty
+                        raise ValueError("an empty line where others follow")
+                    if len(fields) != 6:
+                        raise ValueError(f"{len(fields)} fields where 6 are expected: query Q0 passage rank score tag")
+                    if not line.isascii():
+                        line.decode("utf-8")
+                    query, passage, score = query_of(fields[0]), passage_of(fields[2]), _number(fields[4])
+                    if not -_LARGEST <= score <= _LARGEST and (finite or score != score):
+                        raise ValueError(f"the score is {fields[4].decode()}, which is not finite")
+                    found = run.setdefault(query, {})
+                    if passage in found:
+                        raise ValueError(f"the passage {passage!r} stands there for query {query!r} a second time")
+                    found[passage] = score
+        except UnicodeDecodeError as error:
+            raise M2KRError(f"{path}, line {number}: the bytes are no UTF-8 ({error.reason}).") from error
+        except ValueError as error:
+            raise M2KRError(f"{path}, line {number}: {error}.") from error
         except (OSError, EOFError, zlib.error) as error:
             raise M2KRError(f"{path} cannot be read as a run ({error}).") from error
         return cls.from_dict(run)
 
 
-def _escaped(names: Sequence[str]) -> pl.Series:
+def check_ids(ids: Iterable[object], what: str, where: str) -> None:
+    """Raise `M2KRError` where an id is no text: a number would equal none of the ids of the tables."""
+    for kind, name in {type(name): name for name in ids}.items():
+        if not issubclass(kind, str):
+            raise M2KRError(f"{where} holds the {what} id {name!r}, of type {kind.__name__}; ids are text (str).")
+
+
+def _checked_scores(query: str, found: Mapping[str, object]) -> npt.NDArray[np.float32]:
+    """Return the scores of a query as an array."""
+    for kind, passage in {type(value): name for name, value in found.items()}.items():
+        if not issubclass(kind, _NUMBERS):
+            value = f"{found[passage]!r:.100}"
+            raise M2KRError(f"the score of query {query!r} and passage {passage!r} is {value}, which is no number.")
+    return np.array(list(found.values()), dtype=np.float32)
+
+
+def _check_ranked(query: str, passages: Sequence[str], scores: npt.NDArray[np.float32]) -> None:
+    """Raise `M2KRError` where scores cannot be those of so many passages, best first."""
+    values = np.asarray(scores)
+    if values.shape != (len(passages),):
+        raise M2KRError(f"query {query!r} has {len(passages)} passages, and scores of shape {values.shape}.")
+    if np.isnan(values).any():
+        passage = passages[int(np.isnan(values).argmax())]
+        raise M2KRError(f"the score of query {query!r} and passage {passage!r} is NaN, which has no rank.")
+    if (rises := values[1:] > values[:-1]).any():
+        passage = passages[int(rises.argmax()) + 1]
+        raise M2KRError(f"query {query!r} has a higher score at the passage {passage!r} than before: best comes first.")
+
+
+def _number(field: bytes) -> float:
+    try:
+        return float(field)
+    except ValueError as error:
+        raise ValueError(f"the score is no number, but {field.decode()!r:.100}") from error
+
+
+def _names(what: str, known: Collection[str] | None) -> Callable[[bytes], str]:
+    """Return what reads the ids of queries or passages, each once."""
+
+    @cache
+    def name(field: bytes) -> str:
+        written = field.decode("utf-8")
+        plain = unquote(written)
+        if known is None or plain in known:
+            return plain
+        if written not in known:  # other tools write ids with "%" as they are
+            raise ValueError(f"the {what} {plain!r} is not of the task")
+        return written
+
+    return name
+
+
+def escaped_ids(ids: pl.Series) -> pl.Series:
+    """Return ids as TREC files hold them: white space, "%" and byte order marks as %XX."""
     import polars as pl
 
-    series = pl.Series(names, dtype=pl.String)
     # Most ids need none of it, and there are millions.
-    return pl.Series(map(escape_id, names), dtype=pl.String) if series.str.contains(r"[\s%\x1c-\x1f]").any() else series
+    if not ids.str.contains(rf"[\s%\x1c-\x1f{_BOM}]").any():
+        return ids
+    return pl.Series(ids.name, map(_escaped, ids), dtype=pl.String)
 
 
-def escape_id(name: str) -> str:
-    """Return an id as TREC files hold it: white space and "%" as %XX."""
+def _escaped(name: str) -> str:
     return "".join(
-        "".join(f"%{byte:02X}" for byte in c.encode("utf-8")) if c == "%" or c.isspace() else c for c in name
+        "".join(f"%{byte:02X}" for byte in c.encode("utf-8")) if c in ("%", _BOM) or c.isspace() else c for c in name
     )

@@ -12,8 +12,8 @@ from m2kr.results.record import Result
 def table(results: Sequence[Result]) -> str:
     """Return results as a table: one row for each model and task, the headline measures in percent.
 
-    A star marks a row whose queries or passages were cut or whose images were ignored; made-up data are said below the
-    table.
+    A star marks a row whose queries or passages were cut, whose images were ignored or whose run was made elsewhere;
+    made-up data are said below the table.
     """
     rows: list[tuple[str, ...]] = [
         ("task", "split", "model", "queries", "passages", "R@K", "PR@K", "MRR@10", "nDCG@10")
@@ -59,13 +59,20 @@ def notes_on(results: Sequence[Result]) -> list[str]:
         notes.append("* only the first queries were evaluated (--limit)")
     if any(result["nano"] for result in results):
         notes.append("* only a small subset was evaluated, which is much easier than the task (--nano)")
+    if any(_is_elsewhere(result) for result in results):
+        notes.append("* the run was made elsewhere, and how is not known (m2kr.score)")
     return notes + _synthetic(results)
 
 
 def _marked(name: str, result: Result | AnswerResult) -> str:
     """Return the name of what was evaluated, with a star where not all that the task asks was asked."""
-    star = "*" if result["limited"] or result["nano"] or result["ignored_inputs"] else ""
+    marked = result["limited"] or result["nano"] or result["ignored_inputs"] or _is_elsewhere(result)
+    star = "*" if marked else ""
     return f"{result[name]}{star}"  # type: ignore[literal-required]
+
+
+def _is_elsewhere(result: Result | AnswerResult) -> bool:
+    return result.get("search") == "elsewhere"
 
 
 def _synthetic(results: Sequence[Result | AnswerResult]) -> list[str]:

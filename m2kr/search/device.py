@@ -13,8 +13,8 @@ def check_device(name: str) -> None:
     import torch
 
     try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
+        torch.empty(0, device=torch.device(name))
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise M2KRError(f"device {name!r} cannot be used: {first_line(error)}") from error
 
 

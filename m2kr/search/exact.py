@@ -12,7 +12,7 @@ equal passages must score the same bits wherever they lie, which `m2kr.search.ma
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -69,18 +69,18 @@ def search(
         int64, with k' the smaller of ``k`` and the number of passages.
 
     Raises:
-        M2KRError: ``k`` or ``memory`` below 1; a device that is not there; embeddings of different kinds or dimensions;
-            NaN or infinity in them; scores too large for float32.
+        M2KRError: ``k`` is no whole number or below 1; ``memory`` is below 1; a device is not there; embeddings are no
+            real numbers, or of different kinds or dimensions; NaN or infinity in them; scores too large for float32.
 
     Source: Khattab and Zaharia, "ColBERT: Efficient and Effective Passage Search via Contextualized Late Interaction
     over BERT", SIGIR 2020, equation 3.
     """
     import torch
 
-    if k < 1:
-        raise M2KRError(f"k must be at least 1, not {k}")
-    if memory < 1:
-        raise M2KRError(f"memory must be at least 1 byte, not {memory}")
+    if not isinstance(k, int | np.integer) or isinstance(k, bool) or k < 1:
+        raise M2KRError(f"k must be a whole number, at least 1, not {k!r:.100}")
+    if not isinstance(memory, int | float | np.integer) or not memory >= 1:
+        raise M2KRError(f"memory must be a number of bytes, at least 1, not {memory!r:.100}")
     check_device(device)
     single = _one_kind(query_embeddings, passage_embeddings)
     queries = _queries(query_embeddings)
@@ -133,7 +133,8 @@ def _is_single(embeddings: Passages) -> bool | None:
 def _one_kind(queries: Embeddings, passages: Passages) -> bool:
     kinds = {True: "one vector an item", False: "several vectors an item", None: "an unknown kind"}
     query_kind, passage_kind = _is_single(queries), _is_single(passages)
-    if query_kind is None or passage_kind not in (None, query_kind):
+    streamed = isinstance(passages, Iterable) and not isinstance(passages, str | bytes | Mapping)
+    if query_kind is None or (not streamed if passage_kind is None else passage_kind != query_kind):
         raise M2KRError(
             f"the queries have {kinds[query_kind]} and the passages {kinds[passage_kind]}: pass (n, dim) arrays for "
             "both, or a Ragged or a list of (tokens, dim) arrays for both"
@@ -181,6 +182,8 @@ def _joined(parts: Iterable[Ragged | Array], plan: Plan) -> Iterator[Ragged]:
     row = vectors = 0
     for part in parts:
         if not isinstance(part, Ragged):
+            if getattr(part, "ndim", None) != 2:
+                Ragged.from_list([part], first=row + len(waiting))  # says what it is in place of an array
             waiting.append(part)
             vectors += len(part)
             if vectors < plan.chunk_vectors and len(waiting) < plan.chunk_items:

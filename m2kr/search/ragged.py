@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from m2kr.errors import M2KRError
+from m2kr.errors import M2KRError, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,17 +24,31 @@ Array: TypeAlias = "npt.NDArray[Any] | Tensor"
 
 
 def as_tensor(array: Array) -> Tensor:
-    """Return a NumPy array (memory-mapped or not) or a tensor as a tensor, sharing memory and without gradient."""
+    """Return a NumPy array (memory-mapped or not) or a tensor as a tensor, sharing memory and without gradient.
+
+    Only an array that torch cannot share, as its rows are turned round, is copied.
+
+    Raises:
+        M2KRError: it does not hold real numbers of a type that torch has.
+    """
     import torch
 
-    if isinstance(array, torch.Tensor):
-        return array.detach()
-    if array.flags.writeable:
-        return torch.from_numpy(array)
-    with warnings.catch_warnings():
-        # torch warns about such arrays because a tensor could be written through; nothing here writes through one.
-        warnings.simplefilter("ignore", UserWarning)
-        return torch.from_numpy(array)
+    try:
+        if isinstance(array, torch.Tensor):
+            tensor = array.detach()
+        else:
+            shared = array.copy() if min(array.strides, default=0) < 0 else array
+            with warnings.catch_warnings():
+                # torch warns of arrays that are not to be written, as a tensor could be; nothing here writes to one.
+                warnings.simplefilter("ignore", UserWarning)
+                tensor = torch.from_numpy(shared)
+        if tensor.is_complex() or tensor.dtype in (torch.uint16, torch.uint32, torch.uint64):
+            raise TypeError("no product of such numbers can be ordered")
+    except (TypeError, ValueError) as error:
+        raise M2KRError(
+            f"embeddings of type {array.dtype} cannot be used ({first_line(error)}). Pass float32, float16 or bfloat16."
+        ) from error
+    return tensor
 
 
 @dataclass(frozen=True, eq=False)

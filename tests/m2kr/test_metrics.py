@@ -209,10 +209,60 @@ def test_an_answer_is_contained_whatever_its_capitals_and_outer_blanks(
     assert found["PRecall@1"] == float(contained)
 
 
-@pytest.mark.parametrize("ks", [[], [0], [-1, 5]])
-def test_cut_offs_below_one_are_refused(ks: list[int]) -> None:
+@pytest.mark.parametrize("ks", [[], [0], [-1, 5], ("5",), "5", 5, (2.5,), None])
+def test_cut_offs_that_are_no_whole_numbers_from_one_are_refused(ks: Any) -> None:
     with pytest.raises(M2KRError, match="cut-offs"):
         score({"q": {"a": 1.0}}, {"q": ["a"]}, ks=ks)
+
+
+def test_cut_offs_may_be_numbers_of_numpy() -> None:
+    assert "Recall@2" in score({"q": {"a": 1.0}}, {"q": ["a"]}, ks=np.array([2]))
+
+
+def test_relevance_of_zero_is_no_positive() -> None:
+    run = {"q": {"a": 2.0, "b": 1.0}}
+    assert score(run, {"q": {"a": 0}}, ks=[1])["Recall@1"] == 0.0
+    graded = score(run, {"q": {"a": 0, "b": 3, "c": 1}}, ks=[1, 2])
+    assert graded == score(run, {"q": ["b", "c"]}, ks=[1, 2])
+    assert graded["recall_fraction@2"] == 0.5
+
+
+@pytest.mark.parametrize("empty", [None, [], (), set(), np.array([], dtype=object)])
+def test_no_answers_and_no_positives_may_be_said_in_any_form(empty: Any) -> None:
+    found = score({"q": {"a": 1.0}}, {"q": empty}, answers={"q": empty}, passages={"a": "x"}, ks=[1])
+    assert (found["Recall@1"], found["PRecall@1"]) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"qrels": {"q": "a"}}, "qrels of query 'q' is 'a'"),
+        ({"qrels": {"q": 3}}, "qrels of query 'q' is 3"),
+        ({"qrels": ["a"]}, r"qrels is \['a'\]"),
+        ({"qrels": {1: ["a"]}}, "qrels holds the query id 1, of type int"),
+        ({"qrels": {"q": [7]}}, "qrels of query 'q' holds 7, of type int"),
+        ({"qrels": {"q": {"a": "1"}}}, "relevance of 'a' for query 'q' is '1'"),
+        ({"run": {"q": {7: 1.0}}}, "passage id 7, of type int"),
+        ({"run": {1: {"a": 1.0}}}, "query id 1, of type int"),
+        ({"run": [["a"]]}, r"a run is \[\['a'\]\]"),
+        ({"answers": {"q": "x"}}, "answers of query 'q' is 'x'"),
+        ({"answers": {"q": [47]}}, "answers of query 'q' holds 47, of type int"),
+        ({"answers": {"q": [None]}}, "answers of query 'q' holds None"),
+        ({"answers": {"q": {"x": 1}}}, "answers of query 'q' is {'x': 1}"),
+        ({"answers": [["x"]]}, "answers is"),
+        ({"passages": ["x"]}, r"passages is \['x'\]"),
+        ({"passages": {"a": None}}, "content of the passage 'a' is None"),
+    ],
+)
+def test_arguments_of_another_form_are_refused(changed: dict[str, Any], message: str) -> None:
+    given: dict[str, Any] = {"run": {"q": {"a": 1.0}}, "qrels": {"q": ["a"]}, "answers": {"q": ["x"]}}
+    with pytest.raises(M2KRError, match=message):
+        score(**{**given, "passages": {"a": "x"}, **changed})
+
+
+def test_answers_that_are_one_text_are_refused() -> None:
+    with pytest.raises(M2KRError, match="'green'"):
+        contains_answer("It is green.", "green")
 
 
 def test_no_queries_are_refused() -> None:

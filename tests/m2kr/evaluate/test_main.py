@@ -175,6 +175,7 @@ COMMANDS = (
     "m2kr.answer.__main__",
     "m2kr.results.__main__",
     "m2kr.ask",
+    "m2kr.score",
     "m2kr.build.__main__",
 )
 

@@ -19,6 +19,7 @@ from m2kr.evaluate.task import evaluate_task
 from m2kr.export.task import export_task
 from m2kr.metrics import score
 from m2kr.results.run import Run
+from m2kr.score import score_run
 
 # --- TREC -----------------------------------------------------------------------------------------------------------
 
@@ -49,6 +50,17 @@ def test_trec_ids_are_those_of_runs(awkward, exported, tmp_path):
     assert queries == list(dict.fromkeys(row[0] for row in rows))
     assert sorted(passages) == sorted({row[2] for row in rows})
     assert "p%20100%25%20d" in passages
+
+
+def test_a_run_of_trec_files_made_elsewhere_is_scored_under_the_ids_of_the_benchmark(awkward, exported, tmp_path):
+    data = load_task("LLaVA", awkward)
+    qrels = [line.split(" ") for line in (exported / "trec" / "LLaVA" / "qrels.txt").read_text("utf-8").splitlines()]
+    lines = [f"{row[0]} Q0 {row[2]} 1 1.0 x" for row in qrels] + ["q%20100%25%20d Q0 p%20100%25%20d 2 0.5 x"]
+    (tmp_path / "run.trec").write_text("\n".join(lines), encoding="utf-8")
+    result = score_run(tmp_path / "run.trec", data, "x", tmp_path, quiet=True)
+    assert result["metrics"]["recall_fraction@500"] == 1 - result["queries_without_positive"] / data.queries.height
+    run = Run.read_trec(tmp_path / "LLaVA.run.trec.gz")
+    assert run.passage_ids[run.query_ids.index("q 100% d")][-1] == "p 100% d"
 
 
 def test_trec_texts_stay_on_their_line(awkward, exported):

@@ -89,15 +89,81 @@ def test_a_run_is_ordered_by_score_and_not_by_its_ranks_or_lines(tmp_path: Path)
     [
         ("q Q0 a 1 1.0 m\nq Q0 b 2 0.5\n", "line 2: 5 fields where 6 are expected"),
         ("q Q0 a b 1 1.0 m\n", "line 1: 7 fields"),
-        ("q Q0 a 1 high m\n", "line 1: the score is no number"),
+        ("q Q0 a 1 high m\n", "line 1: the score is no number, but 'high'"),
         ("\n", "line 1: 0 fields"),
-        ("q Q0 a 1 nan m\n", "NaN"),
+        ("q Q0 a 1 2 m\n\n\nq Q0 b 2 1 m\n", "line 2: an empty line"),
+        ("q Q0 a 1 2 m\nq Q0 b 2 nan m\n", "line 2: the score is nan"),
+        ("q Q0 a 1 2 m\nr Q0 a 1 2 m\nq Q0 %61 2 1 m\n", "line 3: the passage 'a' .* query 'q' a second time"),
+        (b"q Q0 \xff 1 1.0 m\n", "line 1: the bytes are no UTF-8"),
+        (b"q Q0 a 1 2 m\nq Q0 b 2 1 \xff\xfe\n", "line 2: the bytes are no UTF-8"),
     ],
 )
-def test_a_file_that_is_no_run_is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "run.trec").write_text(text)
-    with pytest.raises(M2KRError, match=message):
+def test_a_file_that_is_no_run_is_refused_with_its_line(tmp_path: Path, text: str | bytes, message: str) -> None:
+    (tmp_path / "run.trec").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(M2KRError, match=rf"run\.trec, {message}"):
         Run.read_trec(tmp_path / "run.trec")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("r Q0 a 2 1 m", "the query 'r' is not"),
+        ("q Q0 c 2 1 m", "the passage 'c' is not"),
+        ("q Q0 a%20b 2 1 m", "the passage 'a b' is not"),
+        ("q Q0 a 2 -inf m", "the score is -inf, which is not finite"),
+        ("q Q0 a 2 1e39 m", "the score is 1e39, which is not finite"),
+    ],
+)
+def test_a_run_is_checked_against_what_is_known(tmp_path: Path, line: str, message: str) -> None:
+    (tmp_path / "run.trec").write_text(f"q Q0 b 1 2 m\n{line}\n")
+    with pytest.raises(M2KRError, match=rf"run\.trec, line 2: {message}"):
+        Run.read_trec(tmp_path / "run.trec", queries={"q"}, passages={"a", "b"}, finite=True)
+
+
+def test_marks_blanks_and_empty_last_lines_are_passed_over(tmp_path: Path) -> None:
+    text = "\ufeffq\tQ0\ta\u00a0b  1   2.0 m\r\nq Q0 %20 2 1 m\nq Q0 100% 3 0 m\nq Q0 %41 4 -1 m\n\n \n"
+    (tmp_path / "run.trec").write_bytes(text.encode())
+    run = Run.read_trec(tmp_path / "run.trec", queries={"q"}, passages={"a\u00a0b", " ", "100%", "%41"})
+    assert (run.query_ids, run.passage_ids) == (["q"], [["a\u00a0b", " ", "100%", "%41"]])
+    assert Run.read_trec(tmp_path / "run.trec").passage_ids == [["a\u00a0b", " ", "100%", "A"]]
+
+
+def scores_of(*values: float) -> np.ndarray:
+    return np.array(values, dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ((["q"], [], []), "1 queries, 0 lists of passages and 0 of scores"),
+        ((["q"], [["a", "b"]], [scores_of(1)]), r"'q' has 2 passages, and scores of shape \(1,\)"),
+        ((["q", "q"], [["a"], ["b"]], [scores_of(1), scores_of(1)]), "the query 'q' more than once"),
+        (([1], [["a"]], [scores_of(1)]), "the query id 1, of type int"),
+        ((["q"], [["a", 7]], [scores_of(2, 1)]), "the passage id 7, of type int"),
+        ((["q"], [["a", "b"]], [scores_of(1, 2)]), "'q' has a higher score at the passage 'b'"),
+        ((["q"], [["a", "b"]], [scores_of(1, np.nan)]), "query 'q' and passage 'b' is NaN"),
+    ],
+)
+def test_a_run_whose_parts_do_not_fit_is_refused(parts: tuple[list, list, list], message: str) -> None:
+    with pytest.raises(M2KRError, match=message):
+        Run(*parts)
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        (None, "a run is None"),
+        ([("q", "a")], r"a run is \[\('q', 'a'\)\]"),
+        ({"q": ["a", "b"]}, r"the run of query 'q' is \['a', 'b'\]"),
+        ({"q": {"a": "0.5"}}, "query 'q' and passage 'a' is '0.5', which is no number"),
+        ({"q": {"a": 1.0, "b": None}}, "passage 'b' is None, which is no number"),
+        ({"q": {1: 1.0, "b": 1.0}}, "the run of query 'q' holds the passage id 1, of type int"),
+        ({3: {"b": 1.0}}, "the query id 3, of type int"),
+    ],
+)
+def test_a_dict_that_is_no_run_is_refused(run: object, message: str) -> None:
+    with pytest.raises(M2KRError, match=message):
+        Run.from_dict(run)  # type: ignore[arg-type]
 
 
 def test_a_run_that_is_cut_off_or_not_there_is_refused(tmp_path: Path) -> None:
@@ -110,9 +176,3 @@ def test_a_run_that_is_cut_off_or_not_there_is_refused(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(M2KRError, match=r"run\.trec\.gz"):
             Run.read_trec(path)
-
-
-def test_bytes_that_are_no_utf8_are_refused_or_read_but_never_a_traceback(tmp_path: Path) -> None:
-    (tmp_path / "run.trec").write_bytes(b"q Q0 \xff 1 1.0 m\n\xff\xfe\n")
-    with pytest.raises(M2KRError, match="line 2"):
-        Run.read_trec(tmp_path / "run.trec")

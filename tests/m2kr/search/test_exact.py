@@ -256,6 +256,7 @@ def test_a_lower_matmul_precision_of_the_caller_is_overruled_and_kept() -> None:
     assert_nearly(found, queries, passages, 40)
 
 
+TABLE = np.ones((3, 4), np.float32)
 GOOD = [np.ones((2, 4), np.float32)] * 3
 BAD = [np.ones((2, 4), np.float32), np.ones((0, 4), np.float32), np.array([[1, 2, 3, 4], [1, np.nan, 3, 4]])]
 WIDE = [np.ones((2, 4), np.float32), np.ones((2, 5), np.float32)]
@@ -264,8 +265,19 @@ WIDE = [np.ones((2, 4), np.float32), np.ones((2, 5), np.float32)]
 @pytest.mark.parametrize(
     ("queries", "passages", "settings", "message"),
     [
-        (GOOD, GOOD, {"k": 0}, "k must be at least 1, not 0"),
-        (GOOD, GOOD, {"memory": 0}, "memory must be at least 1"),
+        *(
+            (GOOD, GOOD, {"k": k}, f"k must be a whole number, at least 1, not {k!r}")
+            for k in (0, "2", 2.0, True, None)
+        ),
+        *((GOOD, GOOD, {"memory": size}, f"at least 1, not {size!r}") for size in (0, "1", float("nan"), None)),
+        (GOOD, GOOD, {"device": None}, "device None cannot be used"),
+        *((TABLE.astype(kind), TABLE, {}, "type .* cannot be used") for kind in (str, object, complex, np.uint16)),
+        *((TABLE, TABLE.astype(kind), {}, "type .* cannot be used") for kind in (str, object, complex, np.uint16)),
+        (GOOD, [TABLE.astype(str)], {}, "type <U32 cannot be used"),
+        (TABLE, iter([TABLE.astype(complex)]), {}, "type complex128 cannot be used"),
+        *((TABLE, passages, {}, "the passages an unknown kind") for passages in (None, 5, "ab", {"a": TABLE})),
+        (GOOD, iter([*GOOD, None]), {}, r"item 3 must be an array of shape \(tokens, dim\), but is NoneType"),
+        (GOOD, ["ab"], {}, r"item 0 must be an array of shape \(tokens, dim\), but is str"),
         (GOOD, GOOD, {"device": "cuda:77"}, "device 'cuda:77' cannot be used"),
         (GOOD, GOOD, {"device": "abacus"}, "device 'abacus' cannot be used"),
         (GOOD, GOOD, {"device": "cpu,cpu"}, "device 'cpu,cpu' cannot be used"),
@@ -292,6 +304,11 @@ WIDE = [np.ones((2, 4), np.float32), np.ones((2, 5), np.float32)]
 def test_what_cannot_work_is_said(queries: Any, passages: Any, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(M2KRError, match=message):
         search(queries, passages, **{"k": 2, **settings})
+
+
+def test_arrays_with_rows_turned_round_are_searched() -> None:
+    rows = np.arange(8, dtype=np.float32).reshape(4, 2)
+    assert search(rows[:1], rows[::-1], 1)[1].tolist() == search(rows[:1], rows[::-1].copy(), 1)[1].tolist() == [[0]]
 
 
 def test_finite_numbers_whose_sum_is_infinite_are_accepted() -> None:

@@ -53,16 +53,21 @@ def main_score(task: Task) -> str:
     return (task.metrics or ("Recall@10",))[0].replace("Recall@", "hit_rate_at_")
 
 
-def mteb_task(folder: str | Path, task: str | Task) -> Any:
+def mteb_task(folder: str | Path, task: str | Task, *, ignore_images: bool = False) -> Any:
     """Return a task of an export to mteb as an ``AbsTaskRetrieval``, called ``M2KR<TASK>``.
 
     mteb's ``hit_rate_at_K`` is what M2KR calls Recall@K. mteb rounds it to 5 digits; this task does not. Ties are
     ordered by mteb as here: by id, the larger first. The dataset's revision is the fingerprint of its tables, so that
     scores of different builds do not meet in mteb's cache.
 
+    mteb 2.26 leaves out, with no more than a line in its log, what a model's metadata does not name. So the task's
+    ``evaluate`` raises an M2KRError where queries have images and the metadata name text only, as those of most models
+    of sentence-transformers do that mteb does not know.
+
     Args:
         folder: what ``python -m m2kr.export --to mteb`` wrote.
         task: its key.
+        ignore_images: let such models do the task without the images.
 
     Raises:
         M2KRError: mteb is not installed, or the folder is no such export or lacks the task.
@@ -96,7 +101,20 @@ def mteb_task(folder: str | Path, task: str | Task) -> Any:
         main_score=main_score(task),
         bibtex_citation=task.citation,
     )
-    return type(metadata.name, (retrieval,), {"metadata": metadata, "task_specific_scores": _unrounded_hit_rates})()
+
+    def evaluate(self: Any, model: Any, *arguments: Any, **options: Any) -> Any:
+        meta = getattr(model, "mteb_model_meta", None)
+        called, reads = getattr(meta, "name", type(model).__name__), sorted(getattr(meta, "modalities", None) or ())
+        if images and not ignore_images and "image" not in reads and not isinstance(model, _SearchModel):
+            raise M2KRError(
+                f"{metadata.name} asks with images, and mteb's metadata of {called} names only "
+                f"{', '.join(reads) or 'nothing'}: mteb would leave the images out. If the model reads them, give it "
+                'metadata with modalities=["image", "text"]; else pass ignore_images=True to mteb_task.'
+            )
+        return retrieval.evaluate(self, model, *arguments, **options)
+
+    parts_of_class = {"metadata": metadata, "task_specific_scores": _unrounded_hit_rates, "evaluate": evaluate}
+    return type(metadata.name, (retrieval,), parts_of_class)()
 
 
 def _unrounded_hit_rates(self: Any, scores: dict[str, dict[str, float]], *_: Any, **__: Any) -> dict[str, float]:

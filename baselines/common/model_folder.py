@@ -19,6 +19,8 @@ Pooling = Literal["mean", "cls", "last"]
 """How a bare encoder's token vectors become one: their mean, the first, or the last."""
 
 _OWN_MODULES = ("sentence_transformers.", "pylate.")
+_ONE_VECTOR = ("clip", "siglip", "siglip2")
+# Types of transformers whose text and image halves each end in one vector of their own, so that nothing is pooled.
 # Parts of a checkpoint that are no part of an embedding: heads of pre-training tasks, and buffers older releases saved.
 _UNUSED = ("position_ids", "pooler.", "cls.", "lm_head.", "vocab_transform", "vocab_layer_norm", "vocab_projector")
 _UNUSED_PREFIXES = ("mlm_head", "qa_outputs")
@@ -92,7 +94,7 @@ def read_model_folder(path: Path) -> ModelFolder:
         return ModelFolder(path, "multi", False, model_type)
     if modules is None and any(name.endswith(("ForCausalLM", "ForConditionalGeneration")) for name in architectures):
         raise refused(f"a generator ({architectures[0]}), no encoder", "Name a model made for retrieval.")
-    return ModelFolder(path, "single", modules is None, model_type)
+    return ModelFolder(path, "single", modules is None and model_type not in _ONE_VECTOR, model_type)
 
 
 def _json(path: Path) -> Any:

@@ -85,6 +85,19 @@ def test_vectors_depend_neither_on_the_batch_nor_on_what_kinds_it_mixes(
     np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["clip", "siglip"])
+def test_a_folder_of_transformers_is_read_as_one_of_sentence_transformers(
+    folders: Callable[[str], Path], pictures: list[Image.Image], name: str
+) -> None:
+    saved = folders(name)
+    plain = model_folder("clip-mini") if name == "clip" else saved.with_name("siglip-plain")
+    one, other = (SentenceTransformerRetriever(checkpoint=str(folder)) for folder in (plain, saved))
+    assert one.reads == {"text", "image"}
+    query = [{"text": TEXTS[0], "image": pictures[0]}]
+    np.testing.assert_allclose(one.encode_query(query), other.encode_query(query), atol=1e-5)
+    np.testing.assert_allclose(one.encode_document(TEXTS), other.encode_document(TEXTS), atol=1e-5)
+
+
 def test_siglip_reads_texts_at_the_length_it_was_trained_with(folders: Callable[[str], Path]) -> None:
     retriever = SentenceTransformerRetriever(checkpoint=str(folders("siglip")))
     plain = folders("siglip").with_name("siglip-plain")

@@ -22,6 +22,8 @@ from m2kr.errors import M2KRError, first_line, run_command
 from m2kr.tasks import TASKS, Task, parse_tasks
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from m2kr.formats.shards import Shard
     from m2kr.images.roots import ImageRoots
 
@@ -242,10 +244,29 @@ def _check_tables(report: Report, data: Path, task: Task, promised: dict[str, An
         where = "/".join(queries)
         try:
             check_split(task, queries[1], pl.scan_parquet(tables[queries]), pl.scan_parquet(tables[passages]))
+            for half, column in ((queries, "question"), (passages, "passage_content")):
+                if said := _windows_line_ends(pl.scan_parquet(tables[half]), column):
+                    report.add(task.key, "rules", "/".join(half), said)
         except DatasetError as error:
             report.add(task.key, "rules", where, str(error))
         except (pl.exceptions.PolarsError, OSError) as error:
             report.add(task.key, "file", where, f"cannot be read ({first_line(error)})")
+
+
+def _windows_line_ends(rows: pl.LazyFrame, column: str) -> str:
+    """Return what is wrong where most texts end in a carriage return: their raw file had lines of Windows."""
+    import polars as pl
+
+    if rows.collect_schema()[column] != pl.String:
+        return ""
+    ending = pl.col(column).str.ends_with("\r").sum()
+    count, texts = rows.select(ending, pl.col(column).count().alias("texts")).collect(engine="streaming").row(0)
+    if count * 2 <= texts:
+        return ""
+    return (
+        f"{count:,} of {texts:,} texts in {column} end in a carriage return: the raw file had Windows line ends. "
+        "Build the task again."
+    )
 
 
 def _check_images(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import struct
 import tarfile
@@ -25,22 +26,94 @@ DAMAGED_GZIP: tuple[type[BaseException], ...] = (
 )
 """What a gzip that is truncated or damaged raises."""
 
-UNREADABLE = (UnicodeDecodeError, *DAMAGED_GZIP, zipfile.BadZipFile, tarfile.TarError)
-"""The same, of whatever `open_content` opens."""
+_MARK = codecs.BOM_UTF8
+# The byte order mark that spreadsheets and editors put in front of a text is no part of it.
+_START = 4
+# So many bytes tell a text from other files.
+_OTHER_TEXT = {codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
+
+
+class UnreadableError(Exception):
+    """A raw file is not what a reader of text can take; its text says what it is."""
+
+
+UNREADABLE = (UnicodeDecodeError, UnreadableError, *DAMAGED_GZIP, zipfile.BadZipFile, tarfile.TarError)
+"""What `open_content` and the file that it gives raise for a file that cannot be read."""
+
+
+class _Gunzip:
+    """The content of a gzip file, up to the very byte where it is damaged, whatever the file is called.
+
+    isal decompresses three times as fast as the standard library, but loses a whole buffer where a file is damaged, and
+    takes bytes behind the end for a truncated file. There the standard library takes over.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._source: Any = igzip.IGzipFile(fileobj=file)  # type: ignore[no-untyped-call]
+        self._exact = False
+        self._given = 0
+
+    def read1(self, size: int = -1) -> bytes:
+        """Read at most ``size`` bytes, none at the end only."""
+        try:
+            piece: bytes = self._source.read1(size)
+        except DAMAGED_GZIP as error:
+            if self._exact:
+                behind = str(error).startswith("Not a gzipped file")  # the file's own beginning was looked at before
+                what = "bytes that are no gzip stand behind its end" if behind else "it is truncated or damaged"
+                raise gzip.BadGzipFile(f"{what}: {error}") from error
+            self._file.seek(0)
+            self._source = gzip.GzipFile(fileobj=self._file)
+            self._source.seek(self._given)
+            self._exact = True
+            return self.read1(size)
+        self._given += len(piece)
+        return piece
+
+    read = read1
+    """The same: a reading that fails must not lose what was read before."""
+
+
+def _unzipped(file: IO[bytes]) -> Any:
+    """Return what reads the content of a file: decompressed if it begins as a gzip file does, otherwise the file."""
+    start = file.read(2)
+    file.seek(0)
+    return _Gunzip(file) if start == b"\x1f\x8b" else file
+
+
+def _text_at_start(data: bytes) -> bytes:
+    """Return the beginning of a text without a byte order mark.
+
+    Raises:
+        UnreadableError: it is the beginning of something else.
+    """
+    if data.startswith(b"PK\x03\x04"):
+        raise UnreadableError("the file is a zip archive where text is expected; unpack it")
+    for mark, name in _OTHER_TEXT.items():
+        if data.startswith(mark):
+            raise UnreadableError(f"the file is {name} where UTF-8 is expected; save it as UTF-8")
+    return data.removeprefix(_MARK)
 
 
 class CountedFile:
-    """A binary file that reports how far ``below``, the file that it is decompressed from, was read."""
+    """A binary file of text that reports how far ``below``, the file that it is decompressed from, was read."""
 
-    def __init__(self, file: IO[bytes], below: IO[bytes], advance: Advance) -> None:
+    def __init__(self, file: Any, below: IO[bytes], advance: Advance) -> None:
         self.file = file
         self.below = below
         self.advance = advance
         self.done = 0
+        self.begun = False
 
     def read(self, size: int = -1) -> bytes:
         """Read as any binary file does."""
-        data = self.file.read(size)
+        data: bytes = self.file.read(size)
+        if not self.begun and size:
+            self.begun = True
+            while len(data) < _START and (more := self.file.read(_START - len(data))):
+                data += more
+            data = _text_at_start(data) or self.file.read(size)
         at = self.below.tell()
         if at > self.done:
             self.advance(at - self.done)
@@ -57,7 +130,7 @@ def open_content(path: Path, advance: Advance) -> Iterator[CountedFile]:
 
 @contextmanager
 def _unpacked(path: Path, file: IO[bytes]) -> Iterator[IO[bytes]]:
-    source: Any = igzip.IGzipFile(fileobj=file) if path.suffix in (".gz", ".tgz") else file  # type: ignore[no-untyped-call]
+    source = _unzipped(file)
     with ExitStack() as opened:
         try:
             if path.suffix == ".zip":
@@ -96,34 +169,29 @@ def _is_json(member: str) -> bool:
 
 
 def read_pieces(path: Path, advance: Advance) -> Iterator[bytes | BadRow]:
-    """Yield the file's bytes in blocks; a damaged gzip ends with a `BadRow` after what could be read."""
+    """Yield the text of a file in blocks, decompressed and without a byte order mark.
+
+    What is no text, and a damaged gzip, end with a `BadRow` after what could be read.
+    """
     done = total = 0
     ended: BadRow | None = None
     with path.open("rb") as raw:
-        zipped = path.suffix == ".gz"
-        # isal decompresses three times as fast as the standard library, but loses a whole buffer where a file is
-        # damaged. There the standard library takes over, which stops at the very byte.
-        source: Any = igzip.IGzipFile(fileobj=raw) if zipped else raw  # type: ignore[no-untyped-call]
-        exact = not zipped
+        source = _unzipped(raw)
         while ended is None:
             pieces: list[bytes] = []
             size = 0
             try:
                 # In pieces, because a read that meets the damage gives nothing of what it had decompressed before.
                 while size < BLOCK_BYTES and (piece := source.read1(BLOCK_BYTES)):
+                    if not total and not pieces:
+                        piece = _text_at_start(piece)
                     pieces.append(piece)
                     size += len(piece)
-            except DAMAGED_GZIP as error:
-                if exact:
-                    reason = f"the gzip file is truncated or damaged ({error}); what follows cannot be read"
-                    ended = BadRow(f"after {total + size:,} decompressed bytes", reason)
-                else:
-                    raw.seek(0)
-                    source = gzip.GzipFile(fileobj=raw)
-                    source.seek(total + size)
-                    exact = True
-                    if not pieces:
-                        continue
+            except UnreadableError as error:
+                ended = BadRow("the beginning", str(error))
+            except gzip.BadGzipFile as error:
+                reason = f"the gzip file cannot be read on: {error}; what follows is lost"
+                ended = BadRow(f"after {total + size:,} decompressed bytes", reason)
             if pieces:
                 total += size
                 advance(max(0, raw.tell() - done))

@@ -27,7 +27,9 @@ from m2kr.parsing.compressed import read_pieces
 from m2kr.parsing.rows import Advance, BadRow, Batch
 
 MAX_RECORD_BYTES = 8 << 20
-"""A quoted record longer than this has lost its closing quote: no release has a field of a megabyte."""
+"""A record longer than this is bad, in either way of parsing: no release has a field of a megabyte."""
+
+csv.field_size_limit(max(csv.field_size_limit(), MAX_RECORD_BYTES))  # as pyarrow, which has no limit of its own
 
 _PIECE_BYTES = 1 << 18
 """What is looked through at once for the ends of records."""
@@ -51,7 +53,7 @@ def read_quoted(
     next physical line.
 
     Args:
-        path: the file, ``.gz`` or not.
+        path: the file, gzipped or not.
         columns: names the header must have, in order.
         advance: told of the bytes read.
         delimiter: what separates fields.
@@ -193,12 +195,10 @@ class _QuotedReader:
     def _after_header(self, data: bytes) -> bytes:
         header, _, rest = data.partition(b"\n")
         found = [name.strip('"') for name in header.rstrip(b"\r").decode("utf-8", "replace").split(self.delimiter)]
-        if self.any_order:
-            found[0] = found[0].removeprefix("\ufeff").strip('"')  # spreadsheets write a mark before the first name
         accepted = set(self.columns) <= set(found) if self.any_order else found == list(self.columns)
         if not accepted or len(set(found)) < len(found):
             raise BadRowsError(
-                f"{self.path}, line 1: the header has the columns {', '.join(found)[:200]} where "
+                f"{self.path}, line 1: the header has the columns {', '.join(map(_seen, found))[:200]} where "
                 f"{', '.join(self.columns)} are expected. Check that this is the file it is named after."
             )
         if self.any_order:
@@ -231,7 +231,8 @@ class _QuotedReader:
 
     def parse_fast(self, cut: _Cut) -> Batch | None:
         """Parse all records at once, or return None where anything about them is not regular. Changes nothing here."""
-        if (np.diff(cut.starts) < len(self.columns)).any():
+        sizes = np.diff(cut.starts)
+        if (sizes < len(self.columns)).any() or (sizes > MAX_RECORD_BYTES).any():
             return None  # too short for so many fields: pyarrow takes an empty line for a record of empty fields
         block = memoryview(cut.data)[: int(cut.starts[-1])]
         try:
@@ -297,6 +298,8 @@ class _QuotedReader:
         return None
 
     def _record(self, raw: bytes) -> tuple[str, tuple[str, ...]]:
+        if len(raw) > MAX_RECORD_BYTES:
+            return f"the record is longer than {MAX_RECORD_BYTES >> 20} MiB", ()
         try:
             text = raw.decode("utf-8")
         except UnicodeDecodeError:
@@ -305,7 +308,9 @@ class _QuotedReader:
             rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=self.delimiter, strict=True))
         except csv.Error as error:
             return f"the quoting is broken ({error})", ()
-        if len(rows) != 1 or len(rows[0]) != len(self.columns):
+        if len(rows) > 1:
+            return f"a carriage return outside quotes breaks it into {len(rows)} records", ()
+        if not rows or len(rows[0]) != len(self.columns):
             count = len(rows[0]) if rows else 0
             fields = "field" if count == 1 else "fields"
             return f"{count} {fields} where {len(self.columns)} are expected ({', '.join(self.columns)})", ()
@@ -314,6 +319,11 @@ class _QuotedReader:
 
 def _line_feeds_and_quotes(view: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return np.flatnonzero((view == 10) | (view == 34))
+
+
+def _seen(name: str) -> str:
+    """Return a name so that what cannot be seen in it is seen."""
+    return name if name.isprintable() and name.isascii() and name == name.strip() else ascii(name)
 
 
 _OPEN_QUOTE = "a quoted field is opened and never closed"

@@ -12,7 +12,7 @@ from typing import Any
 
 import ijson
 
-from m2kr.parsing.compressed import DAMAGED_GZIP, UNREADABLE, CountedFile, open_content, read_pieces
+from m2kr.parsing.compressed import DAMAGED_GZIP, UNREADABLE, CountedFile, UnreadableError, open_content, read_pieces
 from m2kr.parsing.lines import read_lines
 from m2kr.parsing.rows import Advance, BadRow
 
@@ -24,7 +24,7 @@ HALF_A_PAIR = "a text holds half a surrogate pair, which is no character"
 
 
 def read_jsonl(path: Path, advance: Advance = lambda _: None) -> Iterator[Element]:
-    """Yield ("line 7", value) for every line of a JSON Lines file, ``.gz`` or not; blank lines are passed over."""
+    """Yield ("line 7", value) for every line of a JSON Lines file, gzipped or not; blank lines are passed over."""
     for batch in read_lines(path, advance):
         yield from batch.bad
         for row, text in batch.frame.iter_rows():
@@ -57,7 +57,7 @@ def parse_json(text: str) -> Any:
 def read_json_members(path: Path, advance: Advance = lambda _: None) -> Iterator[Element]:
     """Yield ("member 7", (key, value)) for every member of a file that is one JSON object, without holding the file.
 
-    The file may be compressed (``.gz``), or the only JSON file of a ``.zip`` or ``.tar.gz``. A knowledge base of tens
+    The file may be gzipped, or the only JSON file of a ``.zip`` or ``.tar.gz``. A knowledge base of tens
     of gigabytes passes through in the memory of its largest member. Where the text stops being JSON, one `BadRow` says
     after which member, and nothing follows: the rest cannot be told apart.
     """
@@ -72,7 +72,7 @@ def read_json_members(path: Path, advance: Advance = lambda _: None) -> Iterator
 
 
 def read_json_array(path: Path, advance: Advance = lambda _: None, *, member: str = "") -> Iterator[Element]:
-    """Yield ("record 7", value) for every element of an array in a JSON file, ``.gz`` or not, without holding the file.
+    """Yield ("record 7", value) for every element of an array in a JSON file, gzipped or not, without holding the file.
 
     The file is the array itself, or the top-level object holds it under the key ``member``.
 
@@ -114,6 +114,8 @@ def stream_json_array(path: Path, advance: Advance = lambda _: None, *, member: 
 
 
 def _stopped(error: Exception, where: str) -> BadRow:
+    if isinstance(error, UnreadableError):
+        return BadRow(where, str(error))
     reason = " ".join(str(error).split())[:120]
     fault = "damaged" if isinstance(error, (*DAMAGED_GZIP, zipfile.BadZipFile, tarfile.TarError)) else "invalid JSON"
     return BadRow(f"after {where}", f"{fault} from here on ({reason}); what follows cannot be read")
@@ -138,7 +140,7 @@ def _salvage(path: Path, member: str, *, skip: int) -> Iterator[Element]:
     opening = re.search(rf'"{re.escape(member)}"\s*:\s*\[' if member else r"\A\s*\[", text)
     if opening is None:
         what = f'an array under "{member}"' if member else "a JSON array"
-        yield BadRow("line 1", f"the file does not hold {what}", text[:200])
+        yield BadRow("line 1", damage or f"the file does not hold {what}", text[:200])
         return
     position, count = opening.end(), 0
     separator = re.compile(r"[\s,]*")

@@ -13,14 +13,18 @@ from m2kr.common.concurrency import prefetch
 from m2kr.parsing.compressed import read_pieces
 from m2kr.parsing.rows import Advance, BadRow, Batch
 
+MAX_LINE_BYTES = 64 << 20
+"""No release has a line of a megabyte: one of many is a file of another kind, which would be held whole."""
+
 
 def read_lines(path: Path, advance: Advance = lambda _: None) -> Iterator[Batch]:
-    r"""Yield the lines of a UTF-8 file, ``.gz`` or not: columns ``row`` ("line 7") and ``text``, without the "\n".
+    r"""Yield the lines of a UTF-8 file, gzipped or not: columns ``row`` ("line 7") and ``text``, without their end.
 
-    A line ends at "\n" and nowhere else: MS MARCO's texts hold U+0085, which ``str.splitlines`` would cut at.
+    A line ends at "\n" or "\r\n" and nowhere else: MS MARCO's texts hold U+0085, which ``str.splitlines`` would cut at.
+    A line of more than `MAX_LINE_BYTES` ends the reading with a `BadRow`: the file is no file of lines.
     """
     number = 1
-    carry = b""
+    carry: list[bytes] = []
 
     def batch(block: bytes) -> Batch:
         nonlocal number
@@ -28,7 +32,10 @@ def read_lines(path: Path, advance: Advance = lambda _: None) -> Iterator[Batch]
         numbers = pl.int_range(number, number + len(texts), eager=True)
         number += len(texts)
         frame = pl.DataFrame(
-            {"row": ("line " + numbers.cast(pl.String)).alias("row"), "text": texts.str.strip_suffix("\n")}
+            {
+                "row": ("line " + numbers.cast(pl.String)).alias("row"),
+                "text": texts.str.strip_suffix("\n").str.strip_suffix("\r"),
+            }
         )
         if not texts.null_count():
             return Batch(frame)
@@ -41,13 +48,16 @@ def read_lines(path: Path, advance: Advance = lambda _: None) -> Iterator[Batch]
             yield Batch(pl.DataFrame(schema={"row": pl.String, "text": pl.String}), [block])
             return
         cut = block.rfind(b"\n") + 1
-        if not cut:
-            carry += block
-            continue
-        yield batch(carry + block[:cut])
-        carry = block[cut:]
-    if carry:
-        yield batch(carry)
+        if cut:
+            yield batch(b"".join([*carry, block[:cut]]))
+            carry = []
+        carry.append(block[cut:])
+        if sum(map(len, carry)) > MAX_LINE_BYTES:
+            reason = f"the line is longer than {MAX_LINE_BYTES >> 20} MiB; it and what follows are not read"
+            yield Batch(pl.DataFrame(schema={"row": pl.String, "text": pl.String}), [BadRow(f"line {number}", reason)])
+            return
+    if rest := b"".join(carry):
+        yield batch(rest)
 
 
 def _lines_of(block: bytes) -> list[str | None] | pa.Array:

@@ -146,7 +146,12 @@ class RawFiles:
             bad: list[BadRow] = []
             with progress(state.st_size, f"read {path.name}", unit="B", quiet=self.quiet) as bar:
                 refined = ordered_map(refine, prefetch(batches(path, bar.update)), self.workers)
-                _write(target, self._good(path, refined, bad), path)
+                rows = _write(target, self._good(path, refined, bad), path)
+            if bad and not rows:
+                # A file that cannot be read is no row to be left out: its split would vanish.
+                raise BadRowsError(
+                    f"{path}, {bad[0].row}: {bad[0].reason}. No row of the file can be used: get it again."
+                )
             write_json(faults, [asdict(row) for row in bad])
 
         table = pl.scan_parquet(self.make_once(f"{what}-{key}.parquet", read))
@@ -237,21 +242,24 @@ def scratch(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     return pq.ParquetWriter(path, schema, compression="none", use_dictionary=False, write_statistics=False)
 
 
-def _write(path: Path, frames: Iterator[pl.DataFrame], source: Path) -> None:
-    """Write frames of one schema as one Parquet file, each as it comes."""
+def _write(path: Path, frames: Iterator[pl.DataFrame], source: Path) -> int:
+    """Write frames of one schema as one Parquet file, each as it comes; return the number of rows."""
     writer: pq.ParquetWriter | None = None
+    rows = 0
     try:
         for frame in frames:
             table = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
             if writer is None:
                 writer = scratch(path, table.schema)
             writer.write_table(table.cast(writer.schema), row_group_size=50_000)
+            rows += frame.height
     finally:
         if writer is not None:
             writer.close()
     if writer is None:
         something = next(read_pieces(source, lambda _: None), None) is not None
         raise BadRowsError(f"{source} {'has its header and no rows' if something else 'is empty'}. Download it again.")
+    return rows
 
 
 def _remove(path: Path) -> None:

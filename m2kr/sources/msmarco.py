@@ -119,7 +119,7 @@ def _id_and_text(batch: Batch, id_name: str, text_name: str) -> Batch:
 
 
 def _judgements(batch: Batch) -> Batch:
-    fields = pl.col("text").str.extract_groups(r"^([0-9]+)[\t ]+\S+[\t ]+([0-9]+)[\t ]+([0-9]+)[\t \r]*$").struct
+    fields = pl.col("text").str.extract_groups(r"^([0-9]+)[\t ]+\S+[\t ]+([0-9]+)[\t ]+([0-9]+)[\t ]*$").struct
     frame = batch.frame.with_columns(
         question_id=fields.field("1"), passage_id=fields.field("2"), relevance=fields.field("3")
     )

@@ -66,6 +66,16 @@ def test_a_folder_without_a_manifest_is_checked_but_for_hashes(data, world, caps
     assert {problem["task"] for problem in report["problems"]} == {"MSMARCO"}
 
 
+@pytest.mark.parametrize(("every", "said"), [(1, 1), (3, 0)])
+def test_texts_of_windows_lines_are_found_where_most_are(data, every, said):
+    (data / "manifest.json").unlink()
+    (shard,) = (data / "MSMARCO_data").glob("valid-*")
+    ending = pl.when(pl.int_range(pl.len()) % every == 0).then(pl.lit("\r")).otherwise(pl.lit(""))
+    rewrite(shard, lambda rows: rows.with_columns(question=pl.col("question") + ending))
+    _, report = run(data, "--tasks", "MSMARCO")
+    assert [("question end in a carriage return" in p["says"]) for p in report["problems"]] == [True] * said
+
+
 def test_files_are_held_against_the_manifest(data):
     passages = data / "MSMARCO_passages"
     (passages / "valid_passages-00000-of-00001.parquet").unlink()

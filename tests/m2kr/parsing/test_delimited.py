@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from m2kr.errors import BadRowsError
 from m2kr.parsing import compressed, delimited
-from m2kr.parsing.delimited import read_quoted
+from m2kr.parsing.delimited import MAX_RECORD_BYTES, read_quoted
 from tests.m2kr.raw_files import ANY_TEXT, QUICK, gathered
 
 FIELDS = st.tuples(ANY_TEXT, ANY_TEXT, ANY_TEXT)
@@ -53,6 +53,7 @@ def test_a_quoted_record_is_placed_by_the_physical_line_it_begins_at(tmp_path, b
         ("", "fields where 3 are expected"),
         ('7\t"never closed\tt', "fields|quot"),
         ('7\t"closed" too early"\tt', "quot"),
+        ("7\ta\rb\tc", "carriage return outside quotes"),
     ],
 )
 def test_a_broken_record_does_not_swallow_its_neighbours(tmp_path, block_bytes, line, reason):
@@ -92,6 +93,17 @@ def test_a_record_cut_off_at_the_end_of_the_file_is_reported(tmp_path, block_byt
     assert [(row.row, row.reason) for row in bad] == [("line 3", "a quoted field is opened and never closed")]
 
 
+@pytest.mark.parametrize("neighbour", ["8\tfine", "only one field"])
+@pytest.mark.parametrize(("size", "kept"), [(200_000, True), (MAX_RECORD_BYTES + 1, False)])
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_one_limit_of_length_holds_whatever_stands_beside(tmp_path, neighbour, size, kept, quote):
+    long = "x" * size
+    (tmp_path / "f").write_text(f"id\ttext\n7\t{quote}{long}{quote}\n{neighbour}\n", encoding="utf-8")
+    rows, bad = gathered(read_quoted(tmp_path / "f", ["id", "text"]), ["id", "text"])
+    assert (("7", long) in rows) == kept
+    assert len(rows) + len(bad) == 2
+
+
 def test_invalid_utf8_costs_its_own_record_only(tmp_path, block_bytes):
     (tmp_path / "f").write_bytes(b'id\ttext\n1\tfine\n2\t"b\xffd"\n3\tfine too\n')
     rows, bad = gathered(read_quoted(tmp_path / "f", ["id", "text"]), ["id"])
@@ -103,6 +115,12 @@ def test_another_header_is_always_an_error(tmp_path):
     (tmp_path / "f").write_text("id\ttitle\ttext\n", encoding="utf-8")
     with pytest.raises(BadRowsError, match=r"line 1: the header has the columns id, title, text where id, text"):
         list(read_quoted(tmp_path / "f", ["id", "text", "title"]))
+
+
+def test_what_cannot_be_seen_in_a_header_is_shown(tmp_path):
+    (tmp_path / "f").write_text("id\ttext\u200b\n", encoding="utf-8")
+    with pytest.raises(BadRowsError, match=r"has the columns id, 'text\\u200b' where id, text"):
+        list(read_quoted(tmp_path / "f", ["id", "text"]))
 
 
 @QUICK

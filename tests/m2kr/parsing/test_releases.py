@@ -95,6 +95,15 @@ def test_an_empty_file_is_an_error(raw):
         raw.stage(write(raw, "g.tsv", "a\tb\n"), "g", lambda path, advance: read_quoted(path, ["a", "b"], advance))
 
 
+def test_a_file_that_cannot_be_read_is_no_bad_row_to_be_left_out(raw):
+    raw.rejected.on_bad_rows = "skip"
+    path = raw.folders["msmarco"] / "f.tsv"
+    path.write_bytes("text".encode("utf-16"))
+    with pytest.raises(BadRowsError, match=r"f\.tsv, the beginning: .*UTF-16.*No row"):
+        raw.stage(path, "f", read_lines)
+    assert list(raw.work.iterdir()) == []
+
+
 def test_bad_rows_of_a_reused_table_are_reported_again(raw):
     path = raw.folders["msmarco"] / "f.tsv"
     path.write_bytes(b"fine\n\xff\n")

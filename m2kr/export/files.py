@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 
 from m2kr import __version__
-from m2kr.common.files import atomic, write_json
+from m2kr.common.files import atomic, digest, write_json
 from m2kr.common.templates import render
 from m2kr.errors import M2KRError
 from m2kr.formats.shards import read_batches, write_shards
@@ -217,10 +217,12 @@ def _to_arrow(frame: pl.DataFrame) -> pa.Table:
 def write_card(out: Path, parts: dict[str, Any]) -> None:
     """Write the dataset card, which tells ``load_dataset``, and so mteb, what is where."""
     configs: dict[str, list[dict[str, str]]] = {}
+    keys: dict[str, list[str]] = {}
     for name, part in parts.items():
         for config in ("corpus", "queries", "qrels"):
             files = {"split": part["split"], "path": f"{name}/{config}-*.parquet"}
             configs.setdefault(f"{part['task']}-{config}", []).append(files)
+            keys.setdefault(f"{part['task']}-{config}", []).append(part["key"])
     tasks = [TASKS[key] for key in dict.fromkeys(part["task"] for part in parts.values())]
     made_up = [name for name, part in parts.items() if part["synthetic"]]
     header = {
@@ -229,6 +231,10 @@ def write_card(out: Path, parts: dict[str, Any]) -> None:
         "license": sorted({licence.lower() for task in tasks for licence in task.licences}),
         "tags": ["mteb", "retrieval", "multimodal", *(["synthetic"] if made_up else [])],
         "configs": [{"config_name": name, "data_files": files} for name, files in configs.items()],
+        # datasets finds what it made of a folder before by the text of its card, not by the files.
+        "dataset_info": [
+            {"config_name": name, "description": f"fingerprint {digest(made_of)}"} for name, made_of in keys.items()
+        ],
     }
     page = render(
         "mteb_card.md", header, tasks=tasks, made_up=made_up, parts=parts.values(), benchmark=BENCHMARK_CITATION

@@ -1,0 +1,66 @@
+"""``load_dataset`` serves a folder that was built again, whatever stayed as it was: names, columns, rows and sizes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+from datasets import load_dataset
+
+from m2kr.common.files import digest
+from m2kr.export.task import export_task
+from m2kr.formats.manifest import entry, publish, read_manifest
+from m2kr.formats.schema import arrow_schema
+from m2kr.formats.shards import write_shards
+from m2kr.tasks import TASKS
+
+TASK = TASKS["MSMARCO"]
+
+
+def build_again(built: Path, out: Path, letter: str) -> None:
+    """Write MS MARCO with all its texts' letters the same, in shards whose size does not depend on the letter."""
+    configs, folders = {}, {}
+    for config, half in ((TASK.data_config, ""), (TASK.passages_config, "_passages")):
+        folders[config] = out.with_name(f"{out.name}-{config}")
+        configs[config] = {}
+        for split in TASK.splits:
+            rows = pl.read_parquet(built / config / f"{split}{half}-*.parquet")
+            same = pl.col(pl.String).exclude("^.*id.*$").str.replace_all("[a-z]", letter)
+            table = rows.with_columns(same).to_arrow().cast(arrow_schema(config))
+            plain = {"compression": "none", "use_dictionary": False}
+            configs[config][split + half] = write_shards(
+                folders[config], split + half, table.schema, [table], is_full=lambda *_: False, **plain
+            )
+    publish(out, TASK, entry(configs, sources={}, options={}, counts={}, synthetic=None), folders)
+
+
+def sizes(out: Path) -> list[tuple[str, int]]:
+    return [(path.name, path.stat().st_size) for path in sorted(out.rglob("*.parquet"))]
+
+
+def test_a_folder_that_was_built_again_is_not_served_from_the_cache(built, tmp_path):
+    out, seen, found = tmp_path / "data", [], []
+    code = "import sys, datasets; t = datasets.load_dataset(sys.argv[1], sys.argv[2], split='valid_passages', cache_dir=sys.argv[3]); print(t[0]['passage_content'], t.info.description)"  # noqa: E501
+    for letter in "ab":
+        build_again(built, out, letter)
+        command = [sys.executable, "-c", code, str(out), TASK.passages_config, str(tmp_path / "cache")]
+        seen.append(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        found.append(sizes(out))
+        shards = read_manifest(out)["tasks"]["MSMARCO"]["configs"][TASK.passages_config].values()
+        assert digest([shard["sha256"] for split in shards for shard in split["shards"]]) in seen[-1]
+    assert found[0] == found[1]
+    assert ["a" in seen[0].split(" fingerprint")[0], "b" in seen[1].split(" fingerprint")[0]] == [True, True]
+
+
+def test_nor_is_an_export_for_mteb(built, tmp_path):
+    data, texts = tmp_path / "data", []
+    for letter in "ab":
+        build_again(built, data, letter)
+        export_task(data, "MSMARCO", "mteb", tmp_path / "mteb", split="valid", quiet=True)
+        corpus = load_dataset(
+            str(tmp_path / "mteb"), "MSMARCO-corpus", split="valid", cache_dir=str(tmp_path / "cache")
+        )
+        texts.append(corpus[0]["text"])
+    assert texts[0].replace("a", "b") == texts[1] != texts[0]

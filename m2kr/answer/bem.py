@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -39,7 +40,10 @@ class EquivalenceModel:
         M2KRError: it cannot be loaded, or is no classifier with two classes.
 
     Source: Bulian et al., "Tomayto, Tomahto. Beyond Token-level Answer Equivalence for Question Answering Evaluation",
-    EMNLP 2022. Input: [CLS] candidate [SEP] reference [SEP] question [SEP], token types 0 for the candidate, else 1.
+    EMNLP 2022. Input: [CLS] candidate [SEP] reference [SEP] question [SEP], token types 0, 1 and 2 as in the official
+    code; of a model that has two types only, 0, 1 and 1. Texts are case-folded and brought to NFKC first, as
+    TensorFlow's BERT tokenizer does and that of transformers does not: "ß" is "ss", "x²" is "x2". What is longer than
+    the model can read is cut at the end of the longest part. (What tensorflow-text 2.21 does.)
     """
 
     def __init__(self, checkpoint: str, *, device: str = "cpu", batch_size: int = 64) -> None:
@@ -69,6 +73,8 @@ class EquivalenceModel:
                 f"--bem {checkpoint} is no answer-equivalence model, which has two classes: this one has "
                 f"{model.config.num_labels}{lacks}. Name another."
             )
+        if self._tokenizer.cls_token_id is None or self._tokenizer.sep_token_id is None:
+            raise M2KRError(f"--bem {checkpoint} has a tokenizer without [CLS] and [SEP]: it is no BERT. Name another.")
         self._device, self._batch_size = device, batch_size
         weights = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")]) if local else []
         self.settings: dict[str, Any] = {
@@ -83,18 +89,28 @@ class EquivalenceModel:
         """Return, for each triple, the probability that candidate and reference are equivalent."""
         import torch
 
-        limit = min(self._tokenizer.model_max_length, self._model.config.max_position_embeddings)
-        separator = self._tokenizer.sep_token
         scores: list[float] = []
         for first in range(0, len(questions), self._batch_size):
             rows = slice(first, first + self._batch_size)
-            pairs = [
-                f"{reference} {separator} {question}"
-                for reference, question in zip(references[rows], questions[rows], strict=True)
+            encoded = [
+                self._encode(parts) for parts in zip(candidates[rows], references[rows], questions[rows], strict=True)
             ]
-            inputs = self._tokenizer(
-                list(candidates[rows]), pairs, padding=True, truncation=True, max_length=limit, return_tensors="pt"
-            ).to(self._device)
+            inputs = self._tokenizer.pad(encoded, return_tensors="pt").to(self._device)
             with torch.inference_mode():
                 scores += self._model(**inputs).logits.float().softmax(dim=-1)[:, 1].tolist()
         return scores
+
+    def _encode(self, parts: tuple[str, str, str]) -> dict[str, list[int]]:
+        """Return what the model reads of a candidate, a reference and a question."""
+        texts = [unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()) for text in parts]
+        ids: list[list[int]] = self._tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        room = min(self._tokenizer.model_max_length, self._model.config.max_position_embeddings) - len(ids) - 1
+        while sum(map(len, ids)) > room:
+            max(ids, key=len).pop()
+        types = min(len(ids), getattr(self._model.config, "type_vocab_size", 0))
+        found, kinds = [self._tokenizer.cls_token_id], [0]
+        for kind, part in enumerate(ids):
+            found += [*part, self._tokenizer.sep_token_id]
+            kinds += [min(kind, types - 1)] * (len(part) + 1)
+        inputs = {"input_ids": found, "attention_mask": [1] * len(found)}
+        return inputs | ({"token_type_ids": kinds} if types else {})

@@ -68,18 +68,20 @@ def normalize_vqa(answer: str) -> str:
     A punctuation mark is deleted if it stands beside a blank, or if the answer has a comma between digits; elsewhere a
     blank takes its place. A period is deleted unless a digit follows, the first 32 of them only (a slip of the
     official code). Apostrophes, "%", "$" and ":" stay. Words from "none" to "ten" become digits; "twenty-one" becomes
-    "twenty 1".
+    "twenty 1". As in Python 2.7, which that code is written for, digits are those of ASCII and each letter is
+    lower-cased alone: "Σ" to "σ" at the end of a word too, "İ" to "i".
 
     Source: VQA's vqaEval.py, processPunctuation and processDigitArticle.
     """
     text = answer
-    grouped = re.search(r"\d,\d", answer) is not None
+    grouped = re.search(r"[0-9],[0-9]", answer) is not None
     for mark in _VQA_PUNCTUATION:
         beside_blank = f"{mark} " in answer or f" {mark}" in answer
         text = text.replace(mark, "" if beside_blank or grouped else " ")
-    text = re.sub(r"\.(?!\d)", "", text, count=_VQA_PERIODS)
+    text = re.sub(r"\.(?![0-9])", "", text, count=_VQA_PERIODS)
+    lowered = text.lower() if text.isascii() else "".join(letter.lower()[0] for letter in text)
     # Articles go before contractions are restored, as there.
-    words = [_DIGITS.get(word, word) for word in text.lower().split()]
+    words = [_DIGITS.get(word, word) for word in lowered.split()]
     return " ".join(_standard_words([word for word in words if word not in ("a", "an", "the")], {}))
 
 

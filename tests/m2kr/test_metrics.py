@@ -199,6 +199,11 @@ def test_a_query_without_answers_has_pseudo_recall_zero() -> None:
         ("The Bridge is 47 metres high.", ["", "   ", "\t"], False),
         ("", [""], False),
         ("Ein Fluß", ["FLUSS"], False),
+        ("It is white, and red below.", ["Red&&white"], True),
+        ("It is white, and red below.", ["red && green", "blue"], False),
+        ("It is white, and red below.", ["red&&green", "white"], True),
+        ("It is white, and red below.", ["&&", " && "], False),
+        ("It is white, and red below.", ["red&&"], True),
     ],
 )
 def test_an_answer_is_contained_whatever_its_capitals_and_outer_blanks(

@@ -10,19 +10,25 @@ from m2kr.answer.bem import EquivalenceModel
 from m2kr.errors import M2KRError
 
 
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A BERT classifier of a few thousand weights."""
+@pytest.fixture(scope="module", params=[2, 3])
+def bert(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """A BERT classifier of a few thousand weights, with two or three token types."""
     import torch
     from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
 
     folder = tmp_path_factory.mktemp("models") / "tiny-bem"
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "owl", "bird", "what", "is", "it", "?"]
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "owl", "bird", "what", "is", "it", "?", "strasse"]
     folder.mkdir()
     (folder / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
     BertTokenizer(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
     config = BertConfig(
-        vocab_size=len(words), hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2
+        vocab_size=len(words),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        type_vocab_size=request.param,
+        max_position_embeddings=16,
     )
     torch.manual_seed(0)
     model = BertForSequenceClassification(config)
@@ -39,19 +45,24 @@ def test_the_equivalence_model_reads_candidate_reference_and_question(bert: Path
 
     judge = EquivalenceModel(str(bert), batch_size=2)
     triples = [("what is it ?", "owl", "bird"), ("what ?", "owl", ""), ("is it owl ?", "bird bird", "owl")]
+    triples.append(("ＷＨＡＴ ?", "Straße", "ＯＷＬ"))
+    triples.append(("what is it ?", "owl", "bird " * 30))
     found = judge(*(list(part) for part in zip(*triples, strict=True)))
-    ids = {"owl": 5, "bird": 6, "what": 7, "is": 8, "it": 9, "?": 10}
+    ids = {"owl": 5, "bird": 6, "what": 7, "is": 8, "it": 9, "?": 10, "strasse": 11}
+    triples[3:] = [("what ?", "strasse", "owl"), ("what is it ?", "owl", "bird " * 7)]
     model = BertForSequenceClassification.from_pretrained(bert).eval()
     for (question, reference, said), value in zip(triples, found, strict=True):
-        first = [2, *(ids[word] for word in said.split()), 3]
-        second = [ids[word] for word in reference.split()] + [3] + [ids[word] for word in question.split()] + [3]
+        parts = [[ids[word] for word in text.split()] + [3] for text in (said, reference, question)]
+        types = (
+            [0] * (1 + len(parts[0])) + [1] * len(parts[1]) + [min(2, model.config.type_vocab_size - 1)] * len(parts[2])
+        )
         with torch.no_grad():
             logits = model(
-                input_ids=torch.tensor([first + second]),
-                token_type_ids=torch.tensor([[0] * len(first) + [1] * len(second)]),
+                input_ids=torch.tensor([[2, *parts[0], *parts[1], *parts[2]]]),
+                token_type_ids=torch.tensor([types]),
             ).logits
         assert value == pytest.approx(float(logits.softmax(-1)[0, 1]), abs=1e-5)
-    assert len({round(value, 4) for value in found}) == 3
+    assert len({round(value, 4) for value in found}) == len(triples)
     assert judge.settings["checkpoint"] == "tiny-bem"
     assert "not the official" in judge.settings["kind"]
     assert judge([], [], []) == []

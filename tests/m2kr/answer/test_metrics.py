@@ -39,11 +39,12 @@ CONTRACTIONS |= {
     "y'alld've": "y'all'd've",
 }
 ARTICLES = {"a", "an", "the"}
+DIGITS = "0123456789"
 
 
 def plain_vqa(text: str) -> str:
     comma_number = any(
-        text[place] == "," and text[place - 1].isdecimal() and text[place + 1].isdecimal()
+        text[place] == "," and text[place - 1] in DIGITS and text[place + 1] in DIGITS
         for place in range(1, len(text) - 1)
     )
     changed = text
@@ -52,11 +53,12 @@ def plain_vqa(text: str) -> str:
         changed = ("" if beside or comma_number else " ").join(changed.split(mark))
     kept, removed = [], 0
     for place, letter in enumerate(changed):
-        if letter == "." and not changed[place + 1 : place + 2].isdecimal() and removed < 32:
+        if letter == "." and changed[place + 1 : place + 2] not in {*DIGITS} and removed < 32:
             removed += 1
         else:
             kept.append(letter)
-    words = [NUMBERS.get(word, word) for word in "".join(kept).lower().split()]
+    small = "".join({"\u0130": "i"}.get(letter, letter.lower()) for letter in kept)
+    words = [NUMBERS.get(word, word) for word in small.split()]
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
 
 
@@ -155,6 +157,9 @@ PHRASES = st.one_of(
         ("", ""),
         ("the", ""),
         ("." * 33, "."),
+        ("1,\u0661 a-b", "1 \u0661 b"),  # digits are those of ASCII, as in Python 2.7
+        ("no.\u0661", "no\u0661"),
+        ("ΟΔΟΣ İ", "οδοσ i"),  # letters are lower-cased one by one, as there
     ],
 )
 def test_vqa_normalisation(answer: str, expected: str) -> None:

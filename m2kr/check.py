@@ -77,7 +77,7 @@ class Report:
     Attributes:
         hashes_checked: whether there was a manifest to check against.
         images_checked: whether images were looked at.
-        tasks: task -> counts: ``files``, ``rows``, ``images``.
+        tasks: task -> counts: ``files``, ``rows``, ``images``, and ``scaled_images`` (of more than 8 bits a channel).
         problems: up to `LISTED` of each kind for each task.
         counts: task -> kind -> number of problems, all of them.
     """
@@ -140,7 +140,7 @@ def check(
         folders = [folder for config in _configs(task) if (folder := data / config).is_dir()]
         if not shards and not folders:
             continue
-        report.tasks[task.key] = {"files": 0, "rows": 0, "images": 0}
+        report.tasks[task.key] = {"files": 0, "rows": 0, "images": 0, "scaled_images": 0}
         if report.hashes_checked:
             _check_files(report, data, task, shards, quiet=quiet)
             listed = {shard["path"] for shard in shards}
@@ -287,22 +287,23 @@ def _check_images(
     except M2KRError:  # said already, of the shard
         return
 
-    def look(path: str) -> tuple[str, str] | None:
+    def look(path: str) -> tuple[str, str] | bool:
+        """Return what is wrong, else whether the numbers were scaled to 8 bits."""
         try:
-            roots.open(path)
+            return "scaled" in roots.open(path).info
         except ImageError as error:
             return error.fault, error.reason or str(error)
         except M2KRError as error:  # the archive itself
             return "unreadable", str(error)
-        return None
 
     bad: dict[str, tuple[str, str]] = {}
     with progress(len(paths), f"{task.key} images", unit="images", quiet=quiet) as bar:
         for path, found in zip(paths, ordered_map(look, paths, workers), strict=True):
             bar.update()
             report.tasks[task.key]["images"] += 1
-            if found:
+            if isinstance(found, tuple):
                 bad[path] = found
+            report.tasks[task.key]["scaled_images"] += found is True
     if not bad:
         return
     # The questions are read again for these alone: the ids of all of them would take a gigabyte.
@@ -378,6 +379,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if total > _SHOWN:
         where = f"all in {options.report}" if options.report else "pass --report FILE for all"
         print(f"... and {total - _SHOWN:,} more; {where}")
+    if scaled := sum(counts["scaled_images"] for counts in report.tasks.values()):
+        say(f"{scaled:,} images have more than 8 bits a channel and are scaled to 8; see docs/images.md")
     if not report.hashes_checked:
         say(f"hashes were not checked: {data} has no manifest.json", quiet=options.quiet)
     if not report.images_checked and any(TASKS[key].reads_images for key in report.tasks):

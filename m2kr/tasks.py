@@ -60,7 +60,8 @@ class Task:
         query_columns: columns of its queries in published order, name -> type as Arrow spells it ("list<string>").
         passage_columns: those of its passages.
         image_root: folder under the image root that ``img_path`` is relative to, where the releases keep it.
-        image_alias: pattern of an ``img_path``, and the path to try as well of one that matches; or none.
+        hub_images: folder of its images in the hub's image dataset, `HUB_IMAGES`.
+        image_aliases: patterns of an ``img_path``, each with the path to try as well of one that matches.
         answer_metric: name of the metric of its answers in `m2kr.answer`; empty where it has none.
     """
 
@@ -77,7 +78,8 @@ class Task:
     query_columns: dict[str, str]
     passage_columns: dict[str, str]
     image_root: str = ""
-    image_alias: tuple[str, ...] = ()
+    hub_images: str = ""
+    image_aliases: tuple[tuple[str, str], ...] = ()
     answer_metric: str = ""
 
     @property
@@ -127,7 +129,10 @@ def _columns(names: list[str]) -> dict[str, str]:
 
 
 def _frozen(facts: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()}
+    def tuples(value: Any) -> Any:
+        return tuple(map(tuples, value)) if isinstance(value, list) else value
+
+    return {name: tuples(value) for name, value in facts.items()}
 
 
 def _task(key: str, facts: dict[str, Any]) -> Task:
@@ -144,6 +149,9 @@ RELEASES: dict[str, Release] = {
 
 TASKS: dict[str, Task] = {key: _task(key, facts) for key, facts in _RECORDS["task"].items()}
 """Every task, by key, in the order of the published benchmark's table."""
+
+HUB_IMAGES = "BByrneLab/M2KR_Images"
+"""The hub's dataset of the benchmark's images: archives, in a folder for each task."""
 
 COLUMN_MEANINGS: dict[str, str] = _RECORDS["column_meanings"]
 """What a column holds. Columns that are a release's own under their own name are not in it."""

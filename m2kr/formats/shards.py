@@ -7,6 +7,7 @@ or the number of threads goes into a file. A shard appears under its name when i
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -110,15 +111,20 @@ def shard_path(folder: Path, split: str, index: int, count: int) -> Path:
 
 
 def find_shards(folder: Path, split: str = "*") -> list[Path]:
-    """Return the shards of a split in the folder of a config, in order; by default of all its splits."""
-    return sorted(folder.glob(f"{split}-*.parquet"))
+    """Return the shards of a split in the folder of a config, in order; by default of all its splits.
+
+    They are named as here, or as on the hub's branch ``refs/convert/parquet``: ``<config>/<split>/0000.parquet``.
+    """
+    converted = (path for path in folder.glob(f"{split}/*.parquet") if re.fullmatch("[0-9]+", path.stem))
+    return sorted(folder.glob(f"{split}-*.parquet")) or sorted(converted)
 
 
 def missing_shards(shards: Sequence[Path]) -> str:
     """Return "2 of the 3 shards" where the names of a split's shards tell of more than there are; else nothing."""
-    counted = shards[0].stem.rsplit("-of-", 1)[-1]
-    lacking = counted.isdigit() and int(counted) != len(shards)
-    return f"{len(shards)} of the {int(counted)} shards" if lacking else ""
+    counted = re.search("-of-([0-9]{1,9})$", shards[0].stem)
+    numbered = re.fullmatch("[0-9]{1,9}", shards[-1].stem)
+    count = int(counted[1]) if counted else int(numbered[0]) + 1 if numbered else len(shards)
+    return f"{len(shards)} of the {count} shards" if count != len(shards) else ""
 
 
 def split_shards(data: Path, config: str, split: str) -> list[Path]:
@@ -129,7 +135,8 @@ def split_shards(data: Path, config: str, split: str) -> list[Path]:
     """
     shards = find_shards(data / config, split)
     if not shards:
-        there = sorted({shard.name.split("-")[0] for shard in find_shards(data / config)})
+        found = find_shards(data / config)
+        there = sorted({shard.parent.name if shard.stem.isdecimal() else shard.name.split("-")[0] for shard in found})
         has = f"{config} has {', '.join(there)}" if there else f"it has no {config}"
         raise M2KRError(f"{data} holds no {config}/{split}: {has}. Build it with python -m m2kr.build.")
     if some := missing_shards(shards):

@@ -1,16 +1,14 @@
 """Reading single files out of .zip, .tar and .tar.gz archives, as they are downloaded.
 
-A zip carries its own list of members. A tar does not: its members are listed once, in an index file beside it
-(``X.tar.m2kr-index``), and then read by seeking. A .tar.gz cannot be read from the middle, so it is unpacked once to
-an uncompressed tar beside it (``X.tar.gz.m2kr.tar``; images hardly compress, so it takes about as much space again),
-and that is indexed. Where the archive's folder cannot be written, both go to the cache folder: ``M2KR_CACHE``, else
-``~/.cache/m2kr``. Both are written under another name and renamed, and made again when size or time of the archive
-change; a hidden lock file beside them keeps two processes from doing it at once. An interrupted unpacking begins anew:
-a gzip stream has no place to go on from.
+A zip carries its own list of members; it may come in parts (`m2kr.images.parts`). A tar is listed once, in an index
+file beside it (``X.tar.m2kr-index``), and then read by seeking. A .tar.gz cannot be read from the middle, so it is
+unpacked once to a tar beside it (``X.tar.gz.m2kr.tar``; images hardly compress, so it takes about as much space
+again). Where the archive's folder cannot be written, both go to ``M2KR_CACHE``, else ``~/.cache/m2kr``. They are made
+again when size or time of the archive change; a hidden lock file keeps two processes from doing it at once. An
+interrupted unpacking begins anew: a gzip stream has no place to go on from.
 
-Members are never written as files: whatever a name inside an archive says, nothing outside is read or written. Links
-inside a tar mean other members of it, or nothing. Nothing is kept open between reads, so that threads and forked
-processes may read at the same time.
+Members are never written as files, whatever their names say. Links inside a tar mean other members of it, or nothing.
+Nothing is kept open between reads, so that threads and forked processes may read at the same time.
 """
 
 from __future__ import annotations
@@ -33,6 +31,7 @@ from typing import Protocol
 from m2kr.common.files import atomic, digest
 from m2kr.common.progress import progress, say
 from m2kr.errors import M2KRError
+from m2kr.images.parts import FIRST_PART, open_whole, parts_of, whole_size
 
 MAX_MEMBER_BYTES = 1 << 30
 """A larger member is refused: it is no picture, and a few kilobytes of zip can stand for it."""
@@ -49,12 +48,7 @@ class ArchiveError(M2KRError):
 
 
 class Archive(Protocol):
-    """Files by name.
-
-    Attributes:
-        path: the archive.
-        top: the one folder that all members stand in, with "/" at the end; empty where there is none.
-    """
+    """Files by name. ``top`` is the one folder that all members stand in, with "/" at the end; empty without one."""
 
     path: Path
     top: str
@@ -96,11 +90,11 @@ def open_archive(path: Path) -> Archive:
         ArchiveError: it is no archive, it is damaged, or there is no room to unpack it.
     """
     try:
-        state = path.stat()
+        size, mtime_ns = whole_size(path), path.stat().st_mtime_ns
     except OSError as error:
         raise ArchiveError(f"{path} cannot be read: {error.strerror}. Check the image root.") from error
     with _opening:  # one thread makes the list, the others wait for it
-        archive = _open(path, state.st_size, state.st_mtime_ns)
+        archive = _open(path, size, mtime_ns)
     if isinstance(archive, str):
         raise ArchiveError(archive)
     return archive
@@ -116,6 +110,8 @@ def _open(path: Path, size: int, mtime_ns: int) -> Archive | str:
     try:
         if kind == "zip":
             return _Zip(path)
+        if kind and len(parts_of(path)) > 1:
+            return f"{path} is the first of several parts of a {kind}. Join them: cat {path.stem}.0* > {path.stem}"
         if kind:
             return _Tar(path, packed=kind == "tar.gz", state=[size, mtime_ns])
     except ArchiveError as error:
@@ -138,7 +134,7 @@ class _Zip:
         self.path = path
         self._members: dict[str, tuple[int, int, int, int, int]] = {}
         try:
-            with zipfile.ZipFile(path) as archive:
+            with open_whole(path) as file, zipfile.ZipFile(file) as archive:
                 for info in archive.infolist():
                     # No folders, no links, nothing encrypted.
                     if info.is_dir() or info.external_attr >> 28 == 0xA or info.flag_bits & 1:
@@ -150,7 +146,9 @@ class _Zip:
                         with contextlib.suppress(UnicodeError):
                             self._members.setdefault(_plain(info.filename.encode("cp437").decode("utf-8")), place)
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-            raise ArchiveError(f"{path} cannot be read as a zip ({error}). Download it again.") from error
+            count = len(parts_of(path))
+            parts = f", joined of {count} part{'s' * (count > 1)}," if path.suffix == FIRST_PART else ""
+            raise ArchiveError(f"{path}{parts} cannot be read as a zip ({error}). Download it again.") from error
         tops = {_top_folder(name) for name in self._members}
         self.top = tops.pop() if len(tops) == 1 else ""
 
@@ -164,7 +162,7 @@ class _Zip:
         offset, packed, size, method, crc = self._members[name]
         _check_size(self.path, name, max(size, packed))
         try:
-            with self.path.open("rb") as file:
+            with open_whole(self.path) as file:
                 file.seek(offset)
                 magic, name_length, extra_length = _ZIP_HEADER.unpack(file.read(_ZIP_HEADER.size))
                 file.seek(name_length + extra_length, os.SEEK_CUR)

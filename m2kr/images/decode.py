@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ MAX_PIXELS = 100_000_000
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 # Pillow knows dozens more, some of which start other programs (PostScript), and no release has pictures of theirs.
+
+_PNG = b"\x89PNG\r\n\x1a\n"
 
 Fault = Literal["missing", "outside", "undecodable", "truncated", "too many pixels", "unreadable"]
 """What can be wrong with an image."""
@@ -62,8 +65,11 @@ class ImageFile:
 def decode(file: ImageFile) -> Image:
     """Return an image, decoded to RGB.
 
+    Grey of 16 bits is scaled to 8, and so are floats from 0 to 1; ``info["scaled"]`` of the image then says from what.
+    (Pillow clips them, the first to white as a rule, the second to black.)
+
     Raises:
-        ImageError: it cannot be decoded, or has too many pixels.
+        ImageError: it cannot be decoded, has too many pixels, or its numbers are of a range that nothing tells.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -71,11 +77,11 @@ def decode(file: ImageFile) -> Image:
         reason = f"{file.size:,} bytes, more than {MAX_MEMBER_BYTES:,}"
         raise ImageError(f"{file} has {reason}: no picture.", "undecodable", reason)
     try:
-        with Image.open(io.BytesIO(file.read()), formats=_FORMATS) as image:
+        with _opened(file.read()) as image:
             if image.width * image.height > MAX_PIXELS:
                 reason = f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}"
                 raise ImageError(f"{file} has {reason}.", "too many pixels", reason)
-            converted = image.convert("RGB")
+            converted = _in_eight_bits(image, file).convert("RGB")
             # Pillow 13 keeps the colour of a transparent palette entry, and whoever looks at it afterwards takes all
             # pixels of that colour for transparent.
             converted.info.pop("transparency", None)
@@ -95,3 +101,49 @@ def decode(file: ImageFile) -> Image:
             "truncated" if cut else "undecodable",
             reason,
         ) from error
+
+
+def _opened(content: bytes) -> Image:
+    """Open a picture. A PNG whose profile or texts are too long for Pillow is opened without them."""
+    from PIL import Image
+
+    try:
+        return Image.open(io.BytesIO(content), formats=_FORMATS)
+    except ValueError as error:
+        if not content.startswith(_PNG) or "too large" not in str(error):
+            raise
+        return Image.open(io.BytesIO(_without_remarks(content)), formats=_FORMATS)
+
+
+def _without_remarks(png: bytes) -> bytes:
+    """Return a PNG without its colour profile and texts, which no pixel depends on here."""
+    kept, place = [_PNG], len(_PNG)
+    while place + 12 <= len(png):
+        size, kind = struct.unpack_from(">I4s", png, place)
+        if kind not in (b"iCCP", b"tEXt", b"zTXt", b"iTXt"):
+            kept.append(png[place : place + 12 + size])
+        place += 12 + size
+    return b"".join(kept)
+
+
+def _in_eight_bits(image: Image, file: ImageFile) -> Image:
+    """Return an image of 8 bits a channel: the same one, as a rule."""
+    if not image.mode.startswith(("I", "F")):
+        return image
+    import numpy as np
+    from PIL import Image as Images
+
+    values, kind = np.asarray(image), ""
+    low, high = values.min(), values.max()
+    if image.mode.startswith("I;16") or (
+        image.mode == "I" and image.format in ("PNG", "PPM") and low >= 0 and high < 1 << 16
+    ):
+        scaled, kind = values.astype(np.uint16) >> 8, "16 bits"  # as Pillow does of colours of 16 bits
+    elif image.mode == "F" and low >= 0 and high <= 1:
+        scaled, kind = np.round(values * 255), "floats"
+    else:
+        reason = f"its pixels are numbers from {low:g} to {high:g}, and nothing says what is white"
+        raise ImageError(f"{file}: {reason}. Save it with 8 bits a channel.", "undecodable", reason)
+    found = Images.fromarray(scaled.astype(np.uint8))
+    found.info["scaled"] = kind
+    return found

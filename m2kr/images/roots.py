@@ -15,7 +15,8 @@ from m2kr.errors import M2KRError
 from m2kr.formats.shards import find_shards, read_batches
 from m2kr.images.archives import archive_kind, open_archive
 from m2kr.images.decode import ImageError, ImageFile, decode
-from m2kr.tasks import Task, get_task
+from m2kr.images.parts import FIRST_PART
+from m2kr.tasks import HUB_IMAGES, Task, get_task
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -34,8 +35,9 @@ class ImageRoots:
         folders: image roots: folders, or archives.
         per_task: task key -> roots of that task, which go for it instead of ``folders``.
         finders: other places, tried before the folders.
-        alias: pattern of a path, and the path to try as well of one that matches; or none.
+        aliases: patterns of a path, each with the path to try as well of one that matches.
         prefix: folder that names inside an archive may begin with.
+        hub_images: where the images are on the hub, for messages.
     """
 
     def __init__(
@@ -44,39 +46,52 @@ class ImageRoots:
         per_task: Mapping[str, Path | Sequence[Path]] | None = None,
         *,
         finders: Sequence[Finder] = (),
-        alias: tuple[str, ...] = (),
+        aliases: Sequence[tuple[str, str]] = (),
         prefix: str = "",
+        hub_images: str = "",
     ) -> None:
         self.folders = tuple(folders)
         self.per_task = {
             key: (roots,) if isinstance(roots, Path) else tuple(roots) for key, roots in (per_task or {}).items()
         }
         self._finders = tuple(finders)
-        self._alias = alias
+        self._aliases = tuple(aliases)
         self._prefix = prefix
+        self._hub_images = hub_images
+        self._linked = tuple(dict.fromkeys(place for folder in self.folders for place in _linked_places(folder)))
 
     def __str__(self) -> str:
-        return " or ".join(str(place) for place in (*self._finders, *self.folders)) or "any image root"
+        places = " or ".join(str(place) for place in (*self._finders, *self.folders)) or "any image root"
+        return places + (f" (the hub has them in {self._hub_images})" if self._hub_images else "")
 
     def for_task(self, task: Task) -> ImageRoots:
-        """Return the roots for one task: its own, else the place where the releases keep its images, then the roots.
+        """Return the roots for one task: its own, else the places where its images are kept, then the roots.
 
-        That place may be an archive of that name (``kvqa/KVQAimgs.tar.gz``), or a folder with archives in it
-        (``coco/train2014.zip``).
+        Those places are where the releases have them, and the task's folder of the hub's image dataset. One may be an
+        archive of that name (``kvqa/KVQAimgs.tar.gz``), or a folder with archives in it (``coco/train2014.zip``).
         """
         places: list[Path] = []
         if task.key in self.per_task:
             for root in self.per_task[task.key]:
                 places += [root, *_archives_in(root)]
         else:
-            for folder in self.folders if task.image_root else ():
-                place = folder / task.image_root
+            for place in (
+                folder / name for folder in self.folders for name in (task.image_root, task.hub_images) if name
+            ):
                 if place.is_dir():
                     places.append(place)
                 places += [file for suffix in SUFFIXES if (file := Path(f"{place}{suffix}")).is_file()]
                 places += _archives_in(place)
-            places += self.folders
-        return ImageRoots(places, finders=self._finders, alias=task.image_alias, prefix=task.image_root)
+            for folder in self.folders:
+                places += [folder, *(_archives_in(folder) if folder.name == task.hub_images else ())]
+        hub_images = f"{HUB_IMAGES}, folder {task.hub_images}" if task.hub_images else ""
+        return ImageRoots(
+            places,
+            finders=self._finders,
+            aliases=task.image_aliases,
+            prefix=task.image_root,
+            hub_images=hub_images,
+        )
 
     def find(self, path: str) -> ImageFile | None:
         """Return the file of an ``img_path``, or None where no root has it.
@@ -91,16 +106,16 @@ class ImageRoots:
                 f"the image path {path!r} leaves its root. Images are only read below the roots given.", "outside"
             )
         paths = [path]
-        if self._alias and (match := re.fullmatch(self._alias[0], path)):
-            paths.append(match.expand(self._alias[1]))
+        paths += [match.expand(other) for pattern, other in self._aliases if (match := re.fullmatch(pattern, path))]
         for candidate in paths:
             for finder in self._finders:
                 if found := finder(candidate):
                     return found
             for folder in self.folders:
-                found = (
-                    _in_archive(folder, self._prefix, candidate) if folder.is_file() else _in_folder(folder, candidate)
-                )
+                if folder.is_file():
+                    found = _in_archive(folder, self._prefix, candidate)
+                else:
+                    found = _in_folder(folder, candidate, self._linked)
                 if found:
                     return found
         return None
@@ -121,7 +136,7 @@ class ImageRoots:
         return decode(file)
 
 
-def _in_folder(folder: Path, path: str) -> ImageFile | None:
+def _in_folder(folder: Path, path: str, linked: Sequence[Path]) -> ImageFile | None:
     candidate = folder / PurePosixPath(path)
     try:
         if not candidate.is_file():
@@ -130,15 +145,30 @@ def _in_folder(folder: Path, path: str) -> ImageFile | None:
     except OSError:  # the name is too long, or a folder on the way may not be entered
         return None
     # A linked folder is the user's own layout; a linked file may have come out of an archive.
-    if not candidate.resolve().is_relative_to(candidate.parent.resolve()):
-        raise ImageError(f"the image {path!r} is a link that leaves its folder in {folder}.", "outside")
+    target = candidate.resolve()
+    if not any(target.is_relative_to(place) for place in (candidate.parent.resolve(), *linked)):
+        raise ImageError(
+            f"the image {path!r} in {folder} is a link to {target}, which is below no image root. If it may be read, "
+            f"name {target.parent} with --images too.",
+            "outside",
+        )
     return ImageFile(str(candidate), size, candidate.read_bytes, candidate)
+
+
+def _linked_places(folder: Path) -> Iterator[Path]:
+    """Yield where links in an image root may lead: below it, and of a snapshot of the hub's cache to its files."""
+    yield folder.resolve()
+    for above in folder.absolute().parents:
+        if above.name == "snapshots" and (above.parent / "refs").is_dir():
+            yield (above.parent / "blobs").resolve()
 
 
 def _in_archive(file: Path, prefix: str, path: str) -> ImageFile | None:
     archive = open_archive(file)
     name = str(PurePosixPath(path))
-    for candidate in dict.fromkeys([*([f"{prefix}/{name}"] if prefix else []), name, f"{archive.top}{name}"]):
+    # A folder that was packed into an archive of its name may stand in it without that name.
+    inner = name.removeprefix(f"{file.name.split('.')[0]}/")
+    for candidate in dict.fromkeys([*([f"{prefix}/{name}"] if prefix else []), name, inner, f"{archive.top}{name}"]):
         size = archive.size(candidate)
         if size is not None:
             return ImageFile(f"{file}/{candidate}", size, partial(archive.read, candidate))
@@ -149,10 +179,11 @@ def _archives_in(folder: Path) -> list[Path]:
     """Return the archives that lie in a folder, those that need no unpacking first."""
     if not folder.is_dir():
         return []
-    files = sorted(file for file in folder.iterdir() if file.name.endswith(SUFFIXES) and file.is_file())
+    suffixes = (*SUFFIXES, *(f"{suffix}{FIRST_PART}" for suffix in SUFFIXES))
+    files = sorted(file for file in folder.iterdir() if file.name.endswith(suffixes) and file.is_file())
     # What was unpacked of a .tar.gz is reached through it.
     own = [file for file in files if not file.name.endswith(".m2kr.tar")]
-    return sorted(own, key=lambda file: file.name.endswith((".gz", ".tgz")))
+    return sorted(own, key=lambda file: ".tgz" in file.name or ".tar.gz" in file.name)
 
 
 def parse_roots(values: Iterable[str]) -> ImageRoots:

@@ -61,8 +61,8 @@ class _Gunzip:
         except DAMAGED_GZIP as error:
             if self._exact:
                 behind = str(error).startswith("Not a gzipped file")  # the file's own beginning was looked at before
-                what = "bytes that are no gzip stand behind its end" if behind else "it is truncated or damaged"
-                raise gzip.BadGzipFile(f"{what}: {error}") from error
+                what = "has bytes behind its end that are no gzip" if behind else "is truncated or damaged"
+                raise gzip.BadGzipFile(f"the gzip file {what} ({error})") from error
             self._file.seek(0)
             self._source = gzip.GzipFile(fileobj=self._file)
             self._source.seek(self._given)
@@ -190,7 +190,7 @@ def read_pieces(path: Path, advance: Advance) -> Iterator[bytes | BadRow]:
             except UnreadableError as error:
                 ended = BadRow("the beginning", str(error))
             except gzip.BadGzipFile as error:
-                reason = f"the gzip file cannot be read on: {error}; what follows is lost"
+                reason = f"{error}; what follows cannot be read"
                 ended = BadRow(f"after {total + size:,} decompressed bytes", reason)
             if pieces:
                 total += size

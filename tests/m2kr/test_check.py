@@ -4,9 +4,11 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from m2kr import check as module
 from m2kr.check import main
@@ -74,6 +76,14 @@ def test_texts_of_windows_lines_are_found_where_most_are(data, every, said):
     rewrite(shard, lambda rows: rows.with_columns(question=pl.col("question") + ending))
     _, report = run(data, "--tasks", "MSMARCO")
     assert [("question end in a carriage return" in p["says"]) for p in report["problems"]] == [True] * said
+
+
+def test_images_of_more_than_8_bits_are_counted(data, coco):
+    _, _, name = next(image_paths(data, OKVQA))
+    path = coco / name
+    Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(path, "PNG")
+    code, report = run(data, "--tasks", "OKVQA", "--images", f"OKVQA={coco}")
+    assert (code, report["tasks"]["OKVQA"]["scaled_images"]) == (0, 1)
 
 
 def test_files_are_held_against_the_manifest(data):

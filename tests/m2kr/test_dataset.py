@@ -129,6 +129,18 @@ def test_published_files_are_read_without_a_manifest_and_in_the_order_of_their_s
     assert not data.synthetic
 
 
+def test_the_layout_that_the_hub_converts_to_is_read(published: Path, tmp_path: Path) -> None:
+    for file in published.rglob("*.parquet"):
+        split, number = file.name.split("-")[:2]
+        target = tmp_path / file.parent.name / split / f"{int(number):04d}.parquet"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, target)
+    one, other = (load_task("OKVQA", folder) for folder in (published, tmp_path))
+    assert one.queries.equals(other.queries)
+    assert one.passages.equals(other.passages)
+    assert one.fingerprint == other.fingerprint
+
+
 def test_equal_files_have_equal_fingerprints_wherever_they_lie(published: Path, tmp_path: Path) -> None:
     shutil.copytree(published, tmp_path / "copy")
     before = load_task("OKVQA", published).fingerprint

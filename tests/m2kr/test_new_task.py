@@ -95,7 +95,10 @@ def test_one_record_and_one_module_add_a_task(riddles, tmp_path):
     assert entry["counts"]["Riddles_data/test"]["images"] == 3
     pack_task(data, riddles, ImageRoots([raw]), out=data, quiet=True)
     report = check(data, list(TASKS.values()), quiet=True)
-    assert (report.problems, report.tasks) == ([], {"Riddles": {"files": 2, "rows": 6, "images": 3}})
+    assert (report.problems, report.tasks) == (
+        [],
+        {"Riddles": {"files": 2, "rows": 6, "images": 3, "scaled_images": 0}},
+    )
 
     loaded = load_task("riddles", data)
     assert loaded.query_image(2).size == (4, 4)

@@ -78,3 +78,19 @@ def test_missing_and_damaged_shards_are_named(tmp_path):
     second.write_bytes(b"PAR1")
     with pytest.raises(M2KRError, match=rf"{second.name} could not be read"):
         list(read_batches([second], ["n"]))
+
+
+def test_shards_as_the_hub_converts_them_are_found(tmp_path):
+    for number in range(3):
+        write(tmp_path / "x" / "train", groups(5), f"{number:04d}")
+    made = sorted((tmp_path / "x" / "train").iterdir())
+    for number, path in enumerate(made):
+        path.rename(path.with_name(f"{number:04d}.parquet"))
+    shards = split_shards(tmp_path, "x", "train")
+    assert [path.name for path in shards] == ["0000.parquet", "0001.parquet", "0002.parquet"]
+    assert find_shards(tmp_path / "x") == shards
+    with pytest.raises(M2KRError, match=r"x/valid: x has train\."):
+        split_shards(tmp_path, "x", "valid")
+    shards[1].unlink()
+    with pytest.raises(M2KRError, match="2 of the 3 shards of train"):
+        split_shards(tmp_path, "x", "train")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from m2kr.results.answer_record import AnswerResult
-from m2kr.results.record import Result
+from m2kr.results.record import Result, depends_on_batch
 
 DataKind = tuple[str, str, bool]
 """Task, split, and whether the data are made up."""
@@ -31,6 +31,10 @@ MARKS = {
     "elsewhere": Mark(
         "run made elsewhere", "How the passages were found is not known; the run was scored (m2kr.score)."
     ),
+    "batch-dependent": Mark(
+        "depends on the batch",
+        "The model encodes an input differently alone and in a batch, so another batch size gives other figures.",
+    ),
 }
 """Every mark, in the order it is said."""
 
@@ -52,6 +56,7 @@ def marks_of(result: Result | AnswerResult, reference: Mapping[DataKind, str]) -
         "no-images": bool(result["ignored_inputs"]),
         "approximate": result.get("search", "exact") not in ("exact", "elsewhere"),  # answering searches nothing
         "elsewhere": result.get("search") == "elsewhere",
+        "batch-dependent": depends_on_batch(result),
     }
     return tuple(mark for mark in MARKS if said[mark])
 

@@ -65,6 +65,8 @@ def _check(path: Path, data: str) -> tuple[str, list[str]]:
         return "predictions (BEM is not computed)", [*_contradicted(record, facts), *_wrong_answers(record, loaded)]
     facts["passages"] = loaded.passages.height
     facts["queries_without_positive"] = sum(not positives for positives in loaded.qrels.values())
+    if "queries_with_absent_positive" in result:  # older files lack it
+        facts["queries_with_absent_positive"] = loaded.queries_with_absent_positive
     return "run", [*_contradicted(record, facts), *_wrong_run(record, loaded)]
 
 

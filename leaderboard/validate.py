@@ -96,7 +96,7 @@ def _implausible(result: Mapping[str, Any], kind: type) -> str | None:
         return f"it holds what cannot be written again ({error})"
     for name in kind.__annotations__:
         least = 1 if name in ("queries", "passages", "top_k", "batch_size") else 0
-        if name not in _SETTINGS and not _plausible(result[name], least):
+        if name in result and name not in _SETTINGS and not _plausible(result[name], least):
             return f"{name} is {_short(result[name])}, which no evaluation writes"
     if result["split"] not in TASKS[result["task"]].splits:
         return f"{result['task']} has no split {_short(result['split'])}"

@@ -72,6 +72,12 @@ class TaskData:
             return None
         return {name: answers or [] for name, answers in self.queries.select("question_id", "answers").iter_rows()}
 
+    @property
+    def queries_with_absent_positive(self) -> int:
+        """How many queries have a positive that is not among the passages, which no search can find."""
+        known = set(self.passages["passage_id"])
+        return sum(not known.issuperset(positives) for positives in self.qrels.values())
+
     def query_texts(self, *, instructions: bool) -> list[str]:
         """Return the text of every query: the question, with the row's instruction in front if asked for."""
         columns = self.queries.select("instruction", pl.col("question").cast(pl.String).fill_null(""))

@@ -72,6 +72,7 @@ def score_run(
         read_result,
         result_name,
         retrieval_facts,
+        say_absent_positives,
         write_record,
     )
     from m2kr.results.run import Run
@@ -90,6 +91,7 @@ def score_run(
     if finished is not None and run_path.is_file() and sha256_of(run_path) == finished["run_sha256"]:
         say(f"{data.task.key}: finished before, see {result_path}", quiet=quiet)
         return finished
+    say_absent_positives(data, quiet=quiet)
     phases = Phases()
     with phases.measured("read"):
         queries, passages = set(data.queries["question_id"]), set(data.passages["passage_id"])
@@ -125,6 +127,7 @@ def score_run(
                 "dtype": _UNKNOWN,
                 "store_dtype": _UNKNOWN,
                 "quantisation": None,
+                "batch_effect": None,
                 "batch_size": None,
                 "hardware": _UNKNOWN,
                 "key": key,

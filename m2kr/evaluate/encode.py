@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -92,8 +92,7 @@ class Encoder:
         Raises:
             M2KRError: the retriever does not keep to its protocol, a number is not finite, or the disk is full.
         """
-        encode = self.retriever.encode_document
-        return self._encoded("passages", texts_key(texts), len(texts), CHUNK, _from(texts), encode, work, name)
+        return self._encoded("passages", texts_key(texts), len(texts), CHUNK, lambda row: _from(texts, row), work, name)
 
     def queries(self, data: TaskData, sizes: Sequence[int] | None, work: Path) -> Encoded:
         """Encode the queries of a task, with their pictures if ``sizes`` has the bytes of each, as `passages` does.
@@ -103,19 +102,44 @@ class Encoder:
             M2KRError: as `passages`; the retriever's ``prepare_image`` cannot be sent to workers.
         """
         texts = data.query_texts(instructions=self.retriever.reads_instructions)
-        name, encode = data.task.key, self.retriever.encode_query
-        if sizes is None:
-            return self._encoded("queries", texts_key(texts), len(texts), CHUNK, _from(texts), encode, work, name)
-        key = texts_key(texts, data.queries["img_path"], (str(size) for size in sizes))
-        prepare = getattr(self.retriever, "prepare_image", None)
+        key, chunk = texts_key(texts), CHUNK
+        if sizes is not None:
+            key, chunk = texts_key(texts, data.queries["img_path"], (str(size) for size in sizes)), IMAGE_CHUNK
 
         def inputs(row: int) -> Generator[Input]:
-            left = data.queries.slice(row)
-            with closing(query_pictures(data.images, name, left, prepare, workers=self.workers)) as pictures:
-                for text, picture in zip(texts[row:], pictures, strict=True):
-                    yield {"text": text, "image": picture}
+            return self.query_inputs(data, range(row, len(texts)), pictures=sizes is not None)
 
-        return self._encoded("queries", key, len(texts), IMAGE_CHUNK, inputs, encode, work, name)
+        return self._encoded("queries", key, len(texts), chunk, inputs, work, data.task.key)
+
+    def query_inputs(self, data: TaskData, rows: Sequence[int], *, pictures: bool) -> Generator[Input]:
+        """Yield what the retriever is given of some queries of a task, their pictures decoded if these are read.
+
+        Raises:
+            ImageError, M2KRError: as `queries`.
+        """
+        some = replace(data, queries=data.queries[rows])
+        texts = some.query_texts(instructions=self.retriever.reads_instructions)
+        if not pictures:
+            yield from texts
+            return
+        prepare = getattr(self.retriever, "prepare_image", None)
+        decoded = query_pictures(data.images, data.task.key, some.queries, prepare, workers=self.workers)
+        with closing(decoded):
+            for text, picture in zip(texts, decoded, strict=True):
+                yield {"text": text, "image": picture}
+
+    def encode(self, what: What, inputs: Sequence[Input], label: str) -> Any:
+        """Return what the retriever makes of inputs, in batches of the size that the options say.
+
+        Raises:
+            M2KRError: it returned another number of items.
+        """
+        retriever = self.retriever
+        encode = retriever.encode_document if what == "passages" else retriever.encode_query
+        embeddings = encode(inputs, batch_size=self.options.batch_size)
+        if len(embeddings) != len(inputs):
+            raise M2KRError(f"{label}: the retriever returned {len(embeddings)} items for {len(inputs)} inputs.")
+        return embeddings
 
     def has_passages(self, texts: Iterable[str]) -> bool:
         """Whether the embeddings of these passages were kept."""
@@ -150,7 +174,6 @@ class Encoder:
         count: int,
         chunk: int,
         inputs: Callable[[int], Generator[Input]],
-        encode: Callable[..., Any],
         work: Path,
         name: str,
     ) -> Encoded:
@@ -166,11 +189,7 @@ class Encoder:
         with closing(inputs(store.rows)) as waiting:
 
             def make(rows: range) -> None:
-                given = list(islice(waiting, len(rows)))
-                embeddings = encode(given, batch_size=self.options.batch_size)
-                if len(embeddings) != len(given):
-                    raise M2KRError(f"{label}: the retriever returned {len(embeddings)} items for {len(given)} inputs.")
-                store.append(embeddings)
+                store.append(self.encode(what, list(islice(waiting, len(rows))), label))
 
             note.in_chunks(make, count, chunk, label, first=store.rows, unit=what, quiet=self.options.quiet)
         return Encoded(store, note.seconds, note.memory, reused)
@@ -188,8 +207,5 @@ def texts_key(*groups: Iterable[str]) -> str:
     return found.hexdigest()
 
 
-def _from(texts: Sequence[str]) -> Callable[[int], Generator[Input]]:
-    def inputs(row: int) -> Generator[Input]:
-        yield from islice(texts, row, None)
-
-    return inputs
+def _from(texts: Sequence[str], row: int) -> Generator[Input]:
+    yield from islice(texts, row, None)

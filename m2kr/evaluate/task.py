@@ -18,6 +18,7 @@ from m2kr.common.progress import progress, say
 from m2kr.common.registry import ignored_inputs
 from m2kr.common.work import Note, Workplace
 from m2kr.errors import M2KRError
+from m2kr.evaluate.batch_effect import effect_of_batches
 from m2kr.evaluate.encode import Encoder
 from m2kr.evaluate.options import TaskOptions
 from m2kr.evaluate.quantisation import effect_of_8_bits
@@ -27,9 +28,11 @@ from m2kr.results.record import (
     Result,
     data_settings,
     finished_record,
+    over_batch_limit,
     read_result,
     result_name,
     retrieval_facts,
+    say_absent_positives,
     write_record,
 )
 from m2kr.results.run import Run
@@ -48,6 +51,9 @@ def evaluate_task(
     retriever: Retriever | SparseRetriever, data: TaskData, out: Path, options: TaskOptions | None = None
 ) -> Result:
     """Evaluate a retriever on one task, and write ``<out>/<TASK>.json`` and ``<out>/<TASK>.run.trec.gz``.
+
+    Where passages and queries have vectors, some of both are encoded alone and together with others, whether or not
+    their embeddings were kept, and by how much these differ is recorded and, where it is more than noise, said.
 
     For another split than test the names begin with ``<TASK>.<split>``, and a nano subset adds ``.nano``. Embeddings
     that an earlier evaluation kept in ``<out>/.embeddings`` are used in any case.
@@ -107,6 +113,7 @@ class _Evaluation:
                 f"{retriever.name} makes no embeddings, so none are stored as {options.store_dtype}. Leave that out."
             )
         self.phases = Phases()
+        self.batch_effect: dict[str, float] | None = None
 
     def result(self) -> Result:
         """Return the finished result, made now or before."""
@@ -135,6 +142,7 @@ class _Evaluation:
 
     def _made(self, sizes: list[int] | None) -> Result:
         options = self.options
+        say_absent_positives(self.data, quiet=options.quiet)
         # Ties are broken by passage id, the larger first, as trec_eval does: the search prefers lower rows.
         passages = self.data.passages.select("passage_id", "passage_content").sort("passage_id", descending=True)
         ids, texts = passages["passage_id"].to_list(), passages["passage_content"].to_list()
@@ -165,6 +173,7 @@ class _Evaluation:
             phases.seconds, phases.memory, phases.reused = (
                 note.facts[name] for name in ("seconds", "memory", "reused")
             )
+            self.batch_effect = note.facts["batch_effect"]
             return Run.read_trec(self.run_path), note.facts["run_sha256"]
         found = self._searched(self.encoder, texts, sizes) if self.encoder else self._ranked(texts)
         queries = self.data.queries["question_id"].to_list()
@@ -173,12 +182,28 @@ class _Evaluation:
         with phases.measured("write"):
             run.write_trec(self.run_path, self.retriever.name, quiet=self.options.quiet)
         sha256 = sha256_of(self.run_path)
-        note.save(run_sha256=sha256, seconds=phases.seconds, memory=phases.memory, reused=phases.reused)
+        note.save(
+            run_sha256=sha256,
+            seconds=phases.seconds,
+            memory=phases.memory,
+            reused=phases.reused,
+            batch_effect=self.batch_effect,
+        )
         return run, sha256
 
     def _searched(self, encoder: Encoder, texts: list[str], sizes: list[int] | None) -> tuple[Any, Any]:
         """Return scores and rows of the passages found by vectors."""
         options = self.options
+        with self.phases.measured("batch_effect"):  # first: before hours of an encoding whose figures mean little
+            effect = effect_of_batches(encoder, self.data, texts, pictures=sizes is not None)
+        self.batch_effect = effect
+        if effect and over_batch_limit(effect, options.dtype):
+            say(
+                f"{self.data.task.key}: {self.retriever.name} encodes inputs differently alone and in batches of "
+                f"{options.batch_size} (vectors differ by up to {max(effect.values()):g} of their length): its figures "
+                "depend on the batch size, and the result says so",
+                quiet=options.quiet,
+            )
         passages = encoder.passages(texts, self.work.folder, self.data.task.key)
         queries = encoder.queries(self.data, sizes, self.work.folder)
         for phase, encoded in (("encode_passages", passages), ("encode_queries", queries)):
@@ -223,6 +248,7 @@ class _Evaluation:
                 "search": "exact",
                 "store_dtype": options.stored,
                 "quantisation": effect,
+                "batch_effect": self.batch_effect,
                 "key": self.key,
             },
         )

@@ -6,12 +6,13 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, TypeVar, cast
 
 import msgspec
 
 from m2kr import __version__
 from m2kr.common.files import sha256_of, write_json
+from m2kr.common.progress import say
 from m2kr.errors import M2KRError
 from m2kr.results.run import Run
 from m2kr.tasks import TASKS
@@ -24,10 +25,10 @@ _T = TypeVar("_T")
 
 
 class Result(TypedDict):
-    """A result file, ``results/<model>/<TASK>.json``. Every key is always there.
+    """A result file, ``results/<model>/<TASK>.json``. Every key is always there, in older files those not "required".
 
-    All but ``seconds``, ``reused``, ``memory`` and ``peak_memory`` are equal for equal evaluations, and all but
-    ``quantisation`` where one of them found embeddings and the other did not.
+    All but ``seconds``, ``reused``, ``memory``, ``peak_memory`` and the noise in ``batch_effect`` are equal for equal
+    evaluations, and all but ``quantisation`` where one of them found embeddings and the other did not.
 
     A result of ``m2kr.score``, whose run was made elsewhere, has two keys besides: ``queries_without_passages`` (that
     the run lacks, and that score 0) and ``source_run`` (the file as it came: name and sha256). What is not known of
@@ -51,6 +52,8 @@ class Result(TypedDict):
     queries: int
     passages: int
     queries_without_positive: int
+    # Queries with a positive that is not among the passages, and so can never be found.
+    queries_with_absent_positive: NotRequired[int]
     # Identifies the tables: results of different fingerprints are not comparable.
     dataset: str
     # The data are made up; scores compare with no published figure.
@@ -78,6 +81,9 @@ class Result(TypedDict):
     # ``passages`` took part. With fewer than the task has there are fewer rivals, so the effect on the task is larger.
     # Else null.
     quantisation: dict[str, float] | None
+    # By how much vectors differ between an input alone and in a batch, of some "passages" and "queries": see
+    # m2kr.evaluate.batch_effect, and `over_batch_limit`. Null where nothing has vectors, or nobody knows.
+    batch_effect: NotRequired[dict[str, float] | None]
     # Inputs encoded at once; null where that is not known.
     batch_size: int | None
     # Processor or graphics card that encoded and searched.
@@ -102,6 +108,19 @@ class Result(TypedDict):
 
 
 RESULT_FORMAT = 1
+
+_BATCH_LIMITS = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
+# Larger effects of batches are not those of rounding.
+
+
+def over_batch_limit(effect: Mapping[str, float] | None, dtype: str) -> bool:
+    """Return whether a model of this type encodes an input differently alone and in a batch, beyond float noise."""
+    return max((effect or {}).values(), default=0.0) > _BATCH_LIMITS.get(dtype, 1e-3)
+
+
+def depends_on_batch(result: Mapping[str, object]) -> bool:
+    """Return whether that was found of a result, of retrieval or of answering, which has no vectors."""
+    return over_batch_limit(cast("dict[str, float] | None", result.get("batch_effect")), str(result["dtype"]))
 
 
 def read_result(path: Path) -> Result:
@@ -231,12 +250,23 @@ def retrieval_facts(data: TaskData, metrics: dict[str, float], run_sha256: str, 
         "headline": list(data.task.metrics),
         "passages": data.passages.height,
         "queries_without_positive": sum(not positives for positives in data.qrels.values()),
+        "queries_with_absent_positive": data.queries_with_absent_positive,
         "seconds": {phase: round(value, 3) for phase, value in phases.seconds.items()},
         "reused": phases.reused,
         "memory": phases.memory,
         "peak_memory": max(phases.memory.values()),
         "run_sha256": run_sha256,
     }
+
+
+def say_absent_positives(data: TaskData, *, quiet: bool = False) -> None:
+    """Say how many queries have a positive that is not among the passages, where any have."""
+    if absent := data.queries_with_absent_positive:
+        say(
+            f"{data.task.key}: {absent:,} of {data.queries.height:,} queries have a positive that is not among the "
+            "passages, which no search can find",
+            quiet=quiet,
+        )
 
 
 def data_facts(data: TaskData) -> dict[str, Any]:

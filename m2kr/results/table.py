@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 from m2kr.common.text_table import aligned
 from m2kr.results.answer_record import AnswerResult
-from m2kr.results.record import Result
+from m2kr.results.record import Result, depends_on_batch
 
 
 def table(results: Sequence[Result]) -> str:
     """Return results as a table: one row for each model and task, the headline measures in percent.
 
-    A star marks a row whose queries or passages were cut, whose images were ignored or whose run was made elsewhere;
-    made-up data are said below the table.
+    A star marks a row whose queries or passages were cut, whose images were ignored, whose run was made elsewhere or
+    whose vectors depend on the batch; made-up data are said below the table.
     """
     rows: list[tuple[str, ...]] = [
         ("task", "split", "model", "queries", "passages", "R@K", "PR@K", "MRR@10", "nDCG@10")
@@ -61,13 +61,17 @@ def notes_on(results: Sequence[Result]) -> list[str]:
         notes.append("* only a small subset was evaluated, which is much easier than the task (--nano)")
     if any(_is_elsewhere(result) for result in results):
         notes.append("* the run was made elsewhere, and how is not known (m2kr.score)")
+    if any(depends_on_batch(result) for result in results):
+        notes.append(
+            "* the model encodes an input differently alone and in a batch: another --batch-size, other scores"
+        )
     return notes + _synthetic(results)
 
 
 def _marked(name: str, result: Result | AnswerResult) -> str:
     """Return the name of what was evaluated, with a star where not all that the task asks was asked."""
-    marked = result["limited"] or result["nano"] or result["ignored_inputs"] or _is_elsewhere(result)
-    star = "*" if marked else ""
+    cut = result["limited"] or result["nano"] or result["ignored_inputs"]
+    star = "*" if cut or _is_elsewhere(result) or depends_on_batch(result) else ""
     return f"{result[name]}{star}"  # type: ignore[literal-required]
 
 

@@ -23,6 +23,8 @@ def usual(records):
         ({"nano": True, "seed": 0}, ("nano",)),
         ({"limited": True}, ("limited",)),
         ({"ignored_inputs": ["image"]}, ("no-images",)),
+        ({"batch_effect": {"passages": 0.0, "queries": 0.002}}, ("batch-dependent",)),
+        ({"batch_effect": {"queries": 0.002}, "dtype": "float16"}, ()),
         ({"search": "plaid"}, ("approximate",)),
         ({"split": "valid"}, ("other-split",)),
         ({"synthetic": True, "ignored_inputs": ["image"]}, ("made-up", "no-images")),

@@ -11,7 +11,7 @@ from leaderboard.__main__ import main
 from leaderboard.submission import check
 from m2kr.common.files import sha256_of
 from m2kr.errors import run_command
-from tests.made_results import change
+from tests.made_results import change, write
 
 RUN, ANSWERS = "bm25/OKVQA.json", "bm25/answers/seeker/OKVQA.joint-3.json"
 
@@ -74,6 +74,17 @@ def test_a_run_with_strange_ids_is_refused(submitted, built):
 def test_other_numbers_than_the_benchmark_are_named(submitted, built):
     change(submitted / RUN, passages=7, top_k=3)
     assert [problem.split()[0] for problem in check(submitted / RUN, str(built))] == ["passages", "the"]
+
+
+def test_a_wrong_number_of_absent_positives_is_named_where_there_is_one(submitted, built):
+    change(submitted / RUN, queries_with_absent_positive=2)
+    assert check(submitted / RUN, str(built)) == [
+        "queries_with_absent_positive is 2 in the file, and 0 in the benchmark"
+    ]
+    older = json.loads((submitted / RUN).read_text(encoding="utf-8"))
+    del older["queries_with_absent_positive"], older["batch_effect"]
+    write(submitted / RUN, older)
+    assert check(submitted / RUN, str(built)) == []
 
 
 @pytest.mark.parametrize("name", [RUN, ANSWERS])

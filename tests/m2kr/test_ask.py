@@ -112,6 +112,7 @@ def test_the_text_of_a_passage_finds_the_passage(
     assert " ".join(text.split())[:30] in " ".join(out.split())
 
 
+@pytest.mark.usefixtures("unsampled")
 @pytest.mark.parametrize("stored", ["float32", "int8"])
 def test_passages_are_encoded_once_and_shared_with_evaluations(
     built: Path, tmp_path: Path, made: list[Any], stored: Any

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,12 @@ def in_form_of_pyserini(run: Scores, path: Path, _: TaskData) -> Path:
     return path
 
 
+def as_exported_here(run: Scores, path: Path, _: TaskData) -> Path:
+    path = path.with_suffix(".trec.gz")
+    Run.from_dict(run).write_trec(path, "a tag")
+    return path
+
+
 def with_tabs_gzipped(run: Scores, path: Path, _: TaskData) -> Path:
     path = path.with_suffix(".trec.gz")
     lines = [f"{query}\tQ0\t{name}  1 {value}\tm\r" for query, found in run.items() for name, value in found.items()]
@@ -78,7 +85,7 @@ def scored(okvqa: TaskData, tmp_path: Path) -> Callable[..., dict[str, Any]]:
     return score
 
 
-@pytest.mark.parametrize("write", [in_form_of_ranx, in_form_of_pyserini, with_tabs_gzipped])
+@pytest.mark.parametrize("write", [in_form_of_ranx, in_form_of_pyserini, as_exported_here, with_tabs_gzipped])
 def test_runs_of_other_tools_score_what_ir_measures_gives(
     okvqa: TaskData, tmp_path: Path, scored: Callable[..., dict[str, Any]], write: Callable[..., Path]
 ) -> None:
@@ -140,6 +147,17 @@ def test_queries_that_the_run_lacks_score_zero_and_are_counted(
     assert f"lacks {lacking:,} of {of:,} queries, which score 0" in capsys.readouterr().err
     assert dict(result)["queries_without_passages"] == lacking
     assert (result["metrics"]["Recall@1"], result["top_k"]) == (pytest.approx(1 / of), 1)
+
+
+def test_positives_that_are_no_passages_are_counted_and_said(
+    okvqa: TaskData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    query, passage = okvqa.queries["question_id"][0], okvqa.passages["passage_id"][0]
+    (tmp_path / "run.trec").write_text(f"{query} Q0 {passage} 1 2.0 m\n")
+    data = replace(okvqa, qrels={**okvqa.qrels, query: ["gone"]})
+    result = score_run(tmp_path / "run.trec", data, "theirs", tmp_path / "out")
+    assert result["queries_with_absent_positive"] == 1
+    assert "OKVQA: 1 of 30 queries have a positive that is not among" in capsys.readouterr().err
 
 
 def test_a_finished_run_is_not_scored_again_and_another_needs_rerun(

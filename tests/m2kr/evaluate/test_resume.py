@@ -251,7 +251,7 @@ import os, signal, sys
 from pathlib import Path
 import numpy as np
 from m2kr.dataset import load_task
-from m2kr.evaluate import encode
+from m2kr.evaluate import batch_effect, encode
 from m2kr.evaluate.options import TaskOptions
 from m2kr.evaluate.task import evaluate_task
 from m2kr.images import query_pictures
@@ -268,7 +268,7 @@ class Lengths:
         return np.array([[len(text), text.count("e")] for text in inputs], dtype=np.float32)
 
 if __name__ == "__main__":
-    encode.IMAGE_CHUNK, query_pictures._WORTH_A_POOL = 8, 1
+    batch_effect.SAMPLED, encode.IMAGE_CHUNK, query_pictures._WORTH_A_POOL = 0, 8, 1
     data = load_task("LLaVA", sys.argv[1], images=sys.argv[2])
     evaluate_task(Lengths(), data, Path(sys.argv[3]), TaskOptions(workers=2, quiet=True))
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,13 @@ from tests.m2kr.evaluating import (
     KINDS,
     Constant,
     Multi,
+    Preparing,
     Seeing,
     Single,
     evaluated,
     run_of,
     sorted_by_id,
     text_of,
-    vector_of,
     with_settings,
 )
 from tests.tolerance import assert_ranking, maxsim_table
@@ -59,6 +60,7 @@ def test_a_result_has_every_key_and_is_the_one_written(okvqa: TaskData, tmp_path
         "queries": 30,
         "passages": okvqa.passages.height,
         "queries_without_positive": 0,
+        "queries_with_absent_positive": 0,
         "dataset": okvqa.fingerprint,
         "synthetic": True,
         "limited": False,
@@ -70,10 +72,11 @@ def test_a_result_has_every_key_and_is_the_one_written(okvqa: TaskData, tmp_path
         "dtype": "float32",
         "store_dtype": "float32",
         "quantisation": None,
+        "batch_effect": None,
         "batch_size": 7,
     }
     assert {key: value for key, value in result.items() if key in wanted} == wanted
-    encoding = {"index"} if make is BM25 else {"encode_passages", "encode_queries"}
+    encoding = {"index"} if make is BM25 else {"batch_effect", "encode_passages", "encode_queries"}
     assert set(result["seconds"]) == encoding | {"search", "score", "write"}
     assert result["versions"]["m2kr"] == m2kr.__version__
     assert {"python", "torch", "ranx", "sentence-transformers"} <= set(result["versions"])
@@ -196,6 +199,20 @@ def test_a_limited_evaluation_says_so(built: Path, tmp_path: Path) -> None:
     assert len(Run.read_trec(tmp_path / "OKVQA.run.trec.gz").query_ids) == 4
 
 
+@pytest.mark.parametrize("make", KINDS)
+def test_positives_that_are_no_passages_are_counted_and_said(
+    okvqa: TaskData, tmp_path: Path, capsys: pytest.CaptureFixture[str], make: Any
+) -> None:
+    qrels = dict(okvqa.qrels)
+    for query, positives in ((list(qrels)[2], ["no such passage"]), (list(qrels)[7], [*qrels[list(qrels)[7]], "nor"])):
+        qrels[query] = positives
+    result = evaluate_task(make(), replace(okvqa, qrels=qrels), tmp_path, TaskOptions(ignore_images=True))
+    assert result["queries_with_absent_positive"] == 2
+    assert result["queries_without_positive"] == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("OKVQA: 2 of 30 queries have a positive that is not among the passages")
+
+
 # --- retrievers that do not keep to the protocol --------------------------------------------------------------------
 
 
@@ -246,19 +263,6 @@ def test_a_retriever_that_reads_images_gets_them_decoded(built: Path, world: Pat
         assert item["image"].mode == "RGB"
         assert item["image"].tobytes() == data.query_image(row).tobytes()
     assert all(isinstance(item, str) for item in made.read)
-
-
-class Preparing(Seeing):
-    """Gets pictures as its own function made them, and tells them apart."""
-
-    def __init__(self, **_: Any) -> None:
-        super().__init__()
-        self.prepare_image = np.asarray
-
-    def encode(self, inputs: Sequence[Any]) -> Any:
-        return np.stack(
-            [vector_of(item if isinstance(item, str) else item["image"].tobytes().hex()) for item in inputs]
-        )
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -51,6 +51,7 @@ def check_equal(found, metrics, ks=(1, 5, 10, 20, 100)):
     return dict(values)
 
 
+@pytest.mark.usefixtures("unsampled")
 def test_mteb_scores_pictures_and_texts_as_here(awkward, exported, pictures, by_mteb, tmp_path):
     data = load_task("LLaVA", awkward, images=pictures)
     here, there = SeeingMulti(), SeeingMulti()

@@ -35,6 +35,10 @@ _FILES = "config.json, vocab.txt, tokenizer_config.json, pytorch_model.bin or mo
 _MAX_LENGTH = 256
 
 
+_UNUSED = ("pooler.",)
+# A vector is the hidden state at [CLS] itself. The official files still hold BERT's pooler, which would come after it.
+
+
 class DPR:
     """DPR trained on Natural Questions, with the official checkpoints.
 
@@ -56,7 +60,7 @@ class DPR:
         self._device, kind = device_of(device), dtype_of(dtype)
         folders = _folders(checkpoint)
         models = [
-            load_model(make, folder, device=self._device, dtype=kind)
+            load_model(make, folder, device=self._device, dtype=kind, unused=_UNUSED)
             for make, folder in zip((DPRQuestionEncoder, DPRContextEncoder), folders, strict=True)
         ]
         tokenizers = [

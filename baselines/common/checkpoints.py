@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
+from baselines.common.model_folder import WeightsReport
 from m2kr.common.files import digest, sha256_of
 from m2kr.errors import M2KRError, first_line
 
@@ -42,6 +43,9 @@ PUBLISHED = {
 
 MODEL_FILES = ("*.safetensors", "*pytorch_model*.bin", "*.json", "*.txt", "*.model", "*.jinja")
 """Patterns of the files of a model, at any depth: ``*`` also stands for "/" here, as in huggingface_hub."""
+
+CLIP_TEXT_HALF = ("text_model.", "text_projection.", "visual_projection.", "logit_scale")
+"""What a checkpoint of CLIP has besides the vision tower, and that a model of the tower alone has no use for."""
 
 _PICKLED = "pytorch_model*.bin"
 _SUFFIXES = (".safetensors", ".bin", ".json", ".txt", ".model", ".jinja")
@@ -252,31 +256,32 @@ def quiet_loading() -> Iterator[None]:
         logging.set_verbosity(before)
 
 
-def load_model(make: Any, folder: Path, *, device: torch.device, dtype: torch.dtype) -> Any:
-    """Return a model of transformers in evaluation mode, all of whose weights came from ``folder``.
+def load_model(
+    make: Any, folder: Path, *, device: torch.device, dtype: torch.dtype, unused: tuple[str, ...] = ()
+) -> Any:
+    """Return a model of transformers in evaluation mode, all of whose weights came from ``folder``, which has no more.
 
     Args:
         make: class of the model.
         folder: holds config.json and the weights.
         device: where the weights go.
         dtype: of the weights.
+        unused: parts of names of tensors that such a checkpoint may hold besides.
 
     Raises:
-        M2KRError: the folder lacks some weights (transformers would make them up, with a warning), or files are
-            damaged.
+        M2KRError: the folder lacks some weights (transformers would make them up, with a warning), has others, or
+            some of another shape; or files are damaged.
     """
     if not (folder / "config.json").is_file() or not weight_files(folder):
         raise M2KRError(
             f"{folder} is no model folder: it needs config.json and model.safetensors (or pytorch_model.bin)."
         )
     with loading(f"{folder} could not be loaded as {make.__name__}"):
-        model, report = make.from_pretrained(folder, dtype=dtype, local_files_only=True, output_loading_info=True)
-        missing = sorted(report["missing_keys"])
-    if missing:
-        raise M2KRError(
-            f"the checkpoint in {folder} has no {missing[0]} ({len(missing)} weights are missing): it is no "
-            f"{make.__name__}."
-        )
+        report: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        model, info = make.from_pretrained(folder, dtype=dtype, local_files_only=True, **report)
+        weights = WeightsReport()
+        weights.add(info)
+    weights.check(f"{folder}, read as {make.__name__},", unused=unused)
     return model.to(device).eval()
 
 

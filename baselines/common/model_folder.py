@@ -7,7 +7,7 @@ reranker becomes a retriever. Such a model gets a score and means nothing, so it
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,9 +21,13 @@ Pooling = Literal["mean", "cls", "last"]
 _OWN_MODULES = ("sentence_transformers.", "pylate.")
 _ONE_VECTOR = ("clip", "siglip", "siglip2")
 # Types of transformers whose text and image halves each end in one vector of their own, so that nothing is pooled.
-# Parts of a checkpoint that are no part of an embedding: heads of pre-training tasks, and buffers older releases saved.
-_UNUSED = ("position_ids", "pooler.", "cls.", "lm_head.", "vocab_transform", "vocab_layer_norm", "vocab_projector")
-_UNUSED_PREFIXES = ("mlm_head", "qa_outputs")
+_BUFFERS = ("position_ids", "token_type_ids", "rotary_emb.inv_freq")
+# That older releases saved, and that every model computes.
+PRETRAINING_HEADS = (
+    *("pooler.", "cls.", "lm_head.", "mlm_head.", "qa_outputs."),
+    *("vocab_transform.", "vocab_layer_norm.", "vocab_projector."),
+)
+"""Parts of a checkpoint that no embedding made of the encoder's hidden states uses: heads of the tasks of training."""
 
 
 @dataclass(frozen=True)
@@ -121,36 +125,52 @@ class WeightsReport:
 
     Attributes:
         made_up: names of parameters that no file held.
-        left: names of tensors that no parameter took, beyond heads of pre-training tasks.
+        misshapen: names of parameters that a file holds in another shape, and both shapes.
+        left: names of tensors that no parameter took.
     """
 
     made_up: list[str] = field(default_factory=list)
+    misshapen: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
 
-    def check(self, path: Path, *, taken_elsewhere: tuple[str, ...] = ()) -> None:
+    def add(self, info: Mapping[str, Any]) -> None:
+        """Take in what transformers says with ``output_loading_info=True`` and ``ignore_mismatched_sizes=True``."""
+        self.made_up += info["missing_keys"]
+        self.misshapen += [
+            f"{name} {tuple(found)}, not {tuple(wanted)}," for name, found, wanted in info["mismatched_keys"]
+        ]
+        self.left += info["unexpected_keys"]
+
+    def check(
+        self, path: Path | str, *, taken_elsewhere: tuple[str, ...] = (), unused: tuple[str, ...] = PRETRAINING_HEADS
+    ) -> None:
         """Refuse a model whose weights are not those of its files.
 
         Args:
             path: its folder, for the message.
             taken_elsewhere: names of tensors that another part of the model reads.
+            unused: parts of names of tensors that checkpoints of this kind hold and the model has no use for.
 
         Raises:
-            M2KRError: weights were made up, or tensors of the checkpoint were left.
+            M2KRError: weights were made up, of another shape, or tensors of the checkpoint were left.
         """
         # A head for pooling that the embedding does not use is made anew by some architectures.
-        made_up = sorted(name for name in self.made_up if "pooler." not in name)
-        left = sorted(name for name in self.left if name not in taken_elsewhere and not _is_unused(name))
-        for names, fault in ((made_up, "has no {} and random numbers stood in"), (left, "has {}, which nothing took")):
+        made_up = sorted(name for name in self.made_up if not ("pooler." in unused and "pooler." in name))
+        known = (*_BUFFERS, *unused)
+        left = sorted(
+            name for name in self.left if name not in taken_elsewhere and not any(part in name for part in known)
+        )
+        for names, fault in (
+            (made_up, "has no {} and random numbers stood in"),
+            (sorted(self.misshapen), "has {} which the model cannot take"),
+            (left, "has {}, which nothing took"),
+        ):
             if names:
                 listed = ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
                 raise M2KRError(
                     f"the checkpoint in {path} {fault.format(listed)}: it is not the model that its configuration "
                     "says. Get its files again, or name the model with the tool that made it."
                 )
-
-
-def _is_unused(name: str) -> bool:
-    return any(part in name for part in _UNUSED) or name.startswith(_UNUSED_PREFIXES)
 
 
 @contextmanager
@@ -163,9 +183,10 @@ def reporting_weights() -> Iterator[WeightsReport]:
 
     def from_pretrained(cls: Any, *arguments: Any, **options: Any) -> Any:
         wanted = options.pop("output_loading_info", False)
-        model, info = original.__func__(cls, *arguments, output_loading_info=True, **options)
-        report.made_up += [*info["missing_keys"], *(str(name) for name, *_ in info.get("mismatched_keys", ()))]
-        report.left += list(info["unexpected_keys"])
+        # Otherwise a shape that is wrong ends it, and nothing says which.
+        told = {**options, "output_loading_info": True, "ignore_mismatched_sizes": True}
+        model, info = original.__func__(cls, *arguments, **told)
+        report.add(info)
         return (model, info) if wanted else model
 
     PreTrainedModel.from_pretrained = classmethod(from_pretrained)  # type: ignore[assignment]

@@ -23,7 +23,7 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from baselines.common.checkpoints import count_parameters, load_model, quiet_loading, weights_hash
+from baselines.common.checkpoints import CLIP_TEXT_HALF, count_parameters, load_model, quiet_loading, weights_hash
 from baselines.image_text_to_text import PROMPT_WITH_PASSAGES
 from baselines.minis.reader_data import ANSWER, PASSAGE, Batches, ReaderConfig
 from baselines.preflmr.training.runs import run_training, shared_arguments
@@ -116,7 +116,7 @@ def write_start(texts: Iterable[str], clip: Path, folder: Path, config: ReaderCo
 
     The vocabulary is learned from ``texts``, the vision tower is that of the CLIP in the folder ``clip``.
     """
-    tower = load_model(CLIPVisionModel, clip, device=torch.device("cpu"), dtype=torch.float32)
+    tower = load_model(CLIPVisionModel, clip, device=torch.device("cpu"), dtype=torch.float32, unused=CLIP_TEXT_HALF)
     tokenizer = make_tokenizer(texts, config.vocabulary)
     size, patch = tower.config.image_size, tower.config.patch_size
     make: Any = LlavaProcessor

@@ -67,11 +67,15 @@ class EquivalenceModel:
                 f"--bem {checkpoint} could not be loaded as a sequence classifier of transformers "
                 f"({first_line(error)}). Name a folder or hub id that holds one."
             ) from error
-        if report["missing_keys"] or model.config.num_labels != 2:
-            lacks = f", and its checkpoint lacks {min(report['missing_keys'])}" if report["missing_keys"] else ""
+        faults = [
+            f", and its checkpoint {what} {min(report[keys])}"
+            for keys, what in (("missing_keys", "lacks"), ("unexpected_keys", "has, to no use,"))
+            if report[keys]
+        ]
+        if faults or model.config.num_labels != 2:
             raise M2KRError(
                 f"--bem {checkpoint} is no answer-equivalence model, which has two classes: this one has "
-                f"{model.config.num_labels}{lacks}. Name another."
+                f"{model.config.num_labels}{''.join(faults)}. Name another."
             )
         if self._tokenizer.cls_token_id is None or self._tokenizer.sep_token_id is None:
             raise M2KRError(f"--bem {checkpoint} has a tokenizer without [CLS] and [SEP]: it is no BERT. Name another.")

@@ -13,53 +13,24 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from tokenizers.pre_tokenizers import ByteLevel
-from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+from transformers import CLIPModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from baselines.clip import CLIP, clip_vit_l_14
 from m2kr.errors import M2KRError
 from m2kr.retriever import Retriever
 from tests.baselines.images import random_images
+from tests.baselines.tampered import FAULTS, tampered, with_tensors
+from tests.baselines.tiny_models import SIZE, write_clip
 from tests.tolerance import SAME_NETWORK, assert_vectors_near, assert_within, maxsim_table
 
 TEXTS = ["An owl.", "", "Where is the bridge over the river?", "a long passage about a harbour " * 9, "車 é 🦉", "fox"]
-LENGTH, SIZE = 77, 32
+LENGTH = 77
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CLIP of a few thousand weights, whose tokens are single bytes."""
-    folder = tmp_path_factory.mktemp("models") / "tiny-clip"
-    letters = sorted(ByteLevel.alphabet())
-    words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    vocabulary = {word: row for row, word in enumerate(words)}
-    shared = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = CLIPConfig(
-        text_config={
-            **shared,
-            "vocab_size": len(words),
-            "max_position_embeddings": LENGTH,
-            "bos_token_id": len(words) - 2,
-            "eos_token_id": len(words) - 1,
-        },
-        vision_config={**shared, "image_size": SIZE, "patch_size": 8},
-        projection_dim=12,
-    )
-    torch.manual_seed(0)
-    model = CLIPModel(config)
-    with torch.no_grad():  # at their usual size, random weights make all inputs nearly alike
-        for name, weight in model.named_parameters():
-            if weight.ndim > 1:
-                weight.normal_(0, 0.5)
-            elif name.endswith("class_embedding"):
-                weight.normal_(0, 0.1)
-    model.save_pretrained(folder)
-    (folder / "vocab.json").write_text(json.dumps(vocabulary))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    size = {"shortest_edge": SIZE}
-    CLIPImageProcessorPil(size=size, crop_size={"height": SIZE, "width": SIZE}).save_pretrained(folder)
-    return folder
+    return write_clip(tmp_path_factory.mktemp("models") / "tiny-clip")
 
 
 @pytest.fixture(scope="module")
@@ -248,3 +219,21 @@ def test_a_folder_without_its_files_is_an_error(
         (tmp_path / "clip" / name).unlink()
     with pytest.raises(M2KRError, match=message):
         CLIP(checkpoint=str(tmp_path / "clip"))
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_weights_that_are_not_those_of_the_configuration_are_refused_by_name(
+    checkpoint: Path, tmp_path: Path, fault: str
+) -> None:
+    name = "text_model.encoder.layers.0.mlp.fc1.weight"
+    folder = tampered(checkpoint, tmp_path / "model", fault, name)
+    with pytest.raises(M2KRError, match=FAULTS[fault].format(name)):
+        CLIP(checkpoint=str(folder))
+
+
+def test_tensors_that_official_files_hold_besides_are_no_fault(
+    checkpoint: Path, retriever: CLIP, tmp_path: Path
+) -> None:
+    names = ("text_model.embeddings.position_ids", "vision_model.embeddings.position_ids")
+    official = CLIP(checkpoint=str(with_tensors(checkpoint, tmp_path / "clip", *names)))
+    np.testing.assert_array_equal(official.encode_document(TEXTS), retriever.encode_document(TEXTS))

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import BertTokenizer, DPRConfig, DPRContextEncoder, DPRQuestionEncoder
 
 from baselines import dpr
 from baselines.dpr import DPR
 from m2kr.errors import M2KRError
 from m2kr.retriever import Retriever
+from tests.baselines.tampered import FAULTS, tampered, with_tensors
 from tests.tolerance import assert_vectors_near
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -175,7 +176,7 @@ def test_a_folder_without_both_encoders_is_refused(checkpoint: Path, tmp_path: P
 def test_encoders_in_each_others_place_are_refused(checkpoint: Path, tmp_path: Path) -> None:
     shutil.copytree(checkpoint / "question_encoder", tmp_path / "ctx_encoder")
     shutil.copytree(checkpoint / "ctx_encoder", tmp_path / "question_encoder")
-    with pytest.raises(M2KRError, match="it is no DPRQuestionEncoder"):
+    with pytest.raises(M2KRError, match="read as DPRQuestionEncoder, has no question_encoder"):
         DPR(checkpoint=str(tmp_path))
 
 
@@ -188,12 +189,25 @@ def test_encoders_of_different_sizes_are_refused(tmp_path: Path) -> None:
         DPR(checkpoint=str(tmp_path))
 
 
-def test_a_weight_that_is_missing_is_an_error(checkpoint: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", MODELS)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_weights_that_are_not_those_of_the_configuration_are_refused_by_name(
+    checkpoint: Path, tmp_path: Path, fault: str, part: str
+) -> None:
+    name = f"{part}.bert_model.encoder.layer.1.output.dense.weight"
     shutil.copytree(checkpoint, tmp_path / "dpr")
-    file = tmp_path / "dpr" / "ctx_encoder" / "model.safetensors"
-    weights = load_file(file)
-    name = next(name for name in weights if name.endswith("layer.1.output.dense.bias"))
-    del weights[name]
-    save_file(weights, file, {"format": "pt"})
-    with pytest.raises(M2KRError, match=r"1 weights are missing"):
+    shutil.rmtree(tmp_path / "dpr" / part)
+    tampered(checkpoint / part, tmp_path / "dpr" / part, fault, name)
+    with pytest.raises(M2KRError, match=FAULTS[fault].format(name)):
         DPR(checkpoint=str(tmp_path / "dpr"))
+
+
+def test_tensors_that_official_files_hold_besides_are_no_fault(
+    checkpoint: Path, retriever: DPR, tmp_path: Path
+) -> None:
+    for part in MODELS:
+        inner = f"{part}.bert_model"
+        names = ("pooler.dense.weight", "pooler.dense.bias", "embeddings.position_ids")
+        with_tensors(checkpoint / part, tmp_path / part, *(f"{inner}.{name}" for name in names))
+    official = DPR(checkpoint=str(tmp_path))
+    np.testing.assert_array_equal(official.encode_query(TEXTS), retriever.encode_query(TEXTS))

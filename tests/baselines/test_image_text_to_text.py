@@ -18,7 +18,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
     AutoProcessor,
     Blip2Config,
@@ -29,7 +28,6 @@ from transformers import (
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
-    PreTrainedTokenizerFast,
 )
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
@@ -46,21 +44,11 @@ from m2kr.evaluate.task import evaluate_task
 from m2kr.reader import Reader, ReaderInput
 from m2kr.results.answer_record import read_answer_result
 from tests.baselines.images import random_images
+from tests.baselines.tampered import FAULTS, tampered, with_tensors
+from tests.baselines.tiny_models import byte_tokenizer
 
 SHARED = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 SIZE = 16
-
-
-def byte_tokenizer(*special: str, end: bool) -> PreTrainedTokenizerFast:
-    """A tokenizer whose tokens are single bytes; of T5's kind if every text has an end token."""
-    words = ["<pad>", "</s>", "<unk>", *special, *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    made = Tokenizer(models.BPE(vocab={word: row for row, word in enumerate(words)}, merges=[], unk_token="<unk>"))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    made.add_special_tokens(list(special))
-    if end:
-        made.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    return PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
 
 
 def random_weights(model: Any, spread: float) -> Any:
@@ -417,3 +405,29 @@ def test_after_kill_9_the_command_goes_on_and_ends_with_the_same_bytes(
         assert second.pop(changing) > 0
     assert first == second
     assert sorted(path.name for path in folder.iterdir()) == ["OKVQA.joint-3.json", name]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("blip2", "language_model.encoder.block.1.layer.0.SelfAttention.q.weight"),
+        ("llava", "language_model.model.layers.1.mlp.up_proj.weight"),
+    ],
+)
+def test_weights_that_are_not_those_of_the_configuration_are_refused_by_name(
+    request: pytest.FixtureRequest, tmp_path: Path, kind: str, name: str, fault: str
+) -> None:
+    folder = tampered(request.getfixturevalue(kind), tmp_path / kind, fault, name)
+    with pytest.raises(M2KRError, match=FAULTS[fault].format(r"\S*" + name.split(".", 2)[2])):
+        ImageTextToText(checkpoint=str(folder))
+
+
+def test_tensors_that_official_files_hold_besides_are_no_fault(blip2: Path, tmp_path: Path) -> None:
+    bias = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
+    names = ("vision_model.embeddings.position_ids", f"language_model.{bias}")
+    asked = [question for question in questions() if question.image is not None][:2]
+    one, other = (
+        ImageTextToText(checkpoint=str(path)) for path in (blip2, with_tensors(blip2, tmp_path / "b", *names))
+    )
+    assert one.answer(asked) == other.answer(asked)

@@ -49,14 +49,15 @@ def assemble(
     import torch
     from transformers import BertModel, BertTokenizer, CLIPVisionModel
 
-    from baselines.common.checkpoints import load_model, load_tokenizer, snapshot
+    from baselines.common.checkpoints import CLIP_TEXT_HALF, load_model, load_tokenizer, snapshot
+    from baselines.common.model_folder import PRETRAINING_HEADS
     from baselines.preflmr.preflmr import PreFLMR
     from baselines.preflmr.tokenization import DOCUMENT_FOLDER, QUERY_FOLDER, read_tokenizers
 
     bert_folder, clip_folder = snapshot(text, files=_BERT_FILES), snapshot(vision, files=_CLIP_FILES)
     cpu = torch.device("cpu")
-    bert = load_model(BertModel, bert_folder, device=cpu, dtype=torch.float32)
-    clip = load_model(CLIPVisionModel, clip_folder, device=cpu, dtype=torch.float32)
+    bert = load_model(BertModel, bert_folder, device=cpu, dtype=torch.float32, unused=PRETRAINING_HEADS)
+    clip = load_model(CLIPVisionModel, clip_folder, device=cpu, dtype=torch.float32, unused=CLIP_TEXT_HALF)
     tokenizer = load_tokenizer(BertTokenizer, bert_folder, vocabulary=bert.config.vocab_size)
     encoder = TextConfig(**_shared(TextConfig, bert.config), family="bert", base="bert-base-uncased")
     # Official configurations name BERT-base and say what differs from it.

@@ -286,7 +286,7 @@ def test_weights_that_are_missing_are_an_error_and_not_made_up(bert: Path) -> No
     weights = load_model(BertModel, bert, device=CPU, dtype=FLOAT).state_dict()
     del weights["encoder.layer.0.attention.self.query.weight"]
     save_file(weights, bert / "model.safetensors", {"format": "pt"})
-    with pytest.raises(M2KRError, match=r"has no encoder\.layer\.0\.attention\.self\.query\.weight \(1 weights"):
+    with pytest.raises(M2KRError, match=r"has no encoder\.layer\.0\.attention\.self\.query\.weight and random"):
         load_model(BertModel, bert, device=CPU, dtype=FLOAT)
 
 
@@ -314,7 +314,7 @@ def test_a_pickle_that_runs_code_is_refused_unrun(bert: Path, monkeypatch: pytes
 )
 def test_damaged_files_are_one_line(bert: Path, file: str, content: str) -> None:
     (bert / file).write_text(content)
-    with pytest.raises(M2KRError, match=r"could not be loaded as BertModel|weights are missing") as caught:
+    with pytest.raises(M2KRError, match=r"could not be loaded as BertModel|random numbers stood in") as caught:
         load_model(BertModel, bert, device=CPU, dtype=FLOAT)
     assert "\n" not in str(caught.value)
 

@@ -23,6 +23,10 @@ class MissingFilesError(M2KRError):
     """A file of a raw release, or the other half of one of its rows, is not there."""
 
 
+class MissingReleaseError(MissingFilesError):
+    """A file of a raw release is not there."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return " Did you mean X?" with the closest of ``known``, or an empty string where none is close."""
     folded = {candidate.casefold(): candidate for candidate in known}

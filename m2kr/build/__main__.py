@@ -17,10 +17,11 @@ from contextlib import suppress
 from m2kr.build.options import BuildOptions
 from m2kr.common.cli import parse
 from m2kr.common.progress import say
-from m2kr.errors import M2KRError, run_command
-from m2kr.tasks import RELEASES, TASKS, parse_tasks
+from m2kr.errors import M2KRError, MissingReleaseError, run_command
+from m2kr.tasks import RELEASES, TASKS, Task, parse_tasks
 
 _EXAMPLES = """examples:
+  python -m m2kr.build
   python -m m2kr.build --list
   python -m m2kr.build --raw raw --out m2kr-data --tasks MSMARCO,OKVQA
   python -m m2kr.build --raw raw --out m2kr-data --tasks LLaVA --source llava_instruct=/data/llava --allow-missing
@@ -41,10 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         _list()
         return 0
     raw, out = options.raw, options.out
-    if raw is None or out is None:
-        raise M2KRError("--raw and --out are required (or --list).")
     if not raw.is_dir():
-        raise M2KRError(f"--raw {raw} is not a folder. It should hold one folder per release; see --list.")
+        raise M2KRError(
+            f"--raw: {raw} is not a folder. It should hold one folder per release; python -m m2kr.build --list says "
+            f"which, and where to get them. To try it, make a small made-up world: python -m m2kr.synthetic --out {raw}"
+        )
     if out.exists() and not out.is_dir():
         raise M2KRError(f"--out {out} is a file. Name a folder.")
     workers = options.workers or os.cpu_count() or 1
@@ -53,10 +55,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     from m2kr.build.inputs import task_inputs
     from m2kr.build.task import build_task, clear_up
     from m2kr.build.up_to_date import check_built_images, is_up_to_date
+    from m2kr.formats.manifest import read_manifest
     from m2kr.images.roots import parse_roots
     from m2kr.sources.options import make_options
 
-    tasks = parse_tasks(options.tasks)
+    tasks = parse_tasks(options.tasks or "all")
+    lacking: list[tuple[Task, MissingReleaseError]] = []
     sources, source_options = options.sources, options.source_options
     for name, given in source_options.items():
         make_options(name, given)  # a wrong one is said before anything is built
@@ -81,7 +85,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             built += 1
             continue
         say(f"{task.key}: building", quiet=options.quiet)
-        entry = build_task(inputs, out, images=images, workers=workers, quiet=options.quiet)
+        try:
+            entry = build_task(inputs, out, images=images, workers=workers, quiet=options.quiet)
+        except MissingReleaseError as error:
+            if options.tasks is not None:
+                raise
+            say(f"{task.key}: not built, a file is missing", quiet=options.quiet)
+            lacking.append((task, error))
+            continue
         if entry is None:
             say(f"{task.key}: nothing could be built")
             continue
@@ -89,9 +100,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         for config, splits in entry["configs"].items():
             sizes = ", ".join(f"{split} {facts['rows']:,}" for split, facts in splits.items())
             say(f"  {config}: {sizes}", quiet=options.quiet)
+    for task, error in lacking:
+        print(f"{task.key} was not built: {error}")
     if not built:
         raise M2KRError("nothing was built, for the reasons above. See --list for what is needed and where to get it.")
-    example = f"load_dataset({str(out)!r}, '{tasks[0].data_config}')"
+    example = f"load_dataset({str(out)!r}, '{next(iter(read_manifest(out)['tasks']))}_data')"
     print(f"{out}: {built} of {len(tasks)} tasks; read them with {example}")
     return 0
 

@@ -16,9 +16,9 @@ from m2kr.tasks import RELEASES, get_task
 class BuildOptions(SeedOption, QuietOption):
     """What the command was given."""
 
-    raw: Path | None = option("folder with one folder per raw release (see --list)", None)
-    out: Path | None = option("folder of the benchmark", None)
-    tasks: str = option("comma-separated, or all", "all")
+    raw: Path = option("folder with one folder per raw release (see --list)", Path("raw"))
+    out: Path = option("folder of the benchmark", Path("m2kr-data"))
+    tasks: str | None = option("comma-separated, or all; default those whose files are there", None)
     source: tuple[str, ...] = option("a release kept elsewhere", (), metavar="NAME=PATH")
     set: tuple[str, ...] = option("an option of a source", (), metavar="TASK.OPTION=VALUE")
     on_bad_rows: Literal["error", "skip"] = option("whether rows that cannot be used end the build", "error")

@@ -17,7 +17,7 @@ from m2kr import __version__
 from m2kr.common.concurrency import ordered_map, prefetch
 from m2kr.common.files import digest, write_json
 from m2kr.common.progress import progress
-from m2kr.errors import BadRowsError, M2KRError, MissingFilesError
+from m2kr.errors import BadRowsError, M2KRError, MissingReleaseError
 from m2kr.parsing.compressed import read_pieces
 from m2kr.parsing.json_files import Element
 from m2kr.parsing.json_records import rows_of
@@ -98,7 +98,7 @@ class RawFiles:
         With ``optional``, the source does without the file as well, so its absence is nobody's fault.
 
         Raises:
-            MissingFilesError: it is missing, is not optional, and ``--allow-missing`` was not given.
+            MissingReleaseError: it is missing, is not optional, and ``--allow-missing`` was not given.
         """
         folder = self.folders[release]
         for candidate in possible_names(name):
@@ -111,7 +111,7 @@ class RawFiles:
         if label not in self.missing:
             self.missing.append(label)
         if not self.rejected.allow_missing:
-            raise MissingFilesError(
+            raise MissingReleaseError(
                 f"{folder / name} is missing. {RELEASES[release].title} is at {RELEASES[release].url}; put the file "
                 f"there, name its folder with --source {release}=PATH, or pass --allow-missing to build without it."
             )

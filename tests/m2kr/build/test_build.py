@@ -18,6 +18,7 @@ from m2kr.build.__main__ import main
 from m2kr.build.inputs import task_inputs
 from m2kr.build.task import build_task
 from m2kr.cards import card
+from m2kr.errors import M2KRError
 from m2kr.formats.manifest import read_manifest
 from m2kr.parsing.rejected import RejectedRows
 from m2kr.parsing.releases import RawFiles
@@ -330,3 +331,35 @@ def test_the_real_okvqa_sample_lacks_its_annotations(tmp_path, capsys):
     assert build(SAMPLES, tmp_path / "out", "--tasks", "OKVQA", "--quiet") == 2
     printed = capsys.readouterr().err
     assert "psgs_w100.tsv is missing" in printed or "annotations.json is missing" in printed
+
+
+def test_without_options_the_tasks_whose_files_are_there_are_built_and_the_others_listed(
+    world, built, tmp_path, monkeypatch, capsys
+):
+    for release in ("msmarco", "kvqa", "iglue_wit"):
+        shutil.copytree(world / release, tmp_path / "raw" / release, copy_function=os.link)
+    monkeypatch.chdir(tmp_path)
+    assert main(["--quiet"]) == 0
+    entries = read_manifest(tmp_path / "m2kr-data")["tasks"]
+    assert entries == {key: read_manifest(built)["tasks"][key] for key in ("KVQA", "MSMARCO")}
+    printed = capsys.readouterr().out
+    for task in TASKS.values():
+        missing = [line for line in printed.splitlines() if line.startswith(f"{task.key} was not built: ")]
+        assert len(missing) == (task.key not in entries)
+        assert all(f"raw/{task.releases[-1]}/" in line or f"raw/{task.releases[0]}/" in line for line in missing)
+        assert all(RELEASES[line.split("--source ")[1].split("=")[0]].url in line for line in missing)
+    assert "2 of 10 tasks" in printed
+
+
+def test_without_options_and_raw_files_it_says_what_to_put_where(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(M2KRError, match=r"raw is not a folder.*--list.*m2kr\.synthetic --out raw"):
+        main([])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_task_that_is_asked_for_is_not_left_out(world, tmp_path, monkeypatch):
+    shutil.copytree(world / "kvqa", tmp_path / "raw" / "kvqa", copy_function=os.link)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(M2KRError, match=r"chat\.json is missing"):
+        main(["--tasks", "CC,KVQA", "--quiet"])

@@ -63,6 +63,10 @@ format: setup  ## Format the code and mend what ruff can
 cards: setup  ## Write data_cards/, docs/options.md and the tables in README.md anew
 	$(BIN)/python -m m2kr.cards --update
 
+.PHONY: retrievers
+retrievers: setup  ## Measure each family of retrievers on a tiny checkpoint, and write docs/retrievers.md anew
+	$(BIN)/python -m tests.baselines.families.page
+
 .PHONY: board
 board: setup  ## Write the leaderboard's table in README.md anew
 	$(BIN)/python -m leaderboard readme

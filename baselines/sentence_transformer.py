@@ -1,4 +1,4 @@
-"""Any model of sentence-transformers, one vector or many, for text or pictures, by hub id or folder."""
+"""Any model of sentence-transformers or of a published template, one vector or many, for text or pictures."""
 
 from __future__ import annotations
 
@@ -8,25 +8,24 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from baselines.common.batching import as_array, device_of, dtype_of
-from baselines.common.checkpoints import PUBLISHED, count_parameters, find_checkpoint, knows_words, loading
-from baselines.common.model_folder import ModelFolder, Pooling, read_model_folder, reporting_weights
-from m2kr.errors import M2KRError
+from baselines.common.checkpoints import PUBLISHED, count_parameters, find_checkpoint
+from baselines.common.model_folder import Pooling, plain_model_folder, read_model_folder
+from baselines.common.options import check_choice
+from baselines.encoders.modules import FILES, load_modules
+from baselines.encoders.template import TEMPLATES, TemplateEncoder
+from m2kr.errors import M2KRError, did_you_mean
 from m2kr.retriever import Input
-
-_FILES = "modules.json, config.json, tokenizer files, model.safetensors, 1_Pooling/"
 
 Fusion = Literal["sum", "image", "text"]
 """How a model that reads picture and text apart embeds both: their sum, or one of them."""
 
-_TRAINED_LENGTHS = {"siglip": 64, "siglip2": 64}
-# Text models that were trained on texts filled up to one length, without a mask, and whose vectors depend on both.
-
 
 class SentenceTransformerRetriever:
-    """A ``SentenceTransformer`` or ``MultiVectorEncoder`` behind the protocol of `m2kr.retriever`.
+    """A ``SentenceTransformer``, ``MultiVectorEncoder`` or `TemplateEncoder` behind the protocol of `m2kr.retriever`.
 
-    Which of the two a checkpoint is, its files say (`baselines.common.model_folder`); PyLate's and Stanford's ColBERT
-    and the late-interaction models of transformers are of the second kind. What the model's own configuration
+    Which of the first two a checkpoint is, its files say (`baselines.common.model_folder`); PyLate's and Stanford's
+    ColBERT and the late-interaction models of transformers are of the second kind. The third is for families whose
+    authors publish code of their own: what it does is done without running it. What the model's own configuration
     prescribes for queries and documents (prompts, pooling, normalisation) is applied, and vectors are compared as it
     says: for cosine they are normalised here, since the search takes dot products.
 
@@ -36,10 +35,13 @@ class SentenceTransformerRetriever:
         dtype: of the weights.
         pooling: of a bare encoder, which has no rule of its own: "mean", "cls" or "last".
         fusion: of a model that reads picture and text apart: "sum" of both vectors (of many vectors: both), or
-            "image" or "text" alone. Default "sum".
+            "image" or "text" alone. Default "sum". With "text" the retriever reads no pictures.
         image_first: whether a picture stands before the text, "yes" or "no", for models that read both together.
             Default "yes".
-        prompt: what is put in front of each query in place of the model's own prompt.
+        prompt: what is put in front of each query in place of the model's own prompt (in late interaction after it,
+            for there it is a marker). With a chat template or a published one it is the system's turn.
+        template: of a family whose folders do not say how they are read: "gme" or "qwen3-vl-embedding". Registered
+            names bring theirs.
         instructions: "yes" for the task's instruction in front of each question. Default "no": most of these models
             were not trained with it.
     """
@@ -54,31 +56,55 @@ class SentenceTransformerRetriever:
         fusion: str = "sum",
         image_first: str = "yes",
         prompt: str | None = None,
+        template: str | None = None,
         instructions: str = "no",
     ) -> None:
         if checkpoint is None:
             raise M2KRError("sentence-transformer needs a model. Name its folder or hub id with --checkpoint.")
-        _check_choice("fusion", fusion, get_args(Fusion))
+        check_choice("fusion", fusion, Fusion)
         self._image_first = _yes("image_first", image_first)
         self.reads_instructions = _yes("instructions", instructions)
-        self._prompt = prompt
         self._fusion = fusion
-        found = find_checkpoint(checkpoint, files=_FILES)
-        held = read_model_folder(found.folder)
-        if held.bare and pooling is None:
-            raise M2KRError(
-                f"{checkpoint} is a bare encoder ({held.model_type}): nothing says how its token vectors become one. "
-                f"Pass --option pooling={'|'.join(get_args(Pooling))} to choose; name and settings will say so."
-            )
+        found = find_checkpoint(checkpoint, files=FILES)
+        on, kind = device_of(device), dtype_of(dtype)
+        if template is not None:
+            if template not in TEMPLATES:
+                known = ", ".join(TEMPLATES)
+                raise M2KRError(
+                    f"--option template={template} is not known.{did_you_mean(template, TEMPLATES)} There are: {known}."
+                )
+            held = plain_model_folder(found.folder)
+            self._model: Any = TemplateEncoder(template, held, checkpoint, device=on, dtype=kind)
+        else:
+            held = read_model_folder(found.folder)
+            if held.bare and pooling is None:
+                raise M2KRError(
+                    f"{checkpoint} is a bare encoder ({held.model_type}): nothing says how its token vectors become "
+                    f"one. Pass --option pooling={'|'.join(get_args(Pooling))} to choose; name and settings will say "
+                    "so."
+                )
+            self._model = load_modules(held, checkpoint, device=on, dtype=kind, pooling=pooling)
         if not held.bare and pooling is not None:
             raise M2KRError(f"{checkpoint} has its own pooling. Leave --option pooling={pooling} out.")
         self.vectors = held.kind
-        self._model = _load(held, checkpoint, device, dtype, pooling)
+        marker = (self._model.prompts.get("query") or "") if held.kind == "multi" else ""
+        self._prompt = None if prompt is None else marker + prompt
         self._normalise = _compared_by_cosine(self._model, checkpoint)
         supports: Callable[[Any], bool] = self._model.supports
         self._together = supports(("image", "text"))
         self.reads = frozenset(kind for kind in ("text", "image") if supports(kind))
-        self.name = found.called + (f"-{pooling}" if pooling else "")
+        for option, given, applies in (
+            ("fusion", fusion != "sum", len(self.reads) == 2 and not self._together),
+            ("image_first", not self._image_first, self._together),
+        ):
+            if given and not applies:
+                how = "together" if self._together else "apart" if len(self.reads) == 2 else "not both"
+                raise M2KRError(f"{checkpoint} reads picture and text {how}: leave --option {option} out.")
+        if fusion == "text":
+            self.reads = frozenset({"text"})
+        self.name = found.registered_name + "".join(
+            f"-{part}" for part in (pooling, fusion) if part not in (None, "sum")
+        )
         self.settings: dict[str, Any] = {
             **found.identity(),
             "parameters": count_parameters(self._model),
@@ -140,13 +166,8 @@ def _kind_of(item: Any) -> str:
 
 
 def _yes(name: str, value: str) -> bool:
-    _check_choice(name, value, ("yes", "no"))
+    check_choice(name, value, Literal["yes", "no"])
     return value == "yes"
-
-
-def _check_choice(name: str, value: str, among: Sequence[str]) -> None:
-    if value not in among:
-        raise M2KRError(f"--option {name}={value}: it wants one of {', '.join(among)}.")
 
 
 def _compared_by_cosine(model: Any, name: str) -> bool:
@@ -162,40 +183,6 @@ def _compared_by_cosine(model: Any, name: str) -> bool:
         f"the model {name!r} compares vectors by {similarity!r}, and the search here by dot product or MaxSim: its "
         "scores would not be the model's. Name a model with similarity cosine, dot or maxsim."
     )
-
-
-def _load(held: ModelFolder, name: str, device: str, dtype: str, pooling: str | None) -> Any:
-    on, kind = device_of(device), dtype_of(dtype)
-    # Imported late: it takes seconds, and a model that cannot be had is said to be so at once.
-    from sentence_transformers import MultiVectorEncoder, SentenceTransformer
-    from transformers import PreTrainedTokenizerBase
-
-    advice = f"A model folder needs {_FILES}, all of one download. Get its files again."
-    options: dict[str, Any] = {"device": str(on), "model_kwargs": {"dtype": kind}, "local_files_only": True}
-    with loading(f"the model {name!r} could not be loaded", advice), reporting_weights() as weights:
-        if pooling is not None:
-            _check_choice("pooling", pooling, get_args(Pooling))
-            model: Any = SentenceTransformer(modules=_pooled(str(held.path), pooling, options), device=str(on))
-        else:
-            model = (MultiVectorEncoder if held.kind == "multi" else SentenceTransformer)(str(held.path), **options)
-        if (length := _TRAINED_LENGTHS.get(held.model_type)) is not None:
-            filled = {"padding": "max_length", "max_length": length, "truncation": True, "return_attention_mask": False}
-            given = model[0].processing_kwargs or {}
-            model[0].processing_kwargs = {**given, "text": {**filled, **given.get("text", {})}}
-    weights.check(held.path, taken_elsewhere=("linear.weight",))  # the projection of Stanford's ColBERT
-    tokenizer = getattr(model, "tokenizer", None)
-    if isinstance(tokenizer, PreTrainedTokenizerBase) and not knows_words(tokenizer):
-        raise M2KRError(f"the model {name!r} has no tokenizer: its files are missing. A model folder needs {_FILES}.")
-    return model.eval()
-
-
-def _pooled(folder: str, pooling: str, options: dict[str, Any]) -> list[Any]:
-    from sentence_transformers.sentence_transformer.modules import Pooling as PoolingModule
-    from sentence_transformers.sentence_transformer.modules import Transformer
-
-    encoder = Transformer(folder, model_kwargs={**options["model_kwargs"], "local_files_only": True})
-    mode = {"mean": "mean", "cls": "cls", "last": "lasttoken"}[pooling]
-    return [encoder, PoolingModule(encoder.get_embedding_dimension(), mode)]
 
 
 def all_minilm_l6_v2(

@@ -99,5 +99,6 @@ def get_reader(
         M2KRError: there is no such reader (with the closest name there is), it does not have such an option, or it
             cannot be loaded.
     """
+    options = REGISTRY.with_preset(name, options)
     reader: Reader = REGISTRY.make(name, (Reader,), checkpoint=checkpoint, device=device, dtype=dtype, options=options)
     return reader

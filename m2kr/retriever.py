@@ -7,7 +7,9 @@ through an entry point of the group ``m2kr.retrievers``: a package of yours that
     my-model = "my_package:MyRetriever"
 
 is evaluated by ``python -m m2kr.evaluate --model my-model``. The entry point is called with ``checkpoint``, ``device``
-and ``dtype`` by keyword, and with what the user gives as ``--option NAME=VALUE``, which are strings.
+and ``dtype`` by keyword, and with what the user gives as ``--option NAME=VALUE``, which are strings. A file
+``models.toml`` beside the package's ``__init__.py`` describes its models, and can name further ones
+(`m2kr.common.model_records`).
 """
 
 from __future__ import annotations
@@ -121,6 +123,7 @@ def get_retriever(
         M2KRError: there is no such retriever (with the closest name there is), it does not have such an option, or it
             cannot be loaded.
     """
+    options = REGISTRY.with_preset(name, options)
     retriever: Retriever | SparseRetriever = REGISTRY.make(
         name, (Retriever, SparseRetriever), checkpoint=checkpoint, device=device, dtype=dtype, options=options
     )

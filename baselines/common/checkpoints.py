@@ -21,23 +21,18 @@ from typing import TYPE_CHECKING, Any
 
 from baselines.common.model_folder import WeightsReport
 from m2kr.common.files import digest, sha256_of
+from m2kr.common.model_records import read_records
 from m2kr.errors import M2KRError, first_line
 
 if TYPE_CHECKING:
     import torch
 
+_RECORDS = read_records(Path(__file__).parents[1] / "models.toml")
+
 PUBLISHED = {
-    "preflmr-vit-b": "LinWeizheDragon/PreFLMR_ViT-B",
-    "preflmr-vit-l": "LinWeizheDragon/PreFLMR_ViT-L",
-    "preflmr-vit-g": "LinWeizheDragon/PreFLMR_ViT-G",
-    "preflmr-vit-l-encn": "LinWeizheDragon/PreFLMR_ViT-L_ENCN",
-    "flmr": "LinWeizheDragon/FLMR",
-    "clip-vit-b-32": "openai/clip-vit-base-patch32",
-    "clip-vit-l-14": "openai/clip-vit-large-patch14",
+    **{name: record.hub_id for kind in _RECORDS.values() for name, record in kind.items() if record.hub_id},
     "dpr/question_encoder": "facebook/dpr-question_encoder-single-nq-base",
     "dpr/ctx_encoder": "facebook/dpr-ctx_encoder-single-nq-base",
-    "all-minilm-l6-v2": "sentence-transformers/all-MiniLM-L6-v2",
-    "blip2-flan-t5-xl": "Salesforce/blip2-flan-t5-xl",
 }
 """Hub ids of the published checkpoints, by the names under which retrievers and readers are registered."""
 

@@ -77,6 +77,14 @@ def read_model_folder(path: Path) -> ModelFolder:
             f"a model with modules of its own code ({foreign[0]}), which is not run",
             "Register a retriever that loads it; README says how.",
         )
+    if blip := [name for name in architectures if name.endswith("ForImageTextRetrieval")]:
+        vectors = (
+            "its score is the best product of a text's vector with a picture's 32, which neither a dot product nor "
+            "MaxSim from a picture's query gives"
+            if blip[0].startswith("Blip2")
+            else "it scores pairs"
+        )
+        raise refused(f"a model that matches pictures with texts ({blip[0]}): {vectors}", elsewhere)
     if any(name.startswith(("DPRContextEncoder", "DPRQuestionEncoder")) for name in architectures):
         raise refused(
             f"one half of DPR ({architectures[0]})",
@@ -97,8 +105,23 @@ def read_model_folder(path: Path) -> ModelFolder:
             )
         return ModelFolder(path, "multi", False, model_type)
     if modules is None and any(name.endswith(("ForCausalLM", "ForConditionalGeneration")) for name in architectures):
-        raise refused(f"a generator ({architectures[0]}), no encoder", "Name a model made for retrieval.")
+        raise refused(
+            f"a generator ({architectures[0]}), no encoder",
+            "Name a model made for retrieval; one of a registered family takes its name, and --checkpoint.",
+        )
     return ModelFolder(path, "single", modules is None and model_type not in _ONE_VECTOR, model_type)
+
+
+def plain_model_folder(path: Path) -> ModelFolder:
+    """Return a folder by its config.json alone, for a model of one vector of which something else says how it is read.
+
+    Raises:
+        M2KRError: it has no config.json.
+    """
+    config = _json(path / "config.json")
+    if config is None:
+        raise M2KRError(f"{path} holds no config.json: it is no model folder.")
+    return ModelFolder(path, "single", False, str(config.get("model_type", "")))
 
 
 def _json(path: Path) -> Any:

@@ -41,6 +41,19 @@ class _Facts:
     several: Literal["repeat", "list"] = "repeat"
     in_key: bool = False
     in_result: bool = False
+    prints: Callable[[], str] | None = None
+
+
+class _Print(argparse.Action):
+    """Print a text in place of running the command, as ``--help`` does."""
+
+    def __init__(self, text: Callable[[], str], **given: Any) -> None:
+        super().__init__(nargs=0, **given)
+        self._text = text
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        print(self._text())
+        parser.exit()
 
 
 def option(
@@ -56,6 +69,7 @@ def option(
     several: Literal["repeat", "list"] = "repeat",
     in_key: bool = False,
     in_result: bool = False,
+    prints: Callable[[], str] | None = None,
 ) -> Any:
     """Declare an option as a field of a frozen, keyword-only dataclass.
 
@@ -74,8 +88,9 @@ def option(
         several: for a tuple, whether the option is repeated or followed by all values.
         in_key: results depend on it: it is part of the settings that finished work is recognised by.
         in_result: it is named in result files.
+        prints: returns a text that a flag prints in place of running the command, whatever else is given.
     """
-    facts = _Facts(does, choices, metavar, least, above, one_of, positional, several, in_key, in_result)
+    facts = _Facts(does, choices, metavar, least, above, one_of, positional, several, in_key, in_result, prints)
     if isinstance(default, list | dict | set):
         raise TypeError(f"the default {default!r} can be changed; give a tuple.")
     return dataclasses.field(default=default, metadata={"option": facts})
@@ -115,7 +130,9 @@ def add_options(parser: argparse.ArgumentParser, options: type[DataclassInstance
             target = groups[facts.one_of]
         base, is_tuple = _base(kind)
         given: dict[str, Any] = {"help": _help(field, facts).replace("%", "%%")}
-        if base is bool:
+        if facts.prints is not None:
+            given |= {"action": _Print, "text": facts.prints}
+        elif base is bool:
             given["action"] = "store_true"
         else:
             given |= {"type": str if get_origin(base) is Literal else base, "metavar": facts.metavar}

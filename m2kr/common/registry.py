@@ -9,6 +9,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from m2kr.common.model_records import ModelRecord, records_of, records_table
 from m2kr.errors import M2KRError, did_you_mean
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Registry:
             M2KRError: two installed packages register one name.
         """
         found: dict[str, EntryPoint] = {}
-        for point in entry_points(group=self.group):
+        for point in self.points():
             other = found.setdefault(point.name, point)
             if other.value != point.value:
                 raise M2KRError(
@@ -50,9 +51,30 @@ class Registry:
                 )
         return found
 
+    def records(self) -> dict[str, ModelRecord]:
+        """Return the records of the packages that register models of this kind, by name."""
+        return records_of((point.value.partition(":")[0].partition(".")[0] for point in self.points()), self.kind)
+
+    def names(self) -> list[str]:
+        """Return the names under which models are found, sorted."""
+        return sorted({*self.registered(), *self.records()})
+
     def listed(self) -> str:
-        """Return the registered names as one line, for the help of a command."""
-        return f"registered {self.kind}s: {', '.join(sorted(self.registered()))}"
+        """Return the names as one line, for the help of a command."""
+        return f"registered {self.kind}s: {', '.join(self.names())}"
+
+    def table(self) -> str:
+        """Return all models with what is known of them, as a table for the terminal."""
+        return records_table(self.names(), self.records())
+
+    def with_preset(self, name: str, options: Mapping[str, str] | None) -> dict[str, str]:
+        """Return the options that a model is loaded with: those given, before those of its record."""
+        record = None if name in self.registered() else self.records().get(name)
+        return {**(record.options if record else {}), **(options or {})}
+
+    def points(self) -> list[EntryPoint]:
+        """Return the entry points of the group, as they come."""
+        return list(entry_points(group=self.group))
 
     def make(
         self,
@@ -66,17 +88,23 @@ class Registry:
     ) -> Any:
         """Return what is registered as ``name``, made with these arguments; it has to be of one of ``protocols``.
 
+        A name that has a record and no entry point is loaded as any model, with the record's hub id; its options are
+        to be among ``options`` already (`with_preset`).
+
         Raises:
             M2KRError: there is none of that name (with the closest there is), it has no such option, it cannot be
                 loaded, or it is of no protocol.
         """
         known = self.registered()
-        if name not in known and checkpoint is None and (Path(name).is_dir() or name.count("/") == 1):
+        if name not in known and (record := self.records().get(name)) is not None:
+            name, checkpoint = self.any_model, checkpoint or record.hub_id
+        elif name not in known and checkpoint is None and (Path(name).is_dir() or name.count("/") == 1):
             name, checkpoint = self.any_model, name
         if name not in known:
-            listed = ", ".join(sorted(known)) or "none; install the package, which registers them"
+            there_are = self.names()
+            listed = ", ".join(there_are) or "none; install the package, which registers them"
             raise M2KRError(
-                f"there is no {self.kind} {name!r}.{did_you_mean(name, known)} Registered: {listed}. "
+                f"there is no {self.kind} {name!r}.{did_you_mean(name, there_are)} Registered: {listed}. "
                 f"{self.called} is named by its folder or hub id."
             )
         what, code = f"the {self.kind} {name!r}", known[name].value

@@ -19,8 +19,9 @@ from m2kr.common.options import (
     TasksOption,
 )
 from m2kr.errors import M2KRError
+from m2kr.retriever import REGISTRY
 
-MODELS = "a registered retriever (named at the end of --help), or a model folder, or a hub id"
+MODELS = "a registered retriever (m2kr.evaluate --list-models), or a model folder, or a hub id"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +63,11 @@ class EvaluateOptions(TaskOptions, LoadOptions, DataOption, TasksOption, SplitOp
     """All options of the command."""
 
     model: str | None = option(MODELS, None, one_of="what")
+    list_models: bool = option(
+        "print the registered models, with what they read, their size, licence and source, and stop",
+        False,
+        prints=REGISTRY.table,
+    )
     compare: tuple[Path, ...] = option(
         "instead of evaluating, compare results with the first: files, or folders of a model such as results/bm25",
         (),

@@ -172,3 +172,57 @@ def test_a_model_that_lacks_a_part_of_its_protocol_is_refused(get: Get, register
         return
     with pytest.raises(M2KRError, match="package:Lacking does not speak the protocol"):
         get("lacking")
+
+
+# --- records ---------------------------------------------------------------------------------------------------------
+
+
+def _package(folder: Path, content: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a package with records of models, which fails where it is imported."""
+    (folder / "described").mkdir()
+    (folder / "described" / "__init__.py").write_text("raise AssertionError('imported')")
+    (folder / "described" / "models.toml").write_text(content)
+    monkeypatch.syspath_prepend(folder)
+
+
+RECORD = 'reads = ["text"]\nvectors = "single"\nlicence = "mit"\nsource = "here"\nparameters = 1234\n'
+
+
+def test_a_record_is_a_model_by_itself(
+    get: Get, register: Any, kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    content = (
+        f'[{kind}.new]\n{RECORD}hub_id = "org/new"\noptions = {{ fusion = "image", k = "1" }}\n[{kind}.old]\n{RECORD}'
+    )
+    _package(tmp_path, content, monkeypatch)
+    register(Point(ANY_MODEL[kind], Fake), Point("old", Fake, "described.models:Old"))
+    assert get("new").given["checkpoint"] == "org/new"
+    made = get("new", checkpoint="folder", options={"k": "2"})
+    assert (made.given["checkpoint"], made.given["fusion"], made.given["k"]) == ("folder", "image", "2")
+    assert get("old").given["checkpoint"] is None
+    with pytest.raises(M2KRError, match="Did you mean new"):
+        get("nev")
+    if kind == "retriever":
+        assert made.settings["options"] == {"fusion": "image", "k": "2"}
+        table = retriever.REGISTRY.table().splitlines()
+        assert [line.split()[0] for line in table[2:]] == ["new", "old", ANY_MODEL[kind]]
+        assert table[2].split()[1:] == ["text", "single", "1,234", "mit", "org/new", "here"]
+
+
+@pytest.mark.parametrize(
+    ("content", "fact"),
+    [("[", "models.toml"), ("[retriever.new]\n" + RECORD + "size = 3", "size"), ("[retriever.new]", "reads")],
+)
+def test_records_that_cannot_be_are_said_with_their_file(
+    register: Any, kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str, fact: str
+) -> None:
+    _package(tmp_path, content, monkeypatch)
+    register(Point("old", Fake, "described:Old"))
+    with pytest.raises(M2KRError, match=fact):
+        {"retriever": retriever, "reader": reader}[kind].REGISTRY.names()
+
+
+def test_every_model_of_the_baselines_has_a_record() -> None:
+    records = retriever.REGISTRY.records()
+    assert set(retriever.REGISTRY.registered()) - set(records) == {"sentence-transformer"}
+    assert all(record.licence and record.source for record in records.values())

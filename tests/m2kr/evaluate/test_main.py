@@ -185,11 +185,22 @@ COMMANDS = (
     [
         "import m2kr",
         *(f"from {module} import main\nwith suppress(SystemExit): main(['--help'])" for module in COMMANDS),
+        "from m2kr.evaluate.__main__ import main\nwith suppress(SystemExit): main(['--list-models'])",
     ],
 )
-def test_what_only_shows_help_imports_nothing_heavy(program: str) -> None:
+def test_what_only_shows_help_or_models_imports_nothing_heavy(program: str) -> None:
     heavy = ["torch", "polars", "datasets", "ranx", "transformers", "sentence_transformers", "pandas", "pyarrow"]
     program = f"from contextlib import suppress\n{program}"
     program += f"\nimport json, sys\nprint(json.dumps([name for name in {heavy} if name in sys.modules]))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout.splitlines()[-1]) == []
+
+
+def test_the_list_of_models_needs_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--list-models"])
+    assert ended.value.code == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line}
+    facts = ("image and text", "multi", "2,210,000,000", "apache-2.0", "vidore/colqwen2-v1.0-hf", "README")
+    assert all(fact in lines["colqwen2"] for fact in facts)
+    assert {"bm25", "preflmr-vit-l", "dpr", "gme-qwen2-vl-2b"} <= set(lines)

@@ -1,0 +1,1 @@
+"""Ways to encode that `baselines.sentence_transformer` takes by what a model is: modules, or a published template."""

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from m2kr import __version__
 from m2kr.common.cli import option, parse
@@ -34,6 +34,7 @@ _SHOWN = 10
 _EXAMPLES = """examples:
   python -m m2kr.check m2kr-data
   python -m m2kr.check m2kr-data --images raw --report check.json
+  python -m m2kr.check m2kr-data --against published
   python -m m2kr.check m2kr-data --tasks KVQA --images KVQA=downloads/KVQAimgs.tar.gz
 
 exit code: 0 nothing found, 1 problems found, 2 the check could not be done
@@ -337,6 +338,7 @@ class CheckOptions(TasksOption, ImagesOption, QuietOption):
     data: Path = option("folder of a built or downloaded benchmark", positional=True)
     report: Path | None = option("write all that was found as JSON", None, metavar="FILE")
     workers: int = option("threads that decode images; default one per core", 0, least=0)
+    against: Literal["published"] | None = option("set the tables beside what is known of the published ones", None)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -351,6 +353,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     from m2kr.common.files import write_json
     from m2kr.formats.manifest import read_manifest
+    from m2kr.formats.published import compare_with_published, comparison_table
     from m2kr.images.roots import parse_roots
 
     data = options.data
@@ -370,9 +373,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if lacking and len(tasks) < len(TASKS):
         raise M2KRError(f"{data} has no {', '.join(lacking)}; it has {', '.join(there)}.")
     report = check(data, tasks, images=images, workers=options.workers or os.cpu_count() or 1, quiet=options.quiet)
+    compared = compare_with_published(data, tasks) if options.against else []
     if options.report:
-        write_json(options.report, report.to_json())
+        beside = [{**asdict(found), "verdict": found.verdict} for found in compared]
+        write_json(options.report, {**report.to_json(), **({"against_published": beside} if options.against else {})})
     print(table(report))
+    if compared:
+        print(f"\n{comparison_table(compared)}\n")
     for problem in report.problems[:_SHOWN]:
         print(problem.line())
     total = sum(counts.total() for counts in report.counts.values())

@@ -86,6 +86,16 @@ def test_images_of_more_than_8_bits_are_counted(data, coco):
     assert (code, report["tasks"]["OKVQA"]["scaled_images"]) == (0, 1)
 
 
+def test_the_tables_are_set_beside_the_published_ones_where_that_is_asked_for(data, capsys):
+    code, report = run(data, "--against", "published", "--tasks", "OKVQA")
+    assert code == 0
+    found = {(row["config"], row["split"], row["what"]): row for row in report["against_published"]}
+    rows = found["OKVQA_data", "test", "rows"]
+    assert (rows["published"], rows["verdict"], rows["why"]) == ([5_046], "off", "made-up data")
+    assert "distinct positives" in capsys.readouterr().out
+    assert "against_published" not in run(data)[1]
+
+
 def test_files_are_held_against_the_manifest(data):
     passages = data / "MSMARCO_passages"
     (passages / "valid_passages-00000-of-00001.parquet").unlink()

@@ -36,14 +36,17 @@ PUBLISHED = {
 }
 """Hub ids of the published checkpoints, by the names under which retrievers and readers are registered."""
 
-MODEL_FILES = ("*.safetensors", "*pytorch_model*.bin", "*.json", "*.txt", "*.model", "*.jinja")
+_TOLD = (".json", ".txt", ".model", ".jinja", "artifact.metadata")
+# How the names of files end that say how a model is read; the last is of Stanford's ColBERT.
+
+MODEL_FILES = ("*.safetensors", "*pytorch_model*.bin", *(f"*{ending}" for ending in _TOLD))
 """Patterns of the files of a model, at any depth: ``*`` also stands for "/" here, as in huggingface_hub."""
 
 CLIP_TEXT_HALF = ("text_model.", "text_projection.", "visual_projection.", "logit_scale")
 """What a checkpoint of CLIP has besides the vision tower, and that a model of the tower alone has no use for."""
 
 _PICKLED = "pytorch_model*.bin"
-_SUFFIXES = (".safetensors", ".bin", ".json", ".txt", ".model", ".jinja")
+_SUFFIXES = (".safetensors", ".bin", *_TOLD)
 
 _PATIENCE = 3.0
 """Seconds the hub has to answer the first question, unless ``HF_HUB_ETAG_TIMEOUT`` says otherwise."""
@@ -208,7 +211,7 @@ def configuration_hash(*folders: Path) -> str:
             {
                 str(path.relative_to(folder)): sha256_of(path)
                 for path in sorted(folder.rglob("*"))
-                if path.suffix in (".json", ".txt", ".model", ".jinja") and path.is_file()
+                if path.name.endswith(_TOLD) and path.is_file()
             }
             for folder in folders
         )

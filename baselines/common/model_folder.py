@@ -96,6 +96,11 @@ def read_model_folder(path: Path) -> ModelFolder:
             "Register a retriever that loads it; README says how.",
         )
     stanford = "HF_ColBERT" in architectures
+    if stanford and not (path / "artifact.metadata").is_file():
+        raise refused(
+            "a ColBERT of Stanford without artifact.metadata, which has its markers and lengths",
+            "Put that file there, from where the others come.",
+        )
     retrieval = any(name.endswith("ForRetrieval") for name in architectures)
     if named in ("MultiVectorEncoder", "ColBERT") or stanford or (modules is None and retrieval):
         if modules is None and not (stanford or retrieval):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,3 +16,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return the folder of a tiny random checkpoint, by its name, made at the first call. Not to be changed."""
+    from tests.baselines.families.checkpoints import checkpoint  # imports sentence-transformers, which takes seconds
+
+    root = tmp_path_factory.mktemp("checkpoints")
+    return lambda name: checkpoint(name, root)

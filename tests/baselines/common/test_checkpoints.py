@@ -188,6 +188,7 @@ def test_no_code_and_no_second_copy_of_the_weights_is_downloaded(
 ) -> None:
     endpoint, files, asked = hub
     wanted = ["config.json", "model.safetensors", "2_Dense/pytorch_model.bin", "query_tokenizer/vocab.txt"]
+    wanted += ["artifact.metadata", "chat_template.jinja"]
     left = ["pytorch_model.bin", "training_args.bin", "openvino/openvino_model.bin", "modeling.py", "tf_model.h5"]
     files.update({name: name.encode() for name in [*wanted, *left, "README.md"]})
     kind, found, _ = ask(tmp_path, HF_ENDPOINT=endpoint, HF_HUB_DISABLE_XET="1")
@@ -243,11 +244,11 @@ def test_weights_are_identified_by_what_is_loaded(tmp_path: Path) -> None:
 
 def test_the_configuration_counts_every_file_and_its_place_but_not_the_weights(tmp_path: Path) -> None:
     seen = {configuration_hash(tmp_path)}
-    for name in ("config.json", "tokenizer/config.json", "vocab.txt", "spiece.model"):
+    for name in ("config.json", "tokenizer/config.json", "vocab.txt", "spiece.model", "artifact.metadata"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("{}")
         seen.add(configuration_hash(tmp_path))
-    assert len(seen) == 5
+    assert len(seen) == 6
     (tmp_path / "model.safetensors").touch()
     (tmp_path / "README.md").touch()
     assert configuration_hash(tmp_path) in seen

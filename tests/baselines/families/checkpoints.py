@@ -133,6 +133,17 @@ def _mean(folder: Path, root: Path) -> None:
     _modules(folder, checkpoint("bare", root), "mean")
 
 
+def _compared_by(similarity: str) -> Callable[[Path, Path], None]:
+    """Return what makes a model of one vector, not normalised, that compares vectors so."""
+
+    def make(folder: Path, root: Path) -> None:
+        encoder = Transformer(str(checkpoint("bare", root)))
+        pooling = Pooling(encoder.get_embedding_dimension(), "mean")
+        SentenceTransformer(modules=[encoder, pooling], similarity_fn_name=similarity).save(str(folder))
+
+    return make
+
+
 def _last_with_prompt(folder: Path, root: Path) -> None:
     tokenizer = byte_tokenizer(*_QWEN_SPECIAL, pad="<|endoftext|>", eos_token="<|endoftext|>", padding_side="left")
     config = transformers.Qwen3Config(
@@ -198,6 +209,11 @@ def _siglip2(folder: Path, root: Path) -> None:
     model = transformers.SiglipModel(transformers.SiglipConfig(text_config={**text, **ids}, vision_config=_VISION))
     pixels = transformers.SiglipImageProcessorPil(size={"height": 32, "width": 32})
     _save(folder, model, tokenizer, pixels)
+
+
+def _as_modules(name: str) -> Callable[[Path, Path], None]:
+    """Return what makes a folder of sentence-transformers from one of transformers."""
+    return lambda folder, root: SentenceTransformer(str(checkpoint(name, root))).save(str(folder))
 
 
 def _blip2(folder: Path, root: Path) -> None:
@@ -292,9 +308,7 @@ def _chat(folder: Path, root: Path) -> None:
     }
     (folder / "sentence_bert_config.json").write_text(json.dumps(settings))
     (folder / "1_Pooling").mkdir()
-    pooling = {"word_embedding_dimension": 32, "pooling_mode": "lasttoken"}
     Pooling(32, "lasttoken").save(str(folder / "1_Pooling"))
-    assert pooling
     names = [("", "sentence_transformers.base.modules.transformer.Transformer")]
     names += [("1_Pooling", "sentence_transformers.sentence_transformer.modules.pooling.Pooling")]
     modules = [{"idx": row, "name": str(row), "path": path, "type": kind} for row, (path, kind) in enumerate(names)]
@@ -377,6 +391,23 @@ def _foreign(folder: Path, root: Path) -> None:
     (folder / "modules.json").write_text(json.dumps(modules))
 
 
+def _with_weights(**changes: torch.Tensor | None) -> Callable[[Path, Path], None]:
+    """Return what makes a bare encoder with tensors more, or less where they are None."""
+
+    def make(folder: Path, root: Path) -> None:
+        shutil.copytree(checkpoint("bare", root), folder)
+        weights = {**load_file(folder / "model.safetensors"), **changes}
+        kept = {name: value for name, value in weights.items() if value is not None}
+        save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+
+    return make
+
+
+def _without_metadata(folder: Path, root: Path) -> None:
+    shutil.copytree(checkpoint("stanford", root), folder)
+    (folder / "artifact.metadata").unlink()
+
+
 def _auto_map(folder: Path, root: Path) -> None:
     shutil.copytree(checkpoint("bare", root), folder)
     _edit(folder / "config.json", auto_map={"AutoModel": "modeling_theirs.Theirs"})
@@ -406,5 +437,10 @@ MAKERS: dict[str, Callable[[Path, Path], None]] = {
     "generator": _generator,
     "foreign": _foreign,
     "auto-map": _auto_map,
+    "stanford-without-metadata": _without_metadata,
+    "lacking": _with_weights(**{"encoder.layer.0.attention.self.query.weight": None}),
+    "left": _with_weights(**{"projection.weight": torch.ones(3, 3)}),
+    **{name: _compared_by(name) for name in ("cosine", "dot", "euclidean", "manhattan")},
+    **{f"{name}-modules": _as_modules(name) for name in ("clip", "siglip2")},
 }
 """What makes a checkpoint, by name: a function of its folder and of the folder of all."""

@@ -11,7 +11,6 @@ from baselines.encoders.template import TEMPLATES
 from baselines.sentence_transformer import SentenceTransformerRetriever
 from m2kr.errors import M2KRError
 from m2kr.retriever import REGISTRY
-from tests.baselines.families.checkpoints import checkpoint
 from tests.baselines.families.page import PAGE
 from tests.baselines.families.rows import ROWS, Row, measure
 from tests.baselines.images import random_image
@@ -19,16 +18,9 @@ from tests.baselines.images import random_image
 Folder = Callable[[str], Path]
 
 
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    """Return the folder of a tiny checkpoint, by its name, made at the first call."""
-    root = tmp_path_factory.mktemp("families")
-    return lambda name: checkpoint(name, root)
-
-
 @pytest.mark.parametrize("row", [row for row in ROWS if not row.refused], ids=lambda row: row.checkpoint)
-def test_a_family_gives_what_its_authors_compute(folder: Folder, row: Row) -> None:
-    found = measure(row, folder(row.checkpoint))
+def test_a_family_gives_what_its_authors_compute(folders: Folder, row: Row) -> None:
+    found = measure(row, folders(row.checkpoint))
     assert not found.refused
     assert found.reference < 2e-5
     assert found.similarity < 1e-4
@@ -41,8 +33,8 @@ def test_a_family_gives_what_its_authors_compute(folder: Folder, row: Row) -> No
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row.refused], ids=lambda row: row.checkpoint)
-def test_what_would_be_measured_wrong_is_refused_in_one_true_line(folder: Folder, row: Row) -> None:
-    line = measure(row, folder(row.checkpoint)).refused
+def test_what_would_be_measured_wrong_is_refused_in_one_true_line(folders: Folder, row: Row) -> None:
+    line = measure(row, folders(row.checkpoint)).refused
     assert all(fact in line for fact in row.refused)
     assert "\n" not in line
 
@@ -58,10 +50,10 @@ def test_the_page_has_every_family_and_every_registered_name() -> None:
 
 
 @pytest.mark.parametrize("template", list(TEMPLATES))
-def test_the_order_of_picture_and_text_counts(folder: Folder, template: str) -> None:
+def test_the_order_of_picture_and_text_counts(folders: Folder, template: str) -> None:
     query = [{"text": "an owl", "image": random_image(0, (60, 90))}]
     first, last = (
-        SentenceTransformerRetriever(checkpoint=str(folder(template)), template=template, image_first=order)
+        SentenceTransformerRetriever(checkpoint=str(folders(template)), template=template, image_first=order)
         for order in ("yes", "no")
     )
     assert abs(first.encode_query(query) - last.encode_query(query)).max() > 1e-3
@@ -78,9 +70,11 @@ def test_the_order_of_picture_and_text_counts(folder: Folder, template: str) -> 
         ("gme", {"template": "gme", "pooling": "last"}, "leave --option pooling=last out"),
     ],
 )
-def test_an_option_that_has_no_effect_is_refused(folder: Folder, name: str, options: dict[str, str], fact: str) -> None:
+def test_an_option_that_has_no_effect_is_refused(
+    folders: Folder, name: str, options: dict[str, str], fact: str
+) -> None:
     with pytest.raises(M2KRError, match=f"(?i){fact}"):
-        SentenceTransformerRetriever(checkpoint=str(folder(name)), **options)
+        SentenceTransformerRetriever(checkpoint=str(folders(name)), **options)
 
 
 @pytest.mark.parametrize(
@@ -88,8 +82,8 @@ def test_an_option_that_has_no_effect_is_refused(folder: Folder, name: str, opti
     [("<|image_pad|>", (60, 90), "tokens for a picture"), ("owl", (2000, 4), "too narrow")],
 )
 def test_an_input_that_a_template_cannot_take_is_said(
-    folder: Folder, text: str, size: tuple[int, int], fact: str
+    folders: Folder, text: str, size: tuple[int, int], fact: str
 ) -> None:
-    retriever = SentenceTransformerRetriever(checkpoint=str(folder("gme")), template="gme")
+    retriever = SentenceTransformerRetriever(checkpoint=str(folders("gme")), template="gme")
     with pytest.raises(M2KRError, match=fact):
         retriever.encode_query([{"text": text, "image": random_image(0, size)}])

@@ -23,7 +23,9 @@ from leaderboard.published import ANSWER_STATUS, ANSWERING, BLOCKS, STATUS, read
 from leaderboard.records import Model, RunRecord, models_of, read_records
 from leaderboard.significance import LEVEL, as_json, pairwise
 from m2kr import __version__
-from m2kr.common.files import atomic
+from m2kr.common.files import atomic, writing
+from m2kr.common.locks import exclusive
+from m2kr.common.work import discard, move_into_place
 from m2kr.errors import M2KRError
 
 if TYPE_CHECKING:
@@ -59,7 +61,7 @@ def build(
     shown: int = 40,
     quiet: bool = False,
 ) -> Built:
-    """Build the site, complete or not at all.
+    """Build the site, complete or not at all. While another process builds it, this waits.
 
     Args:
         results: folder of result files.
@@ -73,35 +75,42 @@ def build(
         M2KRError: a result file or its run is refused, or ``out`` holds something else.
     """
     out = out.absolute()
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / _MARKER).is_file())):
-        raise M2KRError(f"{out} is there and is no site of the leaderboard. Choose another folder with --out.")
+    making = out.with_name(f".{out.name}.making")
+    with exclusive(out.with_name(f".{out.name}.lock"), out, wait=True, quiet=quiet):
+        if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / _MARKER).is_file())):
+            raise M2KRError(f"{out} is there and is no site of the leaderboard. Choose another folder with --out.")
+        try:
+            with writing(making):
+                discard(making)
+                making.mkdir(parents=True)
+                shutil.copytree(_HERE / "static", making / "static")
+            built = _made(results, making, data=data, images=images, shown=shown, quiet=quiet)
+            move_into_place(making, out)
+        finally:
+            discard(making)
+    return built
+
+
+def _made(results: Path, out: Path, *, data: str | None, images: ImageRoots | None, shown: int, quiet: bool) -> Built:
+    """Write all files of the site but the static ones into its folder."""
     runs, answers = read_records(results)
     published, published_answers = read_published(), read_published(ANSWERING)
-    making = out.with_name(f".{out.name}.making")
-    shutil.rmtree(making, ignore_errors=True)
-    making.mkdir(parents=True)
-    try:
-        seen = Exploration()
-        if data is not None:
-            seen = explore(runs, data, making, images=images, shown=shown, quiet=quiet)
-        usual = [usual_data(record.result for record in records) for records in (answers, runs)]
-        reference = {**usual[0], **usual[1], **seen.fingerprints}
-        runs = [record.marked(reference) for record in runs]
-        answers = [record.marked(reference) for record in answers]
-        figures, answered = run_figures(runs, published), answer_figures(answers, published_answers)
-        shutil.copytree(_HERE / "static", making / "static")
-        pages = _Pages(making, answered=len(answered) > 0)
-        _write_runs(pages, runs, figures, seen, looked=data is not None)
-        if len(answered):
-            boards = answer_boards(answers, answered, runs)
-            pages.write("answers.html", "answers.html", boards=boards, notes=ANSWER_NOTES)
-        _write_data(figures, answered, making)
-        (making / _MARKER).touch()
-        if out.exists():
-            shutil.rmtree(out)
-        making.replace(out)
-    finally:
-        shutil.rmtree(making, ignore_errors=True)
+    seen = Exploration()
+    if data is not None:
+        seen = explore(runs, data, out, images=images, shown=shown, quiet=quiet)
+    usual = [usual_data(record.result for record in records) for records in (answers, runs)]
+    reference = {**usual[0], **usual[1], **seen.fingerprints}
+    runs = [record.marked(reference) for record in runs]
+    answers = [record.marked(reference) for record in answers]
+    figures, answered = run_figures(runs, published), answer_figures(answers, published_answers)
+    pages = _Pages(out, answered=len(answered) > 0)
+    _write_runs(pages, runs, figures, seen, looked=data is not None)
+    if len(answered):
+        boards = answer_boards(answers, answered, runs)
+        pages.write("answers.html", "answers.html", boards=boards, notes=ANSWER_NOTES)
+    _write_data(figures, answered, out)
+    with atomic(out / _MARKER, durable=False):
+        pass
     return Built(len(models_of(runs)), pages.count, seen.absent)
 
 

@@ -149,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from m2kr.dataset import load_task
     from m2kr.evaluate.encode import Encoder
 
-    data = load_task(options.task, options.data, options.split)
+    data = load_task(options.task, options.data, options.split, trust=options.trust)
     retriever = get_retriever(options.model, **options.loading)
     query = query_of(retriever, data, options.question, options.image, options.instruction)
     encoder = None
@@ -160,6 +160,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     asked = query if isinstance(query, str) else query["text"]
     say(f"asked: {asked}{'' if isinstance(query, str) else ' [with the picture]'}", quiet=options.quiet)
     found = ask(retriever, data, query, options.k, encoder)
+    data.check_unchanged()
     print("\n".join(answer_lines(found, shutil.get_terminal_size().columns)))
     return 0
 

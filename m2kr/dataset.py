@@ -14,7 +14,7 @@ import polars as pl
 
 from m2kr.common.files import digest
 from m2kr.errors import M2KRError, first_line
-from m2kr.formats.manifest import identify
+from m2kr.formats.integrity import WITHOUT_MANIFEST, Identity, ReadFile, identify
 from m2kr.formats.rules import DatasetError, check_loaded
 from m2kr.formats.shards import readable, split_shards
 from m2kr.images.packed import packed_images
@@ -48,6 +48,7 @@ class TaskData:
         limited: whether queries were cut to the first few.
         nano: whether queries and passages are the small subset that `nano_subset` draws.
         seed: of that draw; None without one.
+        files: what they were read from; none of a dataset of the hub.
     """
 
     task: Task
@@ -61,6 +62,18 @@ class TaskData:
     limited: bool = False
     nano: bool = False
     seed: int | None = None
+    files: tuple[ReadFile, ...] = ()
+
+    def check_unchanged(self) -> None:
+        """Check that the files are as they were when they were read: to be called before a result is published.
+
+        Raises:
+            M2KRError: one is not.
+        """
+        for file in self.files:
+            file.check_unchanged()
+        if self.images is not None:
+            self.images.check_unchanged()
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.queries, self.passages, self.qrels))
@@ -158,8 +171,11 @@ def load_task(
     *,
     images: str | Path | ImageRoots | None = None,
     limit: int | None = None,
+    trust: bool = False,
 ) -> TaskData:
     """Load one split of a task.
+
+    The files of a folder are compared with its manifest, where it has one.
 
     Args:
         task: its key, whatever the capitals.
@@ -168,34 +184,28 @@ def load_task(
         images: folder or archive of the pictures. Without it they are read from ``<TASK>_images``, where that is in
             the folder (see `m2kr.images.packed`).
         limit: keep the first so many queries only.
+        trust: compare the sizes of the files alone, not their hashes.
 
     Raises:
-        M2KRError: the folder has no such task or split, or the hub cannot be reached; a column is missing (``answers``
-            may be), or of a type that would give false figures; an id is empty or stands twice; a passage, a positive
-            or an answer is null.
+        M2KRError: the folder has no such task or split, or the hub cannot be reached; a file is not the one that the
+            manifest lists; a column is missing (``answers`` may be), or of a type that would give false figures; an id
+            is empty or stands twice; a passage, a positive or an answer is null.
     """
     task = get_task(task)
     if split not in task.splits:
         raise M2KRError(f"{task.key} has no split {split!r}; it has {', '.join(task.splits)}.")
     folder = Path(data)
     tables = ((task.data_config, split), (task.passages_config, f"{split}_passages"))
-    synthetic = False
     if folder.is_dir():
         shards = [split_shards(folder, config, name) for config, name in tables]
+        identity = identify(folder, task, [*shards[0], *shards[1]], trust=trust)
         queries, passages = map(_read, shards)
-        fingerprint, synthetic = identify(folder, task, [*shards[0], *shards[1]])
+        for file in identity.files:
+            file.check_unchanged()  # it was this that was read
     else:
         (queries, first), (passages, second) = (_from_hub(str(data), config, name) for config, name in tables)
-        fingerprint = digest(first, second)
-    needed = ["question_id", "question", "instruction", "pos_item_ids"]
-    needed += ["img_path"] if "img_path" in task.query_columns else []  # answers are optional: questions of one's own
-    try:
-        for frame, columns, (config, name) in zip(
-            (queries, passages), (needed, ("passage_id", "passage_content")), tables, strict=True
-        ):
-            check_loaded(config, frame, f"{config}/{name} in {data}", columns)
-    except DatasetError as error:
-        raise M2KRError(f"{error} Get or build it again; python -m m2kr.check looks for more in a folder.") from error
+        identity = Identity(WITHOUT_MANIFEST + digest(first, second), False, ())
+    check_read(task, split, queries, passages, data)
     limited = limit is not None and limit < queries.height
     if limit is not None:
         queries = queries.head(limit)
@@ -216,10 +226,29 @@ def load_task(
         passages=passages,
         qrels=qrels,
         images=images,
-        fingerprint=fingerprint,
-        synthetic=synthetic,
+        fingerprint=identity.fingerprint,
+        synthetic=identity.synthetic,
         limited=limited,
+        files=identity.files,
     )
+
+
+def check_read(
+    task: Task, split: str, queries: pl.DataFrame | pl.LazyFrame, passages: pl.DataFrame | pl.LazyFrame, data: object
+) -> None:
+    """Check the tables of a split before anything is made of them: `m2kr.formats.rules.check_loaded`.
+
+    Raises:
+        M2KRError: a table breaks a rule; ``data`` says where it is from.
+    """
+    needed = ["question_id", "question", "instruction", "pos_item_ids"]
+    needed += ["img_path"] if "img_path" in task.query_columns else []  # answers are optional: questions of one's own
+    try:
+        check_loaded(task.data_config, queries, f"{task.data_config}/{split} in {data}", needed)
+        where = f"{task.passages_config}/{split}_passages in {data}"
+        check_loaded(task.passages_config, passages, where, ("passage_id", "passage_content"))
+    except DatasetError as error:
+        raise M2KRError(f"{error} Get or build it again; python -m m2kr.check looks for more in a folder.") from error
 
 
 def _read(shards: list[Path]) -> pl.DataFrame:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
@@ -32,6 +34,32 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     folded = {candidate.casefold(): candidate for candidate in known}
     close = get_close_matches(name.casefold(), list(folded), n=1, cutoff=0.5)
     return f" Did you mean {folded[close[0]]}?" if close else ""
+
+
+REMEDIES = {
+    errno.ENOSPC: "Free some space, or choose another folder.",
+    errno.EDQUOT: "Free some space, or choose another folder.",
+    errno.EFBIG: "Choose a folder of a file system that holds large files.",
+    errno.EROFS: "Choose another folder: nothing can be written to that file system.",
+    errno.EACCES: "Change who may write it, or choose another folder.",
+    errno.EPERM: "Change who may write it, or choose another folder.",
+    errno.ENAMETOOLONG: "Choose a shorter name.",
+    errno.ENOTDIR: "Choose another folder: a part of that path is a file.",
+    errno.EEXIST: "Choose another folder: a part of that path is a file.",
+    errno.EISDIR: "Choose another name: there is a folder of that name.",
+}
+"""Errors of the system that a person can help -> what helps."""
+
+
+def system_error(error: BaseException | None) -> int | None:
+    """Return the number of the system's error behind an exception, as in `errno`; None where there is none."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno is not None:
+            return error.errno
+        if told := re.search(r"\(os error (\d{1,4})\)|\[[Ee]rrno (\d{1,4})\]", str(error)):
+            return int(told[1] or told[2])
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def first_line(error: BaseException) -> str:

@@ -107,6 +107,7 @@ def score_run(
         answers = data.answers
         known = None if answers is None else dict(data.passages.select("passage_id", "passage_content").iter_rows())
         metrics = score(kept, data.qrels, answers=answers, passages=known, quiet=quiet)
+    data.check_unchanged()
     with Workplace(out, stem, key).locked():
         finished_record(result_path, read_result, key, rerun=rerun)  # raises where another came meanwhile
         with phases.measured("write"):
@@ -153,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     result = score_run(
         options.run,
-        load_task(options.task, options.data, options.split),
+        load_task(options.task, options.data, options.split, trust=options.trust),
         options.name,
         options.out / safe_name(options.name),
         top_k=options.top_k,

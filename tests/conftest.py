@@ -29,10 +29,13 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _no_waiting() -> Iterator[None]:
-    """Neither wait for the disk, whose power does not fail here, nor search all imported modules for garbage."""
+def _of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep a cache of one's own, and neither wait for the disk, whose power does not fail here, nor search all imported
+    modules for garbage.
+    """
     gc.freeze()
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("M2KR_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setattr(os, "fsync", lambda file: None)
         yield
 

@@ -22,6 +22,7 @@ from baselines.common.synthetic_data import make_data, train_texts
 from baselines.minis.models import READER, RETRIEVERS, SCALE, SEED, SINGLE_SCALE, model_folder
 from m2kr.common.cli import option, parse
 from m2kr.common.files import atomic
+from m2kr.common.locks import one_writer
 from m2kr.common.options import QuietOption
 from m2kr.common.progress import say
 from m2kr.errors import M2KRError, run_command
@@ -167,6 +168,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.seed in (judging.SEED, judging.READER_SEED):
         raise M2KRError(f"--seed {options.seed} is that of a world that the models are judged on: take another.")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # batches are made in forked processes
+    with one_writer(options.work, wait=False):
+        _run(options, names)
+    return 0
+
+
+def _run(options: RecipeOptions, names: Sequence[str]) -> None:
+    """Make the models and judge them."""
+    from baselines.minis import judging
+
     work, quiet = options.work, options.quiet
     if not options.committed:
         start = time.perf_counter()
@@ -189,7 +199,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         _tell(table, out)
         if judged:
             judging.write_reader_card(work, table, options.test_scale)
-    return 0
 
 
 def _tell(report: str, out: Path) -> None:

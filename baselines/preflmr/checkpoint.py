@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from baselines.common.checkpoints import Checkpoint, find_checkpoint
 from baselines.preflmr.network import PreFLMRNetwork
 from baselines.preflmr.tokenization import DOCUMENT_FOLDER, QUERY_FOLDER
-from m2kr.common.files import atomic
+from m2kr.common.files import atomic, not_written
 from m2kr.errors import M2KRError, first_line
 
 # What a hub repository is asked for.
@@ -99,7 +99,7 @@ def save_weights(model: PreFLMRNetwork, folder: Path) -> None:
         with atomic(path) as file:
             save_file(tensors, file.name, metadata={"format": "pt"})
     except SafetensorError as error:
-        raise M2KRError(f"{path} could not be written ({error}). Free some space or choose another folder.") from error
+        raise not_written(path, error) from error
 
 
 def _official(name: str) -> str:

@@ -33,6 +33,7 @@ from baselines.preflmr.scaling_plan import (
 from baselines.preflmr.scaling_report import RunScores, draw, report
 from m2kr.common.cli import option, parse
 from m2kr.common.files import atomic, write_json
+from m2kr.common.locks import one_writer
 from m2kr.common.measure import hardware, versions
 from m2kr.common.options import QuietOption
 from m2kr.common.progress import say
@@ -109,8 +110,14 @@ def run_study(study: Study, runs: Sequence[Run]) -> list[RunScores]:
     be added to a study later.
 
     Raises:
-        M2KRError: the folder holds a study with other settings, or a stage cannot be trained or judged.
+        M2KRError: the folder holds a study with other settings, another process makes one in it, or a stage cannot be
+            trained or judged.
     """
+    with one_writer(study.out, wait=False):
+        return _studied(study, runs)
+
+
+def _studied(study: Study, runs: Sequence[Run]) -> list[RunScores]:
     settings, out = study.settings, study.out
     jobs = study.options.jobs or (2 if study.device == "cpu" else 1)
     configs = {f"stages.{stage}": config.to_json() for stage, config in settings.stages.items()}

@@ -132,10 +132,12 @@ def run_stage(
     from baselines.preflmr.training.heads import ImageVectors, OneVector
     from baselines.preflmr.training.stages import freeze
     from baselines.preflmr.training.trainer import train
+    from m2kr.common.locks import one_writer
 
     if encoders is not None:
         start = out.parent / f"{out.name}-start"
-        model = assemble(*encoders, start, seed=config.seed)
+        with one_writer(start, quiet=quiet):  # of several processes of one run, each makes it
+            model = assemble(*encoders, start, seed=config.seed)
     else:
         assert init is not None
         start = Path(init)

@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, path in runs.items():  # of all tasks before the first begins
         found = result_of_run(path) if path else None
         limit = options.limit or (found["queries"] if found and found["limited"] else None)
-        data = load_task(name, options.data, options.split, images=images, limit=limit)
+        data = load_task(name, options.data, options.split, images=images, limit=limit, trust=options.trust)
         if found and found["nano"]:
             data = nano_subset(data, seed=found["seed"] or 0)
         if path:

@@ -58,7 +58,8 @@ def answer_task(
 
     Raises:
         M2KRError: the task has no answer metric, the reader reads no images, images are missing or broken, a finished
-            result with other settings is in the way, or another process is making the result.
+            result with other settings is in the way, another process is making the result, or the benchmark changes
+            meanwhile.
     """
     options, task = options or AnswerTaskOptions(), data.task
     options = replace(options, k=max(1, min(options.k, data.passages.height)))
@@ -111,6 +112,7 @@ def answer_task(
         said = {line["question_id"]: line["answer"] for line in predictions}
         scores = score_answers(task.key, data.queries, said, bem=bem)
         answered()  # raises where a result with other settings came meanwhile
+        data.check_unchanged()
         _write_predictions(predictions_path, predictions, scores)
         result: AnswerResult = write_record(
             result_path,

@@ -53,8 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _prepare_polars(workers)
 
     from m2kr.build.inputs import task_inputs
-    from m2kr.build.task import build_task, clear_up
-    from m2kr.build.up_to_date import check_built_images, is_up_to_date
+    from m2kr.build.task import build_task
     from m2kr.formats.manifest import read_manifest
     from m2kr.images.roots import parse_roots
     from m2kr.sources.options import make_options
@@ -77,16 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             on_bad_rows=options.on_bad_rows,
             allow_missing=options.allow_missing,
         )
-        if is_up_to_date(inputs, out):
-            if images and task.reads_images:
-                check_built_images(task, out, images)
-            say(f"{task.key}: up to date", quiet=options.quiet)
-            clear_up(out, task)
-            built += 1
-            continue
-        say(f"{task.key}: building", quiet=options.quiet)
         try:
-            entry = build_task(inputs, out, images=images, workers=workers, quiet=options.quiet)
+            entry = build_task(inputs, out, images=images, workers=workers, rerun=False, quiet=options.quiet)
         except MissingReleaseError as error:
             if options.tasks is not None:
                 raise

@@ -16,6 +16,7 @@ import polars as pl
 import pyarrow as pa
 
 from m2kr.common.concurrency import prefetch
+from m2kr.common.files import writing
 from m2kr.common.progress import progress
 from m2kr.common.work import Note
 from m2kr.errors import M2KRError
@@ -195,11 +196,9 @@ def copy_split(folder: Path, shards: list[Shard], split: str) -> list[Shard]:
     for index, shard in enumerate(shards):
         target = shard_path(folder, split, index, len(shards))
         part = target.with_name(f"{target.name}.part")
-        try:
+        with writing(target):
             shutil.copyfile(folder / shard["path"], part)
-        except OSError as error:
-            raise M2KRError(f"{target} could not be written: {error}. Free some space, then run it again.") from error
-        part.replace(target)
+            part.replace(target)
         copies.append({**shard, "path": target.name})
     return copies
 

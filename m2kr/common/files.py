@@ -11,7 +11,30 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from m2kr.errors import M2KRError
+from m2kr.errors import REMEDIES, M2KRError, first_line, system_error
+
+
+def not_written(path: Path, error: BaseException) -> M2KRError:
+    """Return what to tell where a file or folder could not be written: what the system says, and what helps.
+
+    The cause is looked for in what came before, too, and in the messages of libraries that hold the system's number.
+    """
+    number = system_error(error)
+    reason = os.strerror(number) if number else first_line(error)
+    return M2KRError(f"{path} could not be written: {reason}. {REMEDIES.get(number or 0, 'Choose another folder.')}")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Explain what the system says while a file or folder is written as an error about it; see `not_written`.
+
+    Raises:
+        M2KRError: it could not be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise not_written(path, error) from error
 
 
 @contextmanager
@@ -23,10 +46,11 @@ def atomic(path: Path, mode: Literal["w", "wb"] = "wb", *, durable: bool = True)
     small files that can be made again do without. A link under the temporary name is not followed, but replaced.
 
     Raises:
-        M2KRError: the disk is full, or the folder cannot be written.
+        M2KRError: the disk is full, the folder cannot be written, or another process writes the same file.
     """
     # One name, not one for each process: what a kill left behind is overwritten by the same command later on.
     temporary = path.with_name(f".{path.name}.tmp")
+    ours = True
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         text: dict[str, Any] = {"encoding": "utf-8", "newline": "\n"} if mode == "w" else {}
@@ -37,16 +61,27 @@ def atomic(path: Path, mode: Literal["w", "wb"] = "wb", *, durable: bool = True)
             if durable:
                 file.flush()
                 os.fsync(file.fileno())
+            ours = _is_at(temporary, file)
+        if not ours:
+            raise M2KRError(f"{path} is being written by another process, too. Run one after the other.")
         temporary.replace(path)
     except OSError as error:
         # Only what the system says about *this* file is ours to explain; the rest belongs to the caller.
-        if error.filename not in (None, str(temporary), str(path), str(path.parent)):
+        if error.filename is not None and Path(error.filename) not in (temporary, path, *path.parents):
             raise
-        reason = error.strerror or type(error).__name__
-        raise M2KRError(f"{path} could not be written: {reason}. Free some space or choose another folder.") from error
+        raise not_written(path, error) from error
     finally:
-        with suppress(OSError):  # where the folder is none, the error above has said so
-            temporary.unlink(missing_ok=True)
+        if ours:
+            with suppress(OSError):  # where the folder is none, the error above has said so
+                temporary.unlink(missing_ok=True)
+
+
+def _is_at(path: Path, file: IO[Any]) -> bool:
+    """Whether an open file still is the one of that path."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -70,6 +105,20 @@ def sha256_of(path: Path, stop: threading.Event | None = None) -> str:
                 raise M2KRError(f"hashing {path} was stopped. Run it again to finish it.")
             found.update(block[:size])
     return found.hexdigest()
+
+
+def cache_folder() -> Path:
+    """Return the folder of what can be made again: ``M2KR_CACHE``, or ``m2kr`` in the user's cache.
+
+    Raises:
+        M2KRError: the user has no home.
+    """
+    if named := os.environ.get("M2KR_CACHE"):
+        return Path(named)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "m2kr"
+    except RuntimeError as error:
+        raise M2KRError("this user has no home folder: set M2KR_CACHE to a folder.") from error
 
 
 def digest(*parts: Any) -> str:

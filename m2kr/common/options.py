@@ -25,7 +25,14 @@ class QuietOption:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataOption:
+class TrustOption:
+    """``--trust``."""
+
+    trust: bool = option("compare only the sizes of the benchmark's files with its manifest, not their hashes", False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOption(TrustOption):
     """``--data``, where a benchmark of the hub will do too."""
 
     data: str = option("folder of the benchmark, or a dataset id of the hub")

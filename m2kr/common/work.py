@@ -19,16 +19,15 @@ A `Workplace` is the folder for the unfinished work on one result, and the lock 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from datetime import datetime
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
-from m2kr.common.files import digest, write_json
+from m2kr.common.files import digest, write_json, writing
+from m2kr.common.locks import exclusive, is_unclaimed
 from m2kr.common.measure import peak_memory, reset_peak_memory
 from m2kr.common.progress import progress
 from m2kr.errors import M2KRError
@@ -130,7 +129,7 @@ def claim(note: Path, settings: dict[str, Any], what: str) -> None:
     """
     folder = note.parent
     if not note.is_file():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if not is_unclaimed(folder, note.name):
             raise M2KRError(f"{folder} is there and holds no {note.name}, so it is no {what}'s: choose another --out.")
         write_json(note, settings)
         return
@@ -159,50 +158,15 @@ class Workplace:
     def __init__(self, out: Path, name: str, key: str) -> None:
         self.out, self.name = out, name
         self.folder = out / f".{name}.work-{key}"
-        self._lock, self._holder = out / f".{name}.lock", out / f".{name}.lock-holder"
+        self._lock = out / f".{name}.lock"
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Be the only process that works on the result, under any settings.
 
         Raises:
             M2KRError: another one is (which, and since when), or the folder cannot be written.
         """
-        from filelock import FileLock, Timeout
-
-        lock = FileLock(self._lock)
-        try:
-            self.out.mkdir(parents=True, exist_ok=True)
-            if self._lock.is_symlink():
-                self._lock.unlink()  # not ours, and not to be followed
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise M2KRError(
-                f"{self.out / self.name} is being made by {self._held_by()}. Wait until that has ended, or choose "
-                "another --out."
-            ) from error
-        except OSError as error:
-            raise M2KRError(
-                f"{self._lock} could not be written: {error.strerror or error}. Choose another folder."
-            ) from error
-        try:
-            write_json(
-                self._holder, {"pid": os.getpid(), "since": datetime.now().astimezone().isoformat(" ", "seconds")}
-            )
-            yield
-        finally:
-            # Before the release, as they may be another's after it. Who has opened the lock meanwhile opens it anew.
-            for path in (self._holder, self._lock):
-                with suppress(OSError):
-                    path.unlink(missing_ok=True)
-            lock.release()
-
-    def _held_by(self) -> str:
-        try:
-            holder = json.loads(self._holder.read_text(encoding="utf-8"))
-            return f"process {holder['pid']:d}, since {holder['since']:.40}"
-        except (OSError, ValueError, TypeError, KeyError):
-            return "another process"
+        return exclusive(self._lock, self.out / self.name)
 
     def tidy(self, clear: Callable[[], None] | None = None) -> None:
         """Call ``clear``, by default that of this, if a kill left something; not while another process is at it."""
@@ -216,14 +180,25 @@ class Workplace:
             discard(folder)
 
 
-def discard(folder: Path) -> None:
-    """Delete a working folder, if it is there."""
-    shutil.rmtree(folder, ignore_errors=True)
+def discard(path: Path) -> None:
+    """Delete a working folder, if it is there; of a link, the link alone."""
+    if path.is_symlink() or path.is_file():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def move_into_place(work: Path, target: Path) -> None:
-    """Give a finished working folder its final name, in the place of what had that name."""
-    if target.exists():
-        shutil.rmtree(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    work.replace(target)
+    """Give a finished working folder its final name, in the place of what had that name.
+
+    What had it is renamed first, to ``.<name>.replaced``, and deleted last. So there is the old folder, none or the new
+    one, and never half of one, whenever this is killed; the next call for this target deletes what is left.
+    """
+    replaced = target.with_name(f".{target.name}.replaced")
+    with writing(target):
+        discard(replaced)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            target.replace(replaced)
+        work.replace(target)
+        discard(replaced)

@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if model is None:
         from m2kr.evaluate.compare import compare_results
 
-        print(compare_results(options.compare, options.data))
+        print(compare_results(options.compare, options.data, trust=options.trust))
         return 0
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     from m2kr.common.files import safe_name
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ignored_inputs(retriever.name, retriever.reads, task, ignore_images=options.ignore_images)
     results = []
     for task in tasks:
-        data = load_task(task, options.data, options.split, images=images, limit=options.limit)
+        data = load_task(task, options.data, options.split, images=images, limit=options.limit, trust=options.trust)
         if options.nano:
             data = nano_subset(data, seed=options.seed)
         results.append(evaluate_task(retriever, data, options.out / safe_name(retriever.name), options))

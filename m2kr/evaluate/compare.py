@@ -22,7 +22,7 @@ _TO_BE_EQUAL = {
 }
 
 
-def compare_results(paths: Sequence[Path], data: str) -> str:
+def compare_results(paths: Sequence[Path], data: str, *, trust: bool = False) -> str:
     """Return tables that compare results with the first, one for each task that all of them have.
 
     The measures of each query are computed anew from the runs, which stand beside the result files.
@@ -30,6 +30,7 @@ def compare_results(paths: Sequence[Path], data: str) -> str:
     Args:
         paths: result files, runs beside them, or folders of result files (``results/bm25``).
         data: the benchmark they were evaluated on.
+        trust: compare the sizes of its files with its manifest, not their hashes.
 
     Raises:
         M2KRError: there are fewer than two, they share no task, or they are of different data or queries, or a run
@@ -49,7 +50,7 @@ def compare_results(paths: Sequence[Path], data: str) -> str:
     for name in shared:
         files = [there[name] for there in found]
         results = [read_result(file) for file in files]
-        loaded, first = _data_of(results, files, data), results[0]
+        loaded, first = _data_of(results, files, data, trust=trust), results[0]
         answers = loaded.answers
         texts = dict(loaded.passages.select("passage_id", "passage_content").iter_rows()) if answers else None
         measures = [measure for measure in first["headline"] if measure in first["metrics"]] + ["MRR@10", "nDCG@10"]
@@ -80,7 +81,7 @@ def _results_at(path: Path) -> dict[tuple[str, ...], Path]:
     return found
 
 
-def _data_of(results: Sequence[Result], files: Sequence[Path], data: str) -> TaskData:
+def _data_of(results: Sequence[Result], files: Sequence[Path], data: str, *, trust: bool) -> TaskData:
     """Return the data that results are of, after checking that all are of the same and these."""
     first = results[0]
     for key, what in (("dataset", "data"), ("queries", "queries"), ("passages", "passages"), ("seed", "queries")):
@@ -90,7 +91,8 @@ def _data_of(results: Sequence[Result], files: Sequence[Path], data: str) -> Tas
                     f"{files[0]} and {file} are of different {what} ({key} {first[key]!r} and {other[key]!r}), "  # type: ignore[literal-required]
                     "and cannot be compared. Evaluate both on the same."
                 )
-    loaded = load_task(first["task"], data, first["split"], limit=first["queries"] if first["limited"] else None)
+    limit = first["queries"] if first["limited"] else None
+    loaded = load_task(first["task"], data, first["split"], limit=limit, trust=trust)
     if loaded.fingerprint != first["dataset"]:
         raise M2KRError(
             f"{files[0]} is of the data {first['dataset']}, and {data} has {loaded.fingerprint}. Name the benchmark "

@@ -74,7 +74,7 @@ def evaluate_task(
     Raises:
         M2KRError: the retriever does not read what the task's queries hold, or has no embeddings to store; a device is
             not there; images are missing or broken; a finished result with other settings is in the way; another
-            process is making the result; the disk is full.
+            process is making the result; the benchmark changes meanwhile; the disk is full.
     """
     return _Evaluation(retriever, data, out, options or TaskOptions()).result()
 
@@ -232,6 +232,7 @@ class _Evaluation:
     def _written(self, metrics: dict[str, float], effect: dict[str, float] | None, run_sha256: str) -> Result:
         options = self.options
         self._finished()  # as above
+        self.data.check_unchanged()
         if not self._has_run(run_sha256):
             raise M2KRError(f"{self.run_path} was replaced while this run was scored. Evaluate into another --out.")
         result: Result = write_record(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from m2kr.common.cli import option, parse
-from m2kr.common.options import ImagesOption, QuietOption, SplitOption, TasksOption
+from m2kr.common.options import ImagesOption, QuietOption, SplitOption, TasksOption, TrustOption
 from m2kr.errors import M2KRError, run_command
 
 FORMS = ("trec", "beir", "mteb", "mteb-results")
@@ -20,7 +20,7 @@ _EXAMPLES = """examples:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchmarkOptions(TasksOption, SplitOption, ImagesOption):
+class BenchmarkOptions(TasksOption, SplitOption, ImagesOption, TrustOption):
     """Options that say something about a benchmark alone, and nothing about result files."""
 
     ignore_images: bool = option("export to mteb without the queries' images", False)
@@ -77,6 +77,7 @@ def _export_benchmark(options: ExportOptions) -> list[Path]:
             images=images,
             instructions=not options.no_instructions,
             ignore_images=options.ignore_images,
+            trust=options.trust,
             quiet=options.quiet,
         )
         for task in choose_tasks(options.tasks, options.source, options.split)

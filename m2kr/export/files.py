@@ -13,8 +13,10 @@ import pyarrow as pa
 
 from m2kr import __version__
 from m2kr.common.files import atomic, digest, write_json
+from m2kr.common.locks import is_unclaimed
 from m2kr.common.templates import render
 from m2kr.errors import M2KRError
+from m2kr.formats.integrity import ReadFile
 from m2kr.formats.shards import read_batches, write_shards
 from m2kr.images.roots import ImageRoots
 from m2kr.results.run import escaped_ids
@@ -51,6 +53,7 @@ class ExportedSplit:
         images: where pictures are; None where none are written.
         fingerprint: identifies the tables, as in result files.
         synthetic: whether the data are made up.
+        files: the shards that it is read from.
     """
 
     task: Task
@@ -62,6 +65,18 @@ class ExportedSplit:
     images: ImageRoots | None
     fingerprint: str
     synthetic: bool
+    files: tuple[ReadFile, ...]
+
+    def check_unchanged(self) -> None:
+        """Check that the shards, and packed images, are as they were when they were read.
+
+        Raises:
+            M2KRError: they are not.
+        """
+        for file in self.files:
+            file.check_unchanged()
+        if self.images is not None:
+            self.images.check_unchanged()
 
     @property
     def name(self) -> str:
@@ -69,8 +84,8 @@ class ExportedSplit:
         return self.task.key if self.split == "test" else f"{self.task.key}.{self.split}"
 
 
-def open_folder(out: Path, to: str) -> dict[str, Any]:
-    """Return the manifest of the folder of an export; begin one where the folder is new or empty.
+def read_folder(out: Path, to: str) -> dict[str, Any]:
+    """Return the manifest of the folder of an export; an empty one where the folder is new or empty.
 
     Raises:
         M2KRError: it holds an export to another form, or something else.
@@ -85,10 +100,16 @@ def open_folder(out: Path, to: str) -> dict[str, Any]:
         if not known:
             raise M2KRError(f"{out} holds an export to {manifest['to']!r}, not to {to!r}. Name another folder.")
         return dict(manifest, m2kr=__version__)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if not is_unclaimed(out, MANIFEST):
         raise M2KRError(f"{out} holds something that no export wrote (it has no {MANIFEST}). Name another folder.")
-    manifest = {"format": 1, "m2kr": __version__, "to": to, "parts": {}}
-    write_json(path, manifest)  # at once: after a kill, the folder is known to be ours
+    return {"format": 1, "m2kr": __version__, "to": to, "parts": {}}
+
+
+def open_folder(out: Path, to: str) -> dict[str, Any]:
+    """Return the manifest of the folder of an export, as `read_folder`, and write it where there is none."""
+    manifest = read_folder(out, to)
+    if not (out / MANIFEST).is_file():
+        write_json(out / MANIFEST, manifest)  # at once: after a kill, the folder is known to be ours
     return manifest
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from m2kr.common.files import digest, safe_name, write_json
+from m2kr.common.locks import one_writer
 from m2kr.common.progress import progress, say
 from m2kr.errors import M2KRError
 from m2kr.export.files import open_folder
@@ -87,8 +88,9 @@ def export_results(results: Path, out: Path, *, quiet: bool = False) -> list[Pat
             says = "stands twice" if twin else "is there for two builds of the data"
             raise M2KRError(f"{results}: {result['model']} on {result['task']} {says}. Export them one by one.")
         group.append(result)
-    open_folder(out, "mteb-results")
-    with progress(len(groups), "export results", unit="files", quiet=quiet) as bar:
+    bar = progress(len(groups), "export results", unit="files", quiet=quiet)
+    with one_writer(out, quiet=quiet), bar:
+        open_folder(out, "mteb-results")
         for path, group in groups.items():
             write_json(path, task_result(group))
             bar.update()

@@ -16,19 +16,21 @@ and question. There are no titles: the content of a passage is all that retrieve
 
 from __future__ import annotations
 
-import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import polars as pl
 import pyarrow.parquet as pq
 
 from m2kr import __version__
-from m2kr.common.files import digest, write_json
+from m2kr.common.files import digest, not_written, write_json
+from m2kr.common.locks import clear_lock, one_writer
 from m2kr.common.progress import progress, say
-from m2kr.dataset import query_text
-from m2kr.errors import M2KRError, first_line
-from m2kr.export.files import MANIFEST, WRITERS, ExportedSplit, open_folder, read_passages, write_card
-from m2kr.formats.manifest import identify
+from m2kr.common.work import discard, move_into_place
+from m2kr.dataset import check_read, query_text
+from m2kr.errors import M2KRError
+from m2kr.export.files import MANIFEST, WRITERS, ExportedSplit, open_folder, read_folder, read_passages, write_card
+from m2kr.formats.integrity import identify
 from m2kr.formats.shards import readable, split_shards
 from m2kr.images.packed import packed_images
 from m2kr.images.roots import ImageRoots
@@ -45,6 +47,7 @@ def export_task(
     images: ImageRoots | None = None,
     instructions: bool = True,
     ignore_images: bool = False,
+    trust: bool = False,
     quiet: bool = False,
 ) -> Path:
     """Write one split of a task in another form; see the module.
@@ -61,81 +64,93 @@ def export_task(
         images: where pictures are, for "mteb". Without it, those packed in ``data``.
         instructions: whether the row's instruction stands in front of the question.
         ignore_images: write "mteb" without pictures. The other forms hold none anyway.
+        trust: compare the sizes of the benchmark's files with its manifest, not their hashes.
         quiet: no progress, no notices.
 
     Returns:
         The folder of the split, ``<out>/<TASK>``.
 
     Raises:
-        M2KRError: the task or split is not there; images are missing; queries would be empty; ``out`` holds something
+        M2KRError: the task or split is not there; its files are not those of the manifest, break a rule of the format,
+            or change meanwhile; images are missing; queries would be empty; ``out`` holds something
             else, or cannot be written.
     """
     task = get_task(task)
     if to not in WRITERS:
         raise M2KRError(f"{to!r} is no form to export to. The forms are {', '.join(WRITERS)}.")
     with_images = to == "mteb" and task.reads_images and not ignore_images
-    part = _read_split(data, task, split, images, with_images=with_images, instructions=instructions)
+    part = _read_split(data, task, split, images, with_images=with_images, instructions=instructions, trust=trust)
     key = digest(__version__, to, part.fingerprint, split, instructions, _image_sizes(part))
-    manifest = open_folder(out, to)
     folder = out / part.name
-    if manifest["parts"].get(part.name, {}).get("key") == key and folder.is_dir():
-        say(f"{part.name}: exported already, see {folder}", quiet=quiet)
-        return folder
-    if task.reads_images and not with_images:
-        say(f"{part.name}: its queries' images are left out; these files hold texts only", quiet=quiet)
+    finished = _is_exported(out, to, part, key)
+    if finished:
+        clear_lock(out)
+    with nullcontext() if finished else one_writer(out, quiet=quiet):
+        if _is_exported(out, to, part, key):  # perhaps by another process, just now
+            say(f"{part.name}: exported already, see {folder}", quiet=quiet)
+            return folder
+        if task.reads_images and not with_images:
+            say(f"{part.name}: its queries' images are left out; these files hold texts only", quiet=quiet)
+        _write(part, to, out, key, {"images": with_images, "instructions": instructions}, quiet=quiet)
+    return folder
+
+
+def _is_exported(out: Path, to: str, part: ExportedSplit, key: str) -> bool:
+    known = read_folder(out, to)["parts"].get(part.name, {}).get("key") == key
+    return known and (out / part.name).is_dir()
+
+
+def _write(part: ExportedSplit, to: str, out: Path, key: str, choices: dict[str, bool], *, quiet: bool) -> None:
+    """Write the files of a split, move them into place and note them."""
+    manifest = open_folder(out, to)
     if manifest["parts"].pop(part.name, None):
         write_json(out / MANIFEST, manifest)  # a kill in between leaves no entry of what is not there
     work = out / ".build"
     try:
-        shutil.rmtree(work, ignore_errors=True)
+        discard(work)
         work.mkdir(parents=True)
         with progress(part.rows + part.queries.height, f"export {part.name}", quiet=quiet) as bar:
             WRITERS[to](work, part, bar)
-        if folder.exists():
-            shutil.rmtree(folder)
-        work.replace(folder)
+        part.check_unchanged()
+        move_into_place(work, out / part.name)
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise M2KRError(
-            f"{part.name} of {data} could not be written to {out} ({first_line(error)}). Free some space, then run it "
-            "again."
-        ) from error
+        raise not_written(out / part.name, error) from error
+    finally:
+        discard(work)
     manifest["parts"][part.name] = {
         "key": key,
-        "task": task.key,
-        "split": split,
+        "task": part.task.key,
+        "split": part.split,
         "dataset": part.fingerprint,
         "synthetic": part.synthetic,
         "queries": part.queries.height,
         "passages": part.rows,
-        "images": with_images,
-        "instructions": instructions,
+        **choices,
     }
     order = [*TASKS]
     manifest["parts"] = dict(sorted(manifest["parts"].items(), key=lambda item: (order.index(item[1]["task"]), item)))
     if to == "mteb":
         write_card(out, manifest["parts"])
     write_json(out / MANIFEST, manifest)
-    return folder
 
 
 def _read_split(
-    data: Path, task: Task, split: str, images: ImageRoots | None, *, with_images: bool, instructions: bool
+    data: Path, task: Task, split: str, images: ImageRoots | None, *, with_images: bool, instructions: bool, trust: bool
 ) -> ExportedSplit:
     """Read the queries; of the passages, which may be millions, only what there is."""
     if split not in task.splits:
         raise M2KRError(f"{task.key} has no split {split!r}; it has {', '.join(task.splits)}.")
     files = split_shards(data, task.data_config, split)
     passages = split_shards(data, task.passages_config, f"{split}_passages")
+    identity = identify(data, task, [*files, *passages], trust=trust)
     columns = ["question_id", "question", "instruction", "pos_item_ids", *(["img_path"] if task.reads_images else [])]
     with readable(f"{task.key}/{split} in {data}", "Get these files again."):
+        check_read(task, split, pl.scan_parquet(files), pl.scan_parquet(passages), data)
         queries = pl.read_parquet(files, columns=columns)
         rows = sum(pq.read_metadata(file).num_rows for file in passages)
     first = next(read_passages(passages), None)
     if not queries.height or first is None:
         raise M2KRError(f"there are no {'passages' if queries.height else 'queries'} in {task.key}/{split} in {data}.")
-    repeated = queries.filter(pl.col("question_id").is_duplicated())["question_id"]
-    if len(repeated):
-        raise M2KRError(f"the question id {repeated[0]!r} stands more than once in {task.data_config}/{split}.")
     question = queries["question"].cast(pl.String).fill_null("")
     texts = [query_text(lead, text) for lead, text in zip(queries["instruction"], question, strict=True)]
     text = pl.Series(texts, dtype=pl.String) if instructions else question
@@ -155,7 +170,6 @@ def _read_split(
     shown = {"id": queries["question_id"], "text": text, "question": question}
     if task.reads_images:
         shown["img_path"] = queries["img_path"]
-    fingerprint, synthetic = identify(data, task, [*files, *passages])
     return ExportedSplit(
         task=task,
         split=split,
@@ -164,8 +178,9 @@ def _read_split(
         passages=passages,
         rows=rows,
         images=roots,
-        fingerprint=fingerprint,
-        synthetic=synthetic,
+        fingerprint=identity.fingerprint,
+        synthetic=identity.synthetic,
+        files=identity.files,
     )
 
 

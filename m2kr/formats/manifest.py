@@ -7,13 +7,13 @@ machine or the number of threads goes into a file.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from m2kr import __version__
-from m2kr.common.files import atomic, digest, sha256_of, write_json
+from m2kr.common.files import atomic, digest, write_json
+from m2kr.common.work import move_into_place
 from m2kr.errors import M2KRError
 from m2kr.formats.shards import Shard
 from m2kr.tasks import TASKS, Task
@@ -48,15 +48,9 @@ def shards_of(entry: dict[str, Any]) -> Iterator[Shard]:
             yield from facts["shards"]
 
 
-def identify(data: Path, task: Task, shards: list[Path]) -> tuple[str, bool]:
-    """Return the fingerprint of a task's tables, and whether they are made up.
-
-    The manifest has both; without an entry of it, the fingerprint is that of the hashes of ``shards``.
-    """
-    entry = read_manifest(data)["tasks"].get(task.key)
-    if entry is not None:
-        return entry["fingerprint"], entry["synthetic"] is not None
-    return digest([sha256_of(shard) for shard in shards]), False
+def is_of_its_hashes(entry: dict[str, Any]) -> bool:
+    """Whether the fingerprint of a task's entry is that of the hashes that it lists."""
+    return bool(digest([shard["sha256"] for shard in shards_of(entry)]) == entry["fingerprint"])
 
 
 def entry(
@@ -141,10 +135,7 @@ def _replace(
     manifest[part] = {key: entries[key] for key in TASKS if key in entries}
     page, metadata = dataset_card(manifest), croissant(manifest)
     for config, folder in folders.items():
-        target = out / config
-        if target.exists():
-            shutil.rmtree(target)
-        folder.replace(target)
+        move_into_place(folder, out / config)
     with atomic(out / CARD, "w") as file:
         file.write(page)
     write_json(out / CROISSANT, metadata)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,6 +13,9 @@ from polars.datatypes import DataTypeClass
 from m2kr.errors import M2KRError
 from m2kr.formats.schema import arrow_schema, polars_schema
 from m2kr.tasks import Task
+
+_NAMED = 1000
+# Rows that are named at most, where many are wrong in the same way.
 
 
 class DatasetError(M2KRError):
@@ -61,8 +64,8 @@ def check_columns(config: str, found: pa.Schema, where: str) -> None:
             )
 
 
-def check_loaded(config: str, frame: pl.DataFrame, where: str, needed: Sequence[str]) -> None:
-    """Check a table that was read whole: columns, types, ids, and nulls where none may be. No text is looked at.
+def check_loaded(config: str, frame: pl.DataFrame | pl.LazyFrame, where: str, needed: Sequence[str]) -> None:
+    """Check a table that is to be used: columns, types, ids, and nulls where none may be. No text is looked at.
 
     It is more lenient than `check_columns`, for tables that others wrote: columns beyond the format are let be, and so
     are columns without any value, numbers of another width, and strings where the format has nulls only.
@@ -76,18 +79,19 @@ def check_loaded(config: str, frame: pl.DataFrame, where: str, needed: Sequence[
     Raises:
         DatasetError: naming the first column or row that is wrong, and how many rows are.
     """
-    if lacking := [name for name in needed if name not in frame.columns]:
+    rows = frame.lazy()
+    schema = rows.collect_schema()
+    if lacking := [name for name in needed if name not in schema]:
         raise DatasetError(f"{where} has no column {', '.join(lacking)}; it is not in the M2KR format.")
     row_id = needed[0]
     for name, wanted in polars_schema(config).items():
-        found = frame.schema.get(name, wanted)
+        found = schema.get(name, wanted)
         if not _serves(found, wanted) or (name == row_id and found != wanted):
             raise DatasetError(f"{where}: column {name} has type {found}, {config} wants {wanted}.")
-    rows = frame.lazy()
     doubtful = (pl.col(row_id).n_unique() < pl.len()) | _blank(row_id).any()
-    if frame.select(doubtful).item():
+    if rows.select(doubtful).collect(engine="streaming").item():
         _refuse(_id_problems(rows, row_id, where))
-    read_as_lists = [name for name in (*needed, "answers") if isinstance(frame.schema.get(name), pl.List)]
+    read_as_lists = [name for name in (*needed, "answers") if isinstance(schema.get(name), pl.List)]
     problems = _null_problems(rows, read_as_lists, row_id, where)
     if "passage_content" in needed:
         without = rows.filter(pl.col("passage_content").is_null())
@@ -247,6 +251,41 @@ def _null_problems(frame: pl.LazyFrame, columns: Sequence[str], row_id: str, whe
         _Problem(where, frame.filter(each.len() != each.drop_nulls().list.len()), row_id, f"a null stands among {name}")
         for name, each in lists.items()
     ]
+
+
+def doubts(task: Task, data: pl.LazyFrame, passages: pl.LazyFrame) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """Yield what keeps a split that `check_split` passes from being evaluated, or makes its figures doubtful.
+
+    Yields:
+        The config, what is wrong, and the first question ids of which it is.
+    """
+    for config, rows, column in (
+        (task.data_config, data, "question"),
+        (task.passages_config, passages, "passage_content"),
+    ):
+        if not rows.select(pl.len()).collect().item():
+            yield config, "there are no rows, so the split cannot be evaluated", ()
+        elif said := _windows_line_ends(rows, column):
+            yield config, said, ()
+    if task.reads_images:
+        without = data.filter(pl.col("img_path").is_null())
+        count, first = without.select(pl.len(), pl.col("question_id").head(_NAMED).implode()).collect().row(0)
+        if count:
+            yield task.data_config, f"{count:,} queries have no image path", tuple(first)
+
+
+def _windows_line_ends(rows: pl.LazyFrame, column: str) -> str:
+    """Return what is wrong where most texts end in a carriage return: their raw file had lines of Windows."""
+    if rows.collect_schema()[column] != pl.String:
+        return ""
+    ending = pl.col(column).str.ends_with("\r").sum()
+    count, texts = rows.select(ending, pl.col(column).count().alias("texts")).collect(engine="streaming").row(0)
+    if count * 2 <= texts:
+        return ""
+    return (
+        f"{count:,} of {texts:,} texts in {column} end in a carriage return: the raw file had Windows line ends. "
+        "Build the task again."
+    )
 
 
 def check_images(data: pl.LazyFrame, where: str, images: ImagePlaces | None) -> int:

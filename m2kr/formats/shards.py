@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from m2kr.common.files import atomic, sha256_of
+from m2kr.common.files import atomic, sha256_of, writing
 from m2kr.errors import M2KRError, first_line
 from m2kr.tasks import TASKS, Task, parse_tasks
 
@@ -62,9 +62,10 @@ def write_shards(
     Raises:
         M2KRError: the disk is full, or the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for stale in folder.glob(f"{split}-*.parquet*"):
-        stale.unlink()
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for stale in folder.glob(f"{split}-*.parquet*"):
+            stale.unlink()
     number = rows = size = 0
 
     def shard_of(table: pa.Table) -> int:
@@ -85,7 +86,8 @@ def write_shards(
         for index, (part, count, sha256) in enumerate(parts):
             path = shard_path(folder, split, index, len(parts)) if counted else part.with_suffix("")
             found = sha256.result()
-            part.replace(path)
+            with writing(path):
+                part.replace(path)
             shards.append({"path": path.name, "sha256": found, "rows": count, "bytes": path.stat().st_size})
     return shards
 

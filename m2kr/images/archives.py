@@ -28,7 +28,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from m2kr.common.files import atomic, digest
+from m2kr.common.files import atomic, cache_folder, digest
+from m2kr.common.locks import exclusive
 from m2kr.common.progress import progress, say
 from m2kr.errors import M2KRError
 from m2kr.images.parts import FIRST_PART, open_whole, parts_of, whole_size
@@ -185,8 +186,6 @@ class _Tar:
     """A tar with its index."""
 
     def __init__(self, path: Path, *, packed: bool, state: list[int]) -> None:
-        from filelock import FileLock
-
         self.path = path
         self._local = threading.local()
         key = f"{state}"
@@ -198,7 +197,7 @@ class _Tar:
             home = next(iter(_homes(path, writable=True)))
             self._place(home, packed=packed)
             # Other processes may want the same archive now.
-            with FileLock(home / f".{path.name}.m2kr-lock"):
+            with exclusive(home / f".{path.name}.m2kr-lock", self._index, wait=True):
                 if not self._fits(key, state, packed=packed):
                     if packed and not _is_unpacked(self._tar, state):
                         _unpack(path, self._tar, state)
@@ -277,8 +276,7 @@ def _homes(path: Path, *, writable: bool = False) -> Iterator[Path]:
     """Yield the folders that may hold what is made of an archive: its own, then the cache."""
     if not writable or os.access(path.parent, os.W_OK):
         yield path.parent
-    root = os.environ.get("M2KR_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "m2kr"
-    cache = Path(root) / "archives" / digest(str(path.resolve()))
+    cache = cache_folder() / "archives" / digest(str(path.resolve()))
     if writable:
         try:
             cache.mkdir(parents=True, exist_ok=True)

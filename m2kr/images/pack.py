@@ -6,8 +6,8 @@ keeps the finished ones.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,7 +15,9 @@ import pyarrow as pa
 
 from m2kr import __version__
 from m2kr.common.files import digest, sha256_of
+from m2kr.common.locks import is_left_locked, one_writer
 from m2kr.common.progress import progress, say
+from m2kr.common.work import discard, move_into_place
 from m2kr.errors import M2KRError
 from m2kr.formats.manifest import MANIFEST, publish_images, read_manifest, split_facts
 from m2kr.formats.shards import Shard, shard_path, write_shard
@@ -45,6 +47,8 @@ def pack_task(
 ) -> dict[str, Any]:
     """Write ``<out>/<TASK>_images``, and note it in the manifest, the card and the metadata of ``out``.
 
+    While another process writes ``out``, this waits.
+
     Args:
         data: the benchmark.
         task: whose images.
@@ -63,17 +67,39 @@ def pack_task(
     roots = roots.for_task(task)
     plan = cut(_found(data, task, roots, allow_missing=allow_missing, quiet=quiet), SHARD_BYTES)
     key = digest(__version__, SHARD_BYTES, GROUP_BYTES, plan)
-    config = task.images_config
+    work = out / ".build" / task.images_config
+    known = _packed(out, task, key, rerun=rerun)
+    if known is None:
+        with one_writer(out, quiet=quiet):
+            # Another process may have packed them just now; what this one is to do again, that has not done.
+            known = _packed(out, task, key, rerun=rerun)
+            if known is None:
+                return _made(plan, roots, out, task, key, rerun=rerun, quiet=quiet)
+    if is_left_locked(out) or work.exists():
+        with suppress(M2KRError), one_writer(out, wait=False):  # not while another process is at it
+            _clear_up(work)
+    say(f"{task.images_config}: packed already", quiet=quiet)
+    return known
+
+
+def _packed(out: Path, task: Task, key: str, *, rerun: bool) -> dict[str, Any] | None:
+    """Return the manifest entry of images that are packed and need not be packed again."""
     known = read_manifest(out).get("images", {}).get(task.key, {})
-    if not rerun and known.get("key") == key and all((out / s["path"]).is_file() for s in known["shards"]):
-        say(f"{config}: packed already", quiet=quiet)
-        return dict(known)
+    whole = not rerun and known.get("key") == key and all((out / shard["path"]).is_file() for shard in known["shards"])
+    return dict(known) if whole else None
+
+
+def _made(
+    plan: list[list[Sized]], roots: ImageRoots, out: Path, task: Task, key: str, *, rerun: bool, quiet: bool
+) -> dict[str, Any]:
+    """Write the shards, move them into place and note them."""
+    config = task.images_config
     work = out / ".build" / config
     folder = work / key
     if work.is_dir():
         for stale in work.iterdir():
             if stale != folder or rerun:
-                shutil.rmtree(stale, ignore_errors=True)
+                discard(stale)
     shards: list[Shard] = []
     with progress(sum(size for shard in plan for _, size in shard), f"pack {config}", unit="B", quiet=quiet) as bar:
         for number, images in enumerate(plan):
@@ -86,14 +112,17 @@ def pack_task(
     if (out / MANIFEST).exists():
         publish_images(out, task, result, folder)
     else:
-        if (out / config).exists():
-            shutil.rmtree(out / config)
-        folder.replace(out / config)
+        move_into_place(folder, out / config)
         say(f"{out} has no {MANIFEST}: its card was left as it is, and does not list {config}", quiet=quiet)
-    shutil.rmtree(work)
-    if not any(work.parent.iterdir()):
-        work.parent.rmdir()
+    _clear_up(work)
     return result
+
+
+def _clear_up(work: Path) -> None:
+    """Delete a working folder, and the folder of all of them when it is the last one."""
+    discard(work)
+    with suppress(OSError):  # others work there
+        work.parent.rmdir()
 
 
 def _found(data: Path, task: Task, roots: ImageRoots, *, allow_missing: bool, quiet: bool) -> list[Sized]:

@@ -17,7 +17,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from m2kr.errors import first_line
+from m2kr.errors import M2KRError, first_line
+from m2kr.formats.integrity import ReadFile, identify_images
 from m2kr.formats.shards import find_shards, missing_shards
 from m2kr.images.decode import ImageError, ImageFile
 from m2kr.images.roots import ImageRoots
@@ -39,6 +40,7 @@ class PackedImages:
         self.folder = folder
         self._lock = threading.Lock()
         self._places: dict[str, tuple[Path, int, int]] | None = None
+        self._files: tuple[ReadFile, ...] = ()
         self._groups: OrderedDict[tuple[Path, int], Any] = OrderedDict()
 
     def __str__(self) -> str:
@@ -58,6 +60,15 @@ class PackedImages:
             return None
         return ImageFile(f"{place[0]}, image {path}", -1, partial(self._read, *place))
 
+    def check_unchanged(self) -> None:
+        """Check that the shards are as they were when the images were listed, if they were.
+
+        Raises:
+            M2KRError: they have changed.
+        """
+        for file in self._files:
+            file.check_unchanged()
+
     def paths(self) -> list[str]:
         """Return the paths of all images, in their order."""
         return list(self._listed())
@@ -74,6 +85,10 @@ class PackedImages:
                 )
             if some := missing_shards(shards):
                 raise ImageError(f"{self.folder} has {some.replace('the', 'its')}. Get the rest.", "unreadable")
+            try:
+                self._files = identify_images(self.folder, shards)
+            except M2KRError as error:
+                raise ImageError(str(error), "unreadable") from error
             places: dict[str, tuple[Path, int, int]] = {}
             for shard in shards:
                 with _opened(shard) as file:

@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from m2kr.errors import M2KRError
 from m2kr.formats.shards import find_shards, read_batches
@@ -24,8 +24,15 @@ if TYPE_CHECKING:
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 """Archives that are looked for beside and in the places where the releases keep images, in this order."""
 
-Finder = Callable[[str], ImageFile | None]
-"""Returns the file of a path that was found harmless, or None."""
+
+class Finder(Protocol):
+    """A place of pictures that is no folder and no archive."""
+
+    def __call__(self, path: str) -> ImageFile | None:
+        """Return the file of a path that was found harmless, or None."""
+
+    def check_unchanged(self) -> None:
+        """Raise M2KRError where its files are no longer those that were read."""
 
 
 class ImageRoots:
@@ -123,6 +130,15 @@ class ImageRoots:
     def has(self, path: str) -> bool:
         """Whether some root has the file of an ``img_path``."""
         return self.find(path) is not None
+
+    def check_unchanged(self) -> None:
+        """Check that packed images that were read are as they were then.
+
+        Raises:
+            M2KRError: their shards have changed.
+        """
+        for finder in self._finders:
+            finder.check_unchanged()
 
     def open(self, path: str) -> Image:
         """Return an image, decoded to RGB.

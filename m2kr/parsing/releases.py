@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from m2kr import __version__
 from m2kr.common.concurrency import ordered_map, prefetch
-from m2kr.common.files import digest, write_json
+from m2kr.common.files import digest, write_json, writing
 from m2kr.common.progress import progress
 from m2kr.errors import BadRowsError, M2KRError, MissingReleaseError
 from m2kr.parsing.compressed import read_pieces
@@ -187,7 +187,8 @@ class RawFiles:
         target = self.work / name
         self.staged.append(name)
         if not target.exists():
-            self.work.mkdir(parents=True, exist_ok=True)
+            with writing(target):
+                self.work.mkdir(parents=True, exist_ok=True)
             temporary = target.with_name(f".{name}.tmp")
             _remove(temporary)  # a kill may have left one
             try:

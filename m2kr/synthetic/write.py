@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from m2kr import __version__, tasks
-from m2kr.common.files import atomic, write_json
+from m2kr.common.files import atomic, write_json, writing
+from m2kr.common.locks import clear_lock, is_unclaimed, one_writer
 from m2kr.common.progress import progress, say
 from m2kr.errors import M2KRError, did_you_mean
 from m2kr.synthetic.releases.files import ReleaseFile, SyntheticRelease
@@ -48,6 +50,8 @@ def generate(
 ) -> None:
     """Write a made-up world as raw releases, one folder each; go on where an earlier run stopped.
 
+    While another process writes ``out``, this waits.
+
     Args:
         out: the folder that gets a folder for each release.
         scale: how much; see `Sizes`.
@@ -64,8 +68,14 @@ def generate(
     markers = {name: _marker(name, world) for name in names}
     for name in names:
         _check_folder(out / name, markers[name])
-    for name in names:
-        _write_release(out / name, markers[name], RELEASES[name].files(world), quiet)
+    finished = all(_to_write(out / name, RELEASES[name].files(world)) is None for name in names)
+    if finished:
+        clear_lock(out)
+    # What is finished may be in a folder that is read-only.
+    with nullcontext() if finished else one_writer(out, quiet=quiet):
+        for name in names:
+            _check_folder(out / name, markers[name])  # again: another process may have written meanwhile
+            _write_release(out / name, markers[name], RELEASES[name].files(world), quiet)
 
 
 def _marker(release: str, world: World) -> dict[str, Any]:
@@ -101,23 +111,31 @@ def _check_folder(folder: Path, marker: dict[str, Any]) -> None:
                 "Delete that folder, or choose another --out."
             )
         return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not is_unclaimed(folder, UNFINISHED):
         raise M2KRError(
             f"{folder} holds files but no {MARKER}, so they may be real data; nothing is written there. "
             "Choose another --out, or move these files away."
         )
 
 
-def _write_release(folder: Path, marker: dict[str, Any], files: Iterable[ReleaseFile], quiet: bool) -> None:
+def _to_write(folder: Path, files: Iterable[ReleaseFile]) -> list[ReleaseFile] | None:
+    """Return the files of a release that are not there; None where it is finished."""
     missing = [each for each in files if not (folder / each.path).is_file()]
-    if not missing and (folder / MARKER).is_file():
+    finished = not missing and (folder / MARKER).is_file() and not (folder / UNFINISHED).exists()
+    return None if finished else missing
+
+
+def _write_release(folder: Path, marker: dict[str, Any], files: Iterable[ReleaseFile], quiet: bool) -> None:
+    missing = _to_write(folder, files)
+    if missing is None:
         say(f"{folder}: already there, nothing to do", quiet=quiet)
         return
     if not (folder / MARKER).is_file():
         # From here on the folder is known as ours, whenever the run ends.
         write_json(folder / UNFINISHED, marker)
-        for leftover in folder.rglob(".*.tmp"):
-            leftover.unlink()
+        with writing(folder):
+            for leftover in folder.rglob(".*.tmp"):
+                leftover.unlink()
     with progress(sum(each.rows for each in missing), folder.name, quiet=quiet) as bar:
         for each in missing:
             with atomic(folder / each.path, durable=not each.path.lower().endswith((".jpg", ".jpeg"))) as file:
@@ -125,5 +143,6 @@ def _write_release(folder: Path, marker: dict[str, Any], files: Iterable[Release
                     file.write(piece)
                     bar.update()
     write_json(folder / MARKER, marker)
-    (folder / UNFINISHED).unlink(missing_ok=True)
+    with writing(folder):
+        (folder / UNFINISHED).unlink(missing_ok=True)
     say(f"{folder}: {len(missing)} file{'s' * (len(missing) != 1)} written", quiet=quiet)

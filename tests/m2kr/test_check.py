@@ -1,6 +1,7 @@
 """The check command: clean where all is well, and every kind of damage is found and listed."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from PIL import Image
 from m2kr import check as module
 from m2kr.check import main
 from m2kr.errors import run_command
+from m2kr.evaluate.__main__ import main as evaluate
 from m2kr.formats.manifest import read_manifest
 from m2kr.images.decode import MAX_PIXELS
 from m2kr.images.roots import image_paths
@@ -171,6 +173,61 @@ def test_a_null_among_answers_is_a_problem(data):
     assert code == 1
     assert only(report)["where"] == "OKVQA_data/test"
     assert "a null stands among answers (30 rows in all)" in only(report)["says"]
+
+
+DAMAGES = {
+    "a null among answers": ("data/test", lambda rows: rows.with_columns(answers=pl.concat_list("answers", NULL))),
+    "a null among positives": (
+        "data/test",
+        lambda rows: rows.with_columns(pos_item_ids=pl.concat_list("pos_item_ids", NULL)),
+    ),
+    "positives as text": ("data/test", lambda rows: rows.with_columns(pl.col("pos_item_ids").list.first())),
+    "answers as text": ("data/test", lambda rows: rows.with_columns(pl.col("answers").list.first())),
+    "ids as numbers": ("data/test", lambda rows: rows.with_columns(question_id=pl.int_range(pl.len()))),
+    "questions as numbers": ("data/test", lambda rows: rows.with_columns(question=pl.lit(7))),
+    "no column": ("data/test", lambda rows: rows.drop("instruction")),
+    "an id twice": ("data/test", lambda rows: pl.concat([rows, rows.head(1)])),
+    "an empty id": ("data/test", lambda rows: rows.with_columns(question_id=pl.lit(""))),
+    "no queries": ("data/test", lambda rows: rows.clear()),
+    "a null passage id": (
+        "passages/test_passages",
+        lambda rows: rows.with_columns(passage_id=first_null("passage_id")),
+    ),
+    "a passage id twice": ("passages/test_passages", lambda rows: pl.concat([rows, rows.head(1)])),
+    "a passage without text": (
+        "passages/test_passages",
+        lambda rows: rows.with_columns(passage_content=first_null("passage_content")),
+    ),
+    "no image path": ("data/test", lambda rows: rows.with_columns(img_path=first_null("img_path"))),
+    "an id twice, and another column": ("data/test", lambda rows: pl.concat([rows, rows.head(1)]).with_columns(more=1)),
+}
+NULL = pl.lit(None, pl.String)
+
+
+def first_null(column):
+    return pl.when(pl.int_range(pl.len()) > 0).then(column)
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_what_an_evaluation_refuses_is_a_problem(data, world, registered, capsys, name):
+    (data / "manifest.json").unlink()
+    place, change = DAMAGES[name]
+    path = data / f"OKVQA_{place}-00000-of-00001.parquet"
+    known = pq.read_schema(path)
+    table = change(pl.read_parquet(path)).to_arrow()
+    for index, field in enumerate(table.schema):  # Polars writes large_string
+        old = known.field(field.name) if field.name in known.names else field
+        if str(old.type) == re.sub("large_|_view", "", str(field.type)):
+            table = table.set_column(index, old, table.column(index).cast(old.type))
+    pq.write_table(table, path)
+    arguments = ["--model", "seeing", "--tasks", "OKVQA", "--data", data, "--images", world, "--out", data / "out"]
+    assert run_command(evaluate, [str(argument) for argument in arguments]) == 2
+    assert "error: " in capsys.readouterr().err
+    code, report = run(data, "--tasks", "OKVQA")
+    assert code == 1
+    wheres = {problem["where"] for problem in report["problems"]}
+    assert wheres
+    assert wheres <= {"OKVQA_data/test", path.relative_to(data).as_posix()}
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")

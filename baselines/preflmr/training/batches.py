@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from baselines.preflmr.training.negatives import mine
+from baselines.preflmr.training.negatives import Rows, mine
 from baselines.preflmr.training.stages import Instructions, StageConfig
 from m2kr.dataset import TaskData, load_task, query_text
 from m2kr.errors import M2KRError
@@ -23,8 +22,6 @@ from m2kr.images.roots import ImageRoots
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-Rows = npt.NDArray[np.int64]
 
 
 class TrainingTask:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -10,16 +11,19 @@ import polars as pl
 
 from baselines.bm25 import BM25
 from m2kr.common.files import atomic, digest
+from m2kr.common.locks import exclusive
 from m2kr.common.progress import progress
 from m2kr.dataset import TaskData
 from m2kr.metrics import contains_answer
+
+Rows: TypeAlias = npt.NDArray[np.int64]
 
 _AT_ONCE = 256
 _DEEPER = 2
 # Rows ranked for each that is kept, to make up for those that turn out to be positive.
 
 
-def mine(data: TaskData, depth: int, folder: Path, *, quiet: bool = False) -> npt.NDArray[np.int64]:
+def mine(data: TaskData, depth: int, folder: Path, *, quiet: bool = False) -> Rows:
     """Return the passages that BM25 ranks first for each query and that are no answer to it.
 
     What is searched for is the question and the query's positive passage together: questions about pictures do not name
@@ -36,9 +40,17 @@ def mine(data: TaskData, depth: int, folder: Path, *, quiet: bool = False) -> np
         Row numbers of passages, ``(queries, depth)`` int64, best first, -1 where there are fewer.
     """
     kept = folder / f"{data.task.key}-{digest(data.fingerprint, depth)[:16]}.npy"
-    if kept.is_file():
-        found: npt.NDArray[np.int64] = np.load(kept, allow_pickle=False)
-        return found
+    if not kept.is_file():
+        with exclusive(folder / f".{kept.name}.lock", kept, wait=True, quiet=quiet):
+            if not kept.is_file():
+                found = _mined(data, depth, quiet=quiet)
+                with atomic(kept) as file:
+                    np.save(file, found, allow_pickle=False)
+    known: Rows = np.load(kept, allow_pickle=False)
+    return known
+
+
+def _mined(data: TaskData, depth: int, *, quiet: bool) -> Rows:
     contents = data.passages["passage_content"].to_list()
     rows = {name: row for row, name in enumerate(data.passages["passage_id"])}
     bm25 = BM25()
@@ -65,6 +77,4 @@ def mine(data: TaskData, depth: int, folder: Path, *, quiet: bool = False) -> np
                 ][:depth]
                 found[row, : len(good)] = good
             bar.update(len(batch))
-    with atomic(kept) as file:
-        np.save(file, found, allow_pickle=False)
     return found

@@ -13,6 +13,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from m2kr.common.files import write_json
+from m2kr.common.locks import clear_lock, one_writer
 from m2kr.common.measure import versions
 from m2kr.common.progress import say
 from m2kr.common.work import claim
@@ -48,13 +50,29 @@ def run_training(
         quiet: no progress.
 
     Raises:
-        M2KRError: the folder holds another run, or the loss is no longer a number.
+        M2KRError: the folder holds another run, another process is training in it, or the loss is no longer a number.
     """
-    if first_process():
-        claim(out / RUN, settings, "run")
-    if (done := read_done(out)) is not None:
-        say(f"{out}: already trained, nothing to do", quiet=quiet)
-        return done
+    # A run that is finished may be in a folder that is read-only.
+    finished = read_done(out) is not None
+    if finished and first_process():
+        clear_lock(out)
+    with one_writer(out, wait=False) if first_process() and not finished else nullcontext():
+        if first_process():
+            claim(out / RUN, settings, "run")
+        if (done := read_done(out)) is not None:
+            say(f"{out}: already trained, nothing to do", quiet=quiet)
+            return done
+        return _trained(out, settings, make_trainer, finish, quiet=quiet)
+
+
+def _trained(
+    out: Path,
+    settings: dict[str, Any],
+    make_trainer: Callable[[Path | None], Any],
+    finish: Callable[[Any], dict[str, Any]],
+    *,
+    quiet: bool,
+) -> dict[str, Any]:
     last = last_checkpoint(out)
     if last is not None:
         say(f"{out}: going on after {last.name}", quiet=quiet)

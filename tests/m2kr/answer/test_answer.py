@@ -351,9 +351,7 @@ def test_what_cannot_be_answered_is_an_error_of_one_line(
 ) -> None:
     monkeypatch.chdir(results.parent)
     if "OTHER" in arguments:
-        manifest = json.loads((data / "manifest.json").read_text(encoding="utf-8"))
-        manifest["tasks"]["OKVQA"]["fingerprint"] = "0123456789abcdef"
-        (data / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+        (data / "manifest.json").unlink()  # so it has a fingerprint of its own
     blind = [] if "SEE" in arguments else ["--ignore-images"]
     places = {"RESULTS": str(results), "OTHER": str(data)}
     given = [value.replace("RESULTS", str(results)) for value in arguments if value != "SEE"]

@@ -40,6 +40,21 @@ def test_a_link_under_the_temporary_name_is_not_followed(tmp_path, mode):
     assert not (inside / "file").is_symlink()
 
 
+def test_of_two_writers_of_a_file_one_is_told_and_nothing_half_written_is_published(tmp_path):
+    path = tmp_path / "file"
+    first, second = atomic(path, "w"), atomic(path, "w")
+    first.__enter__().write("first")
+    half = second.__enter__()
+    half.write("sec")
+    with pytest.raises(M2KRError, match="being written by another process"):
+        first.__exit__(None, None, None)
+    assert not path.exists()
+    half.write("ond")
+    second.__exit__(None, None, None)
+    assert path.read_text(encoding="utf-8") == "second"
+    assert [found.name for found in tmp_path.iterdir()] == ["file"]
+
+
 def test_a_folder_under_the_temporary_name_is_an_error_of_that_file(tmp_path):
     (tmp_path / ".file.tmp").mkdir()
     with pytest.raises(M2KRError, match="file could not be written"), atomic(tmp_path / "file"):

@@ -8,8 +8,10 @@ import time
 
 import pytest
 
-from m2kr.common.work import Note, Workplace, claim, move_into_place
+from m2kr.common.locks import one_writer
+from m2kr.common.work import Note, Workplace, claim, discard, move_into_place
 from m2kr.errors import M2KRError
+from tests.kills import killed_everywhere
 
 
 def test_facts_are_found_again_under_their_key_alone(tmp_path):
@@ -76,6 +78,22 @@ def test_a_folder_is_claimed_for_settings(tmp_path):
         claim(note, {}, "run")
 
 
+def test_a_kill_at_any_point_of_claiming_does_not_make_the_folder_another_s(tmp_path):
+    note = tmp_path / "run" / "run.json"
+
+    def claimed(_=None):
+        with one_writer(note.parent, wait=False):
+            claim(note, {"seed": 1}, "run")
+
+    kills = []
+    for number in killed_everywhere(claimed):
+        kills.append(number)
+        claimed()
+        assert [path.name for path in note.parent.iterdir()] == ["run.json"]
+        discard(note.parent)
+    assert len(kills) > 5
+
+
 def test_one_process_at_a_time_works_on_a_result_and_the_next_is_told_which(tmp_path):
     first, second = (Workplace(tmp_path / "out", "TASK", key) for key in "ab")
     assert first.folder != second.folder
@@ -130,10 +148,49 @@ def test_a_link_under_the_name_of_a_lock_is_not_followed(tmp_path):
 def test_a_lock_that_cannot_be_written_is_said(tmp_path):
     (tmp_path / "out").touch()
     with (
-        pytest.raises(M2KRError, match=r"\.TASK\.lock could not be written: .*\. Choose another folder"),
+        pytest.raises(M2KRError, match=r"out could not be written: File exists\. Choose another folder"),
         Workplace(tmp_path / "out", "TASK", "a").locked(),
     ):
         pass
+
+
+def test_a_link_in_the_place_of_a_finished_folder_is_replaced_and_not_followed(tmp_path):
+    for name in ("work", "outside"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+    (tmp_path / "target").symlink_to(tmp_path / "outside")
+    move_into_place(tmp_path / "work", tmp_path / "target")
+    found = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*"))
+    assert found == ["outside", "outside/outside", "target", "target/work"]
+
+
+def test_a_kill_at_any_point_of_replacing_leaves_the_old_folder_none_or_the_new_one(tmp_path):
+    work, target = tmp_path / "work", tmp_path / "target"
+
+    def prepare(folder, name):
+        discard(folder)
+        (folder / "sub").mkdir(parents=True)
+        for number in range(3):
+            (folder / f"{name}{number}").touch()
+            (folder / "sub" / f"{name}{number}").touch()
+
+    def files(folder):
+        return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+    prepare(work, "new")
+    prepare(target, "old")
+    old, new, seen = files(target), files(work), []
+    for _ in killed_everywhere(lambda _: move_into_place(work, target)):
+        seen.append(files(target) if target.exists() else [])
+        assert seen[-1] in (old, [], new)
+        prepare(work, "new")
+        move_into_place(work, target)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["target"]
+        assert files(target) == new
+        prepare(work, "new")
+        prepare(target, "old")
+    assert [old in seen, [] in seen, new in seen] == [True] * 3
+    assert len(seen) > 10
 
 
 def test_a_finished_folder_takes_the_place_of_the_old_one(tmp_path):

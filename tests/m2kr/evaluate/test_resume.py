@@ -305,7 +305,7 @@ def test_a_full_disk_is_said_and_the_work_goes_on_later(
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest, hard))  # a file is cut there, as one is on a full disk
     try:
-        with pytest.raises(M2KRError, match=r"could not be written: File too large\. Free some space"):
+        with pytest.raises(M2KRError, match=r"could not be written: File too large\. Choose"):
             evaluated(Single(), okvqa, tmp_path / "full")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

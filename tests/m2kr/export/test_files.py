@@ -132,13 +132,13 @@ def test_an_id_that_beir_cannot_hold_is_named(awkward, tmp_path):
 @settings(max_examples=50, deadline=None)
 def test_any_text_comes_back_from_beir_files(text, name, tmp_path_factory):
     loader = pytest.importorskip("beir.datasets.data_loader", reason="beir reads the export; pip install beir")
-    name = name.replace("\r", "").replace("\n", "") or "x"
+    name = name.replace("\r", "").replace("\n", "")
+    name = name if name.strip() else "x"
     folder = tmp_path_factory.mktemp("any")
     (folder / "MSMARCO_data").mkdir()
     (folder / "MSMARCO_passages").mkdir()
-    pl.DataFrame(
-        {"question_id": [name], "question": [f"q{text}"], "instruction": [""], "pos_item_ids": [[name]]}
-    ).write_parquet(folder / "MSMARCO_data" / "test-00000-of-00001.parquet")
+    row = {"question_id": name, "question": f"q{text}", "instruction": "", "img_path": None, "pos_item_ids": [name]}
+    pl.DataFrame([row]).write_parquet(folder / "MSMARCO_data" / "test-00000-of-00001.parquet")
     pl.DataFrame({"passage_id": [name], "passage_content": [text]}).write_parquet(
         folder / "MSMARCO_passages" / "test_passages-00000-of-00001.parquet"
     )

@@ -1,5 +1,6 @@
 """Images in shards: written once, whole, the same bytes each time, and read by load_task and load_dataset."""
 
+import os
 import pickle
 import shutil
 import signal
@@ -14,7 +15,7 @@ from datasets import Image, load_dataset
 from m2kr.build.inputs import task_inputs
 from m2kr.build.task import build_task
 from m2kr.dataset import load_task
-from m2kr.errors import run_command
+from m2kr.errors import M2KRError, run_command
 from m2kr.formats.manifest import read_manifest
 from m2kr.images import pack
 from m2kr.images.__main__ import main
@@ -180,11 +181,28 @@ def test_shards_that_are_damaged_or_missing_are_named(data, world, small):
     image = PackedImages(data / "OKVQA_images").paths()[0]
     content = paths[0].read_bytes()
     paths[0].write_bytes(content[:1000])
+    with pytest.raises(ImageError, match=r"images-00000-of-.* is not the file that manifest.json lists: it has 1,000"):
+        load_task("OKVQA", data).images.open(image)
+    load_task("OKVQA", data)  # which may not need them
+    (data / "manifest.json").unlink()
     with pytest.raises(ImageError, match=r"images-00000-of-.* could not be read"):
         load_task("OKVQA", data).images.open(image)
     paths[0].unlink()
     with pytest.raises(ImageError, match="of its"):
         load_task("OKVQA", data).images.open(image)
+
+
+def test_packed_images_that_change_while_they_are_read_are_noticed(data, world, small):
+    pack_task(data, TASK, ImageRoots([world]), out=data, quiet=True)
+    loaded = load_task("OKVQA", data)
+    path = sorted((data / "OKVQA_images").iterdir())[0]
+    os.utime(path, ns=(0, 10**18))
+    loaded.check_unchanged()  # none was read yet
+    loaded.query_image(0)
+    loaded.check_unchanged()
+    os.utime(path, ns=(0, 10**17))
+    with pytest.raises(M2KRError, match=r"images-00000-of-.* changed while it was used"):
+        loaded.check_unchanged()
 
 
 def test_a_null_image_is_an_error(tmp_path):

@@ -91,8 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for config, splits in entry["configs"].items():
             sizes = ", ".join(f"{split} {facts['rows']:,}" for split, facts in splits.items())
             say(f"  {config}: {sizes}", quiet=options.quiet)
-    for task, error in lacking:
-        print(f"{task.key} was not built: {error}")
+    for task, reason in lacking:
+        print(f"{task.key} was not built: {reason}")
     if not built:
         raise M2KRError("nothing was built, for the reasons above. See --list for what is needed and where to get it.")
     example = f"load_dataset({str(out)!r}, '{next(iter(read_manifest(out)['tasks']))}_data')"

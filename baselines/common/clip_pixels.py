@@ -18,7 +18,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from m2kr.common.files import write_json
 from m2kr.errors import M2KRError
+from m2kr.images.decode import to_rgb
 
 if TYPE_CHECKING:
     import torch
@@ -105,6 +107,26 @@ class ClipPixels:
             std=msgspec.convert(values.get("image_std", _CLIP_STD), tuple[float, float, float]),
         )
 
+    def write(self, folder: Path) -> None:
+        """Write ``folder``/preprocessor_config.json, which `from_folder` and transformers' CLIPImageProcessor read."""
+        height, width, _ = self.shape
+        size = self.size
+        values = {
+            "image_processor_type": "CLIPImageProcessor",
+            "do_convert_rgb": True,
+            "do_resize": True,
+            "size": {"shortest_edge": size} if isinstance(size, int) else {"height": size[0], "width": size[1]},
+            "resample": self.resample,
+            "do_center_crop": self.crop is not None,
+            "crop_size": {"height": height, "width": width},
+            "do_rescale": True,
+            "rescale_factor": self.scale,
+            "do_normalize": True,
+            "image_mean": list(self.mean),
+            "image_std": list(self.std),
+        }
+        write_json(folder / "preprocessor_config.json", values)
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """(height, width, 3) of a prepared picture."""
@@ -114,10 +136,10 @@ class ClipPixels:
     def prepare(self, image: Image.Image) -> Pixels:
         """Return a picture as the model sees it, before normalisation: uint8 of shape `shape`.
 
-        Transparent parts become white. Of a picture so long that resizing all of it would take gigabytes, the middle
-        alone is resized, which can differ by a level or two.
+        What is transparent keeps its colour; see `m2kr.images.decode.to_rgb`. Of a picture so long that resizing all of
+        it would take gigabytes, the middle alone is resized, which can differ by a level or two.
         """
-        image = _rgb(image)
+        image = to_rgb(image)
         width, height = self._resized(*image.size)
         crop_height, crop_width, _ = self.shape
         left, top = (width - crop_width) // 2, (height - crop_height) // 2
@@ -163,17 +185,3 @@ class ClipPixels:
         scaled = torch.from_numpy(arrays).to(device).permute(0, 3, 1, 2).float() * self.scale
         mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (self.mean, self.std))
         return ((scaled - mean) / std).to(dtype).contiguous()
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    """Return the picture in RGB as it was read for the published figures: what is transparent keeps its colour.
-
-    transformers 4.49, of which they are, dropped the alpha channel; later versions lay pictures on white. A palette's
-    transparent colour, which Pillow still notes after the conversion, is forgotten: else all pixels of that colour,
-    opaque ones too, would count as transparent.
-    """
-    converted = image.convert("RGB")
-    if "transparency" in converted.info:
-        converted = converted.copy()  # the caller's picture may be in RGB already, and is not to be changed
-        del converted.info["transparency"]
-    return converted

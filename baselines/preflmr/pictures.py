@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from baselines.common.clip_pixels import ClipPixels, Pixels
+from m2kr.images.decode import to_rgb
 
 MissingImage = Literal["black", "none"]
 Regions = Literal["whole", "grid"]
@@ -41,6 +42,7 @@ class Pictures:
 
         ``image`` may be of any mode; see `ClipPixels.prepare`.
         """
+        image = to_rgb(image)
         whole = self.pixels.prepare(image)
         if self.regions == "whole":
             return whole

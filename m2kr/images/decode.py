@@ -62,11 +62,29 @@ class ImageFile:
         return self.name
 
 
-def decode(file: ImageFile) -> Image:
-    """Return an image, decoded to RGB.
+def to_rgb(image: Image, name: object = "the picture") -> Image:
+    """Return a picture in RGB, as it was read for the published figures: what is transparent keeps its colour.
 
-    Grey of 16 bits is scaled to 8, and so are floats from 0 to 1; ``info["scaled"]`` of the image then says from what.
-    (Pillow clips them, the first to white as a rule, the second to black.)
+    transformers 4.49, of which those figures are, dropped the alpha channel; later versions lay pictures on white. A
+    palette's transparent colour, which Pillow 13 still notes after the conversion, is forgotten: else whoever looks at
+    the note takes all pixels of that colour, opaque ones too, for transparent. Grey of 16 bits is scaled to 8, and so
+    are floats from 0 to 1; ``info["scaled"]`` then says from what. (Pillow clips them, the first to white as a rule,
+    the second to black.) The picture given is not changed.
+
+    Args:
+        image: of any mode.
+        name: what it is called in messages.
+
+    Raises:
+        ImageError: its numbers are of a range that nothing tells.
+    """
+    converted = _in_eight_bits(image, name).convert("RGB")  # a copy, where it is in RGB already
+    converted.info.pop("transparency", None)
+    return converted
+
+
+def decode(file: ImageFile) -> Image:
+    """Return an image, decoded to RGB as by `to_rgb`.
 
     Raises:
         ImageError: it cannot be decoded, has too many pixels, or its numbers are of a range that nothing tells.
@@ -81,11 +99,7 @@ def decode(file: ImageFile) -> Image:
             if image.width * image.height > MAX_PIXELS:
                 reason = f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}"
                 raise ImageError(f"{file} has {reason}.", "too many pixels", reason)
-            converted = _in_eight_bits(image, file).convert("RGB")
-            # Pillow 13 keeps the colour of a transparent palette entry, and whoever looks at it afterwards takes all
-            # pixels of that colour for transparent.
-            converted.info.pop("transparency", None)
-            return converted
+            return to_rgb(image, file)
     except ImageError:
         raise
     except M2KRError as error:
@@ -126,7 +140,7 @@ def _without_remarks(png: bytes) -> bytes:
     return b"".join(kept)
 
 
-def _in_eight_bits(image: Image, file: ImageFile) -> Image:
+def _in_eight_bits(image: Image, name: object) -> Image:
     """Return an image of 8 bits a channel: the same one, as a rule."""
     if not image.mode.startswith(("I", "F")):
         return image
@@ -143,7 +157,7 @@ def _in_eight_bits(image: Image, file: ImageFile) -> Image:
         scaled, kind = np.round(values * 255), "floats"
     else:
         reason = f"its pixels are numbers from {low:g} to {high:g}, and nothing says what is white"
-        raise ImageError(f"{file}: {reason}. Save it with 8 bits a channel.", "undecodable", reason)
+        raise ImageError(f"{name}: {reason}. Save it with 8 bits a channel.", "undecodable", reason)
     found = Images.fromarray(scaled.astype(np.uint8))
     found.info["scaled"] = kind
     return found

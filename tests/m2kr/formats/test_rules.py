@@ -134,3 +134,17 @@ def test_columns_are_compared_by_name_order_and_type():
         check_columns("OVEN_passages", pa.schema(reversed(list(schema))), "here")
     with pytest.raises(DatasetError, match="column language has type int64, OVEN_passages wants string"):
         check_columns("OVEN_passages", schema.set(0, pa.field("language", pa.int64())), "here")
+
+
+def test_a_question_column_without_any_value_is_that_of_the_published_cc():
+    schema = arrow_schema("CC_data")
+    empty = {
+        name: schema.set(schema.get_field_index(name), pa.field(name, pa.null()))
+        for name in ("question", "instruction")
+    }
+    check_columns("CC_data", empty["question"], "here")
+    with pytest.raises(DatasetError, match="column instruction has type null"):
+        check_columns("CC_data", empty["instruction"], "here")
+    check_split(TASK, "test", *tables(data__question=[None, None]))
+    with pytest.raises(DatasetError, match="neither a question nor an image"):
+        check_split(TASK, "test", *tables(data__question=[None, None], data__img_path=["a/1.jpg", None]))

@@ -33,6 +33,9 @@ def test_every_config_has_the_published_columns_types_and_splits():
         columns = facts["columns"]
         if isinstance(columns, str):
             columns = published[columns.removeprefix("as ")]["columns"]
+        if config == "CC_data":
+            assert columns["question"] == "null"
+            columns = columns | {"question": "s"}  # empty texts, so that the official example reads them
         assert {field.name: spelled(field.type) for field in arrow_schema(config)} == columns, config
         assert arrow_schema(config).names == list(columns), config
     for task in TASKS.values():

@@ -27,13 +27,18 @@ def test_a_record_is_a_query_and_its_passage(put, tables, counts):
     rows = data["train"]
     assert rows["question_id"].to_list() == [f"GCC_train_{n:09d}" for n in (1, 2, 3)]
     assert rows["instruction"].to_list() == ["Say what is shown.", "Describe it.", "Say what is shown."]
-    assert rows["question"].null_count() == 3
+    assert rows["question"].to_list() == [""] * 3
     assert rows["pos_item_contents"].to_list() == [["a made up kettle 1 ."], [" one & two .\n"], ["one & two ."]]
     assert rows["pos_item_ids"].list.first().to_list() == passages["train"]["passage_id"].to_list()
     assert rows["original_data_id"].list.first().to_list() == passages["train"]["original_data_id"].to_list()
     assert rows["img_path"][0] == "GCC_train_000000001.jpg"
     assert counts("CC") == {"records": 3, "images": 3, "instructions": 2}
     assert not lacking
+
+
+def test_the_question_may_be_null_as_in_the_published_table(put, tables):
+    put(FILE, [record(1)])
+    assert tables("CC", question="null")[0]["train"]["question"].to_list() == [None]
 
 
 def test_the_request_may_stay_as_it_is(put, tables):

@@ -74,7 +74,8 @@ BLOCKS = {
         FigureBlock(
             "encn",
             "Published: English and Chinese model, English tasks",
-            "Another text encoder, trained on English and Chinese. IGLUE and Pseudo Recall were not reported.",
+            "Another text encoder, trained on English and Chinese. IGLUE and Pseudo Recall were not reported. The code "
+            "that gave these figures counts passages' padding: --option padding_mask=official repeats that.",
         ),
         FigureBlock(
             "ret-m2kr",

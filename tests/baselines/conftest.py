@@ -25,3 +25,13 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
     root = tmp_path_factory.mktemp("checkpoints")
     return lambda name: checkpoint(name, root)
+
+
+@pytest.fixture(scope="session")
+def blip2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny BLIP-2. Not to be changed."""
+    from tests.baselines.readers import write_blip2
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-blip2"
+    write_blip2(folder)
+    return folder

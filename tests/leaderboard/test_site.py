@@ -32,6 +32,7 @@ from m2kr.evaluate.task import evaluate_task
 from tests.made_results import change
 
 SCRIPT = "<script>alert(1)</script>"
+NASTY = f'{SCRIPT}"><img src=x onerror=alert(1)>{{{{7*7}}}}'
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
 
 
@@ -105,6 +106,14 @@ def check_safety(found: dict[str, Page]) -> None:
                 assert not (attributes.get(key) or "").startswith(("http", "//", "/", "javascript", "data")), name
 
 
+def checked(site: Path) -> dict[str, Page]:
+    """Return the pages of a site, which are safe, and whose links lead somewhere."""
+    found = pages(site)
+    check_safety(found)
+    check_links(site, found)
+    return found
+
+
 def check_links(site: Path, found: dict[str, Page]) -> None:
     for name, page in found.items():
         ids = [attributes["id"] for _, attributes in page.tags if attributes.get("id")]
@@ -120,9 +129,8 @@ def check_links(site: Path, found: dict[str, Page]) -> None:
 
 
 def test_a_site_of_published_figures_alone(site):
-    found = pages(site())
+    found = checked(site())
     assert set(found) == {"index.html", "radar.html", "parameters.html", "answers.html", "runs/index.html"}
-    check_safety(found)
     text = " ".join(found["index.html"].texts)
     assert "PreFLMR_" in text
     assert "Published: figures of the paper's time" in text
@@ -145,37 +153,31 @@ def test_published_figures_stand_with_their_source(site):
 
 
 def test_names_that_are_markup_stay_text(make, site):
-    nasty = f'{SCRIPT}"><img src=x onerror=alert(1)>{{{{7*7}}}}'
     for task in COMPARED:
-        make("nasty", task=task.key, model=nasty, hardware=SCRIPT, model_settings={SCRIPT: nasty, "parameters": 10**8})
+        make("nasty", task=task.key, model=NASTY, hardware=SCRIPT, model_settings={SCRIPT: NASTY, "parameters": 10**8})
     folder = site()
-    found = pages(folder)
-    check_safety(found)
-    check_links(folder, found)
+    found = checked(folder)
     assert SCRIPT in "".join(found["index.html"].texts)
-    assert nasty in "".join(found["runs/nasty/index.html"].texts)
+    assert NASTY in "".join(found["runs/nasty/index.html"].texts)
     for name in ("index.html", "radar.html", "parameters.html"):
         assert SCRIPT not in (folder / name).read_text(encoding="utf-8")
     figures = json.loads((folder / "leaderboard.json").read_text(encoding="utf-8"))["figures"]
-    assert any(figure["model"] == nasty for figure in figures)
+    assert any(figure["model"] == NASTY for figure in figures)
 
 
 def test_readers_and_settings_that_are_markup_stay_text(make_answer, site):
-    nasty = f'{SCRIPT}"><img src=x onerror=alert(1)>{{{{7*7}}}}'
-    make_answer(reader=nasty, retriever=nasty, hardware=nasty, reader_settings={SCRIPT: nasty, "prompt": [nasty]})
-    judge = {"checkpoint": nasty, SCRIPT: nasty}
-    make_answer(task="EVQA", dataset=nasty, commit=nasty, metrics={"EM": 0.1, nasty: 0.2, "BEM": 0.3}, bem=judge)
+    make_answer(reader=NASTY, retriever=NASTY, hardware=NASTY, reader_settings={SCRIPT: NASTY, "prompt": [NASTY]})
+    judge = {"checkpoint": NASTY, SCRIPT: NASTY}
+    make_answer(task="EVQA", dataset=NASTY, commit=NASTY, metrics={"EM": 0.1, NASTY: 0.2, "BEM": 0.3}, bem=judge)
     folder = site()
-    found = pages(folder)
-    check_safety(found)
-    check_links(folder, found)
+    found = checked(folder)
     page = (folder / "answers.html").read_text(encoding="utf-8")
     assert page.count("&lt;script&gt;") > 8
     assert SCRIPT not in page
     assert "<img" not in page
-    assert nasty in "".join(found["answers.html"].texts)
+    assert NASTY in "".join(found["answers.html"].texts)
     answers = json.loads((folder / "leaderboard.json").read_text(encoding="utf-8"))["answers"]
-    assert any(answer["reader"] == nasty for answer in answers)
+    assert any(answer["reader"] == NASTY for answer in answers)
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -198,9 +200,7 @@ def test_a_passage_that_is_markup_stays_text(built, tmp_path):
 
 
 def test_real_runs_are_shown_and_compared(real):
-    found = pages(real)
-    check_safety(found)
-    check_links(real, found)
+    found = checked(real)
     queries = found["runs/bm25/queries-OKVQA.html"]
     states = [attributes["data-state"] for tag, attributes in queries.tags if attributes.get("class") == "query"]
     assert states == sorted(states)  # "failed" before "found"
@@ -230,9 +230,8 @@ def test_the_shown_ranks_and_scores_are_those_of_the_run(real, evaluated):
 def test_failures_are_those_the_measure_counts(real, evaluated):
     result = json.loads((evaluated / "bm25" / "OKVQA.json").read_text(encoding="utf-8"))
     failed = round(result["queries"] * (1 - result["metrics"]["Recall@5"]))
-    assert f"{failed} of {result['queries']} queries fail" in " ".join(
-        Page(real / "runs/bm25/queries-OKVQA.html").texts
-    )
+    shown = " ".join(Page(real / "runs/bm25/queries-OKVQA.html").texts)
+    assert f"{failed} of {result['queries']} queries fail" in shown
 
 
 @pytest.mark.parametrize(
@@ -351,9 +350,7 @@ def test_equal_results_give_equal_sites(make, site, tmp_path):
 def test_answers_are_a_page_and_data_of_their_own(answered, built, tmp_path):
     site = tmp_path / "site"
     build(answered, site, data=str(built), quiet=True)
-    found = pages(site)
-    check_safety(found)
-    check_links(site, found)
+    found = checked(site)
     page = found["answers.html"]
     text = " ".join(" ".join(page.texts).split())
     assert "Runs: made-up data, without images" in text

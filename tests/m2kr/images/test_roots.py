@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tarfile
 import zipfile
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from m2kr.errors import M2KRError
 from m2kr.images.decode import ImageError
 from m2kr.images.roots import ImageRoots, parse_roots
 from m2kr.tasks import TASKS
+from tests.m2kr.archives import archived
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
@@ -95,17 +95,8 @@ def test_roots_that_cannot_be_are_refused(tmp_path: Path, value: str, message: s
 
 def pack(folder: Path, archive: Path, prefix: str = "") -> Path:
     """An archive of the files of a folder, of the kind its name says."""
-    archive.parent.mkdir(parents=True, exist_ok=True)
-    files = [(path, prefix + path.relative_to(folder).as_posix()) for path in sorted(folder.rglob("*.png"))]
-    if archive.suffix == ".zip":
-        with zipfile.ZipFile(archive, "w") as zipped:
-            for path, name in files:
-                zipped.write(path, name)
-    else:
-        with tarfile.open(archive, "w:gz" if archive.suffix in (".gz", ".tgz") else "w") as tar:
-            for path, name in files:
-                tar.add(path, name)
-    return archive
+    files = sorted(folder.rglob("*.png"))
+    return archived(archive, {prefix + path.relative_to(folder).as_posix(): path.read_bytes() for path in files})
 
 
 @pytest.fixture

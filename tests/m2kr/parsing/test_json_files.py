@@ -4,7 +4,6 @@ import gzip
 import io
 import json
 import re
-import tarfile
 import tracemalloc
 import zipfile
 
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 from m2kr.parsing import json_files
 from m2kr.parsing.json_files import is_text, read_json_array, read_json_members, read_jsonl, stream_json_array
 from m2kr.parsing.rows import BadRow
+from tests.m2kr.archives import archived
 from tests.m2kr.raw_files import ANY_TEXT, QUICK
 
 
@@ -147,23 +147,9 @@ def test_half_a_character_in_a_damaged_array_costs_its_element(tmp_path):
     assert all(str(value).encode("utf-8") for value in good)
 
 
-def archived(folder, ending, content, names=("._file.json", "ABOUT.txt", "x/file.json")):
+def packed(folder, ending, content, names=("._file.json", "ABOUT.txt", "x/file.json")):
     """Write bytes as a file of that ending; an archive has them under the last of some names."""
-    path = folder / f"file{ending}"
-    others = [b"{}"] * (len(names) - 1)
-    if ending == ".zip":
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name, data in zip(names, [*others, content], strict=True):
-                archive.writestr(name, data)
-    elif "tar" in ending or "tgz" in ending:
-        with tarfile.open(path, "w:gz" if ending.endswith("gz") else "w") as archive:
-            for name, data in zip(names, [*others, content], strict=True):
-                member = tarfile.TarInfo(name)
-                member.size = len(data)
-                archive.addfile(member, io.BytesIO(data))
-    else:
-        path.write_bytes(gzip.compress(content) if ending.endswith(".gz") else content)
-    return path
+    return archived(folder / f"file{ending}", {**dict.fromkeys(names, b"{}"), names[-1]: content})
 
 
 ENDINGS = [".json", ".json.gz", ".zip", ".json.tar", ".json.tar.gz", ".tgz"]
@@ -172,7 +158,7 @@ ENDINGS = [".json", ".json.gz", ".zip", ".json.tar", ".json.tar.gz", ".tgz"]
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_an_object_is_read_out_of_its_archive(tmp_path, ending):
     members = {f"key {number}": {"text": f"{number**3} \u00e9", "of": [number]} for number in range(5_000)}
-    path = archived(tmp_path, ending, json.dumps(members).encode())
+    path = packed(tmp_path, ending, json.dumps(members).encode())
     steps = []
     assert list(read_json_members(path, steps.append)) == placed(members)
     # Bytes are counted as they lie on the disk; behind the file, an archive has more that need not be read.
@@ -196,7 +182,7 @@ def test_a_streamed_array_is_what_json_reads_with_nan_as_null(tmp_path, ending, 
     plain = json.dumps({"info": {"images": [1]}, "images": records, "annotations": [{"id": float("nan")}]})
     assume(not re.search(r'"[^"]*\bNaN\b[^"]*"', plain))  # texts are not kept
     expected = json.loads(plain, parse_constant=lambda _: None)["images"]
-    found = list(stream_json_array(archived(tmp_path, ending, plain.encode()), member="images"))
+    found = list(stream_json_array(packed(tmp_path, ending, plain.encode()), member="images"))
     assert found == [(f"record {number}", record) for number, record in enumerate(expected, start=1)]
 
 
@@ -211,7 +197,7 @@ def test_nan_is_found_wherever_the_blocks_end(text, size):
 @pytest.mark.parametrize("cut", [0.0, 0.3, 0.9])
 def test_what_is_cut_off_is_reported_after_what_could_be_read(tmp_path, ending, cut):
     members = {str(number): str(number**7) for number in range(20_000)}
-    path = archived(tmp_path, ending, json.dumps({"all": members, "images": list(members)}).encode(), ["file.json"])
+    path = packed(tmp_path, ending, json.dumps({"all": members, "images": list(members)}).encode(), ["file.json"])
     whole = path.read_bytes()
     path.write_bytes(whole[: int(cut * len(whole))])
     for found in (list(read_json_members(path)), list(stream_json_array(path, member="images"))):
@@ -226,7 +212,7 @@ def test_what_is_cut_off_is_reported_after_what_could_be_read(tmp_path, ending, 
 @example(at=0.0, cut=1, put=b"")  # a zip whose parts are not where its list says
 def test_whatever_happened_to_an_archive_it_is_read_or_reported(tmp_path, ending, at, cut, put):
     members = {f"key {number}": {"text": str(number**3)} for number in range(40)}
-    path = archived(tmp_path, ending, json.dumps({**members, "images": list(members.values())}).encode())
+    path = packed(tmp_path, ending, json.dumps({**members, "images": list(members.values())}).encode())
     whole = path.read_bytes()
     place = int(at * len(whole))
     path.write_bytes(whole[:place] + put + whole[place + cut :])
@@ -254,14 +240,14 @@ def test_a_changed_byte_in_a_zip_is_seen_by_its_checksum(tmp_path):
     ],
 )
 def test_an_archive_of_something_else_is_explained(tmp_path, ending, names, reason):
-    path = archived(tmp_path, ending, b"{}", names)
+    path = packed(tmp_path, ending, b"{}", names)
     for found in (list(read_json_members(path)), list(stream_json_array(path, member="images"))):
         assert [reason in bad.reason for bad in found] == [True]
 
 
 def test_an_array_that_is_not_there_or_empty_is_reported(tmp_path):
     for content in (b"{}", b'{"images": []}', b'{"images": 3, "info": [1]}'):
-        (bad,) = stream_json_array(archived(tmp_path, ".json", content), member="images")
+        (bad,) = stream_json_array(packed(tmp_path, ".json", content), member="images")
         assert "no record under" in bad.reason
 
 
@@ -269,7 +255,7 @@ def test_an_array_that_is_not_there_or_empty_is_reported(tmp_path):
 def test_memory_does_not_grow_with_the_archive(tmp_path, ending):
     record = {"text": "word " * 2_000}
     text = json.dumps({"images": [record] * 1_500, **{str(n): record for n in range(1_500)}}).encode()  # 30 MB
-    path = archived(tmp_path, ending, text)
+    path = packed(tmp_path, ending, text)
     del text
     tracemalloc.start()
     try:

@@ -1,11 +1,7 @@
 """Encyclopedic-VQA: questions meet the section that answers them, and the name of their picture."""
 
-import gzip
-import io
 import json
 import random
-import tarfile
-import zipfile
 
 import polars as pl
 import pytest
@@ -13,24 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m2kr.errors import BadRowsError, MissingFilesError
+from tests.m2kr.archives import archived
 from tests.m2kr.raw_files import QUICK, delimited
 
-COLUMNS = [
-    "question",
-    "answer",
-    "dataset_image_ids",
-    "dataset_name",
-    "dataset_category_id",
-    "question_type",
-    "wikipedia_url",
-    "wikipedia_title",
-    "evidence",
-    "evidence_section_id",
-    "evidence_section_title",
-    "encyclopedic_vqa_split",
-    "question_original",
-    "wikipedia_url_used_in_train",
-]
+HEADER = (
+    "question,answer,dataset_image_ids,dataset_name,dataset_category_id,question_type,wikipedia_url,wikipedia_title,"
+    "evidence,evidence_section_id,evidence_section_title,encyclopedic_vqa_split,question_original,"
+    "wikipedia_url_used_in_train"
+)
+COLUMNS = HEADER.split(",")
 WIKI = "https://en.wikipedia.org/wiki/"
 
 
@@ -71,6 +58,7 @@ def page(title, *texts, **changes):
 
 VETCH = page("Example vetch", "A plant.", "It grows two metres tall.", "Uses.", " ")
 MILL = page("Old Mill", "A red and white mill.", "History.")
+PAGES = {f"{WIKI}Example_vetch": VETCH, f"{WIKI}Old_Mill": MILL}
 SECOND = asked(evidence_section_id="2", dataset_image_ids="99")
 
 
@@ -79,7 +67,7 @@ def release(put):
     put("evqa/train.csv", sheet(asked(), TWO_HOP, LANDMARK))
     put("evqa/val.csv", sheet(asked(dataset_image_ids="7"), LANDMARK))
     put("evqa/test.csv", sheet(SECOND))
-    put("evqa/encyclopedic_kb_wiki.json", {f"{WIKI}Other": 3, f"{WIKI}Example_vetch": VETCH, f"{WIKI}Old_Mill": MILL})
+    put("evqa/encyclopedic_kb_wiki.json", {f"{WIKI}Other": 3, **PAGES})
     put("evqa/train_id2name.json", {"12": "train/00001_Vicia/a-b.jpg", "13": "train/00001_Vicia/c.jpg", "5": 7})
     put("evqa/val_id2name.json", {"7": "val/00001_Vicia/d.jpg", "99": "val/00001_Vicia/e.jpg"})
 
@@ -221,7 +209,7 @@ def test_a_bad_page_is_named_and_its_questions_lack_their_section(release, put, 
 
 
 def test_an_address_that_stands_twice_keeps_its_first_page(release, put, tables):
-    twice = json.dumps({f"{WIKI}Example_vetch": VETCH, f"{WIKI}Old_Mill": MILL})[:-1]
+    twice = json.dumps(PAGES)[:-1]
     put("evqa/encyclopedic_kb_wiki.json", f'{twice}, "{WIKI}Old_Mill": {json.dumps(VETCH)}}}')
     with pytest.raises(BadRowsError, match=r"member 3 .*the address stands more than once"):
         tables("EVQA")
@@ -231,14 +219,13 @@ def test_an_address_that_stands_twice_keeps_its_first_page(release, put, tables)
 def test_two_pages_of_one_title_cannot_share_an_id(release, put, tables):
     same = {**MILL, "title": VETCH["title"], "section_texts": ["Mill.", "x"]}
     put("evqa/train.csv", sheet(asked(), asked(wikipedia_url=f"{WIKI}Old_Mill")))
-    put("evqa/encyclopedic_kb_wiki.json", {f"{WIKI}Example_vetch": VETCH, f"{WIKI}Old_Mill": same})
+    put("evqa/encyclopedic_kb_wiki.json", {**PAGES, f"{WIKI}Old_Mill": same})
     with pytest.raises(BadRowsError, match=r"section 1 has the title and the number of one of .*Example_vetch"):
         tables("EVQA")
 
 
 def test_a_broken_knowledge_base_is_placed(release, put, tables):
-    text = json.dumps({f"{WIKI}Example_vetch": VETCH, f"{WIKI}Old_Mill": MILL})
-    put("evqa/encyclopedic_kb_wiki.json", text[:-40])
+    put("evqa/encyclopedic_kb_wiki.json", json.dumps(PAGES)[:-40])
     with pytest.raises(BadRowsError, match=r"after member 1 .*invalid JSON from here on"):
         tables("EVQA")
     assert tables("EVQA", on_bad_rows="skip")[0]["train"].height == 1
@@ -286,42 +273,23 @@ def annotations(*images):
     return json.dumps({"info": {}, "images": whole, "categories": [{"id": 1}], "annotations": links, "licenses": []})
 
 
-def tarred(name, text):
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
-        member = tarfile.TarInfo(name)
-        member.size = len(text.encode())
-        archive.addfile(member, io.BytesIO(text.encode()))
-    return buffer.getvalue()
-
-
-def zipped(name, text):
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(name, text)
-    return buffer.getvalue()
-
-
 @pytest.mark.parametrize("ending", ["json.tar.gz", "json.tar", "json", "json.gz"])
-def test_names_come_out_of_inaturalists_annotations_as_well(release, put, root, tables, ending):
+def test_names_come_out_of_inaturalists_annotations_as_well(release, root, tables, ending):
     expected = tables("EVQA")[0]
     for half in ("train", "val"):
         names = json.loads((root / f"evqa/{half}_id2name.json").read_text())
         (root / f"evqa/{half}_id2name.json").unlink()
         text = annotations(*((int(number), name) for number, name in names.items()))
-        content = {"json": text.encode(), "json.gz": gzip.compress(text.encode())}
-        content["json.tar.gz"] = tarred(f"{half}.json", text)
-        content["json.tar"] = gzip.decompress(content["json.tar.gz"])
-        put(f"evqa/{half}.{ending}", content[ending])
+        archived(root / f"evqa/{half}.{ending}", {f"{half}.json": text.encode()})
     found = tables("EVQA")[0]
     assert list(found) == ["train", "valid", "test"]
     assert all(found[split].equals(expected[split]) for split in expected)
 
 
-def test_the_knowledge_base_is_read_out_of_its_zip(release, put, root, tables):
+def test_the_knowledge_base_is_read_out_of_its_zip(release, root, tables):
     expected = tables("EVQA")
     plain = root / "evqa/encyclopedic_kb_wiki.json"
-    put("evqa/encyclopedic_kb_wiki.zip", zipped(plain.name, plain.read_text()))
+    archived(plain.with_suffix(".zip"), {plain.name: plain.read_bytes()})
     plain.write_text("{}")
     with pytest.raises(MissingFilesError):  # what was unpacked goes before what was downloaded
         tables("EVQA")
@@ -332,17 +300,13 @@ def test_the_knowledge_base_is_read_out_of_its_zip(release, put, root, tables):
     assert rejected.rows == []
 
 
-def test_a_damaged_zip_is_named_and_what_it_holds_before_is_kept(release, put, root, tables):
-    pages = {f"{WIKI}Example_vetch": VETCH, f"{WIKI}Old_Mill": MILL}
+def test_a_damaged_zip_is_named_and_what_it_holds_before_is_kept(release, root, tables):
     (root / "evqa/encyclopedic_kb_wiki.json").unlink()
-    whole = zipped("kb.json", json.dumps(pages))
-    put("evqa/encyclopedic_kb_wiki.zip", whole[:-30])
-    with pytest.raises(
-        BadRowsError,
-        match=r"encyclopedic_kb_wiki.zip, after the beginning: damaged from here on .File is not a zip file",
-    ):
+    path = archived(root / "evqa/encyclopedic_kb_wiki.zip", {"kb.json": json.dumps(PAGES).encode()})
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(BadRowsError, match=r"wiki.zip, after the beginning: damaged from here on .File is not a zip"):
         tables("EVQA")
-    put("evqa/encyclopedic_kb_wiki.zip", zipped("kb.json", json.dumps(pages)[:-40]))
+    archived(path, {"kb.json": json.dumps(PAGES)[:-40].encode()})
     with pytest.raises(BadRowsError, match=r"encyclopedic_kb_wiki.zip, after member 1 .*invalid JSON from here on"):
         tables("EVQA")
     assert tables("EVQA", on_bad_rows="skip")[0]["train"].height == 1
@@ -359,9 +323,9 @@ def test_a_damaged_zip_is_named_and_what_it_holds_before_is_kept(release, put, r
         (annotations((12, "a.jpg"))[:-30], "after record 1: invalid JSON from here on"),
     ],
 )
-def test_a_bad_annotation_is_named(release, put, root, tables, text, reason):
+def test_a_bad_annotation_is_named(release, root, tables, text, reason):
     (root / "evqa/train_id2name.json").unlink()
-    put("evqa/train.json.tar.gz", tarred("train.json", text))
+    archived(root / "evqa/train.json.tar.gz", {"train.json": text.encode()})
     with pytest.raises(BadRowsError, match=f"train.json.tar.gz, {reason}"):
         tables("EVQA")
     assert "templated" in tables("EVQA", on_bad_rows="skip")[0]["train"]["question_type"].to_list()

@@ -89,7 +89,7 @@ def get_reader(
     image-text-to-text model of transformers.
 
     Args:
-        name: registered name, folder or hub id.
+        name: registered name, folder or hub id, or ``FILE.py:NAME`` for code of one's own.
         checkpoint: folder or hub id to load instead of the reader's own.
         device: as torch names it.
         dtype: "float32", "float16" or "bfloat16".

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m2kr.common.model_records import ModelRecord, records_of, records_table
+from m2kr.common.own_code import OwnCode, own_code
 from m2kr.errors import M2KRError, did_you_mean
 
 if TYPE_CHECKING:
@@ -90,12 +91,15 @@ class Registry:
 
         A name that has a record and no entry point is loaded as any model, with the record's hub id; its options are
         to be among ``options`` already (`with_preset`).
+        A name of the form ``FILE.py:NAME`` is a class or function of the user's own; see `m2kr.common.own_code`.
 
         Raises:
             M2KRError: there is none of that name (with the closest there is), it has no such option, it cannot be
                 loaded, or it is of no protocol.
         """
-        known = self.registered()
+        known: dict[str, EntryPoint | OwnCode] = dict(self.registered())
+        if own := own_code(name):
+            known[name] = own
         if name not in known and (record := self.records().get(name)) is not None:
             name, checkpoint = self.any_model, checkpoint or record.hub_id
         elif name not in known and checkpoint is None and (Path(name).is_dir() or name.count("/") == 1):
@@ -105,7 +109,7 @@ class Registry:
             listed = ", ".join(there_are) or "none; install the package, which registers them"
             raise M2KRError(
                 f"there is no {self.kind} {name!r}.{did_you_mean(name, there_are)} Registered: {listed}. "
-                f"{self.called} is named by its folder or hub id."
+                f"{self.called} is named by its folder or hub id, and code of your own as FILE.py:NAME."
             )
         what, code = f"the {self.kind} {name!r}", known[name].value
         try:
@@ -115,10 +119,17 @@ class Registry:
         except AttributeError as error:
             raise M2KRError(f"{what} is registered as {code}, which cannot be loaded: {error}.") from error
         _check_options(what, factory, options or {})
-        made = factory(checkpoint=checkpoint, device=device, dtype=dtype, **(options or {}))
+        made: Any = factory(checkpoint=checkpoint, device=device, dtype=dtype, **(options or {}))
         if not isinstance(made, protocols):
-            names = " or ".join(protocol.__name__ for protocol in protocols)
-            raise M2KRError(f"{code} does not speak the protocol of m2kr.{self.kind}.{names}.")
+            # Of several, that of which it has most.
+            lacks, protocol = min(
+                ((_lacking(made, each), each.__name__) for each in protocols), key=lambda x: len(x[0])
+            )
+            raise M2KRError(
+                f"{code} does not speak the protocol of m2kr.{self.kind}.{protocol}: it lacks {', '.join(lacks)}."
+            )
+        if own:
+            made.settings = {**made.settings, **own.settings}
         return made
 
 
@@ -138,15 +149,27 @@ def ignored_inputs(name: str, reads: frozenset[str], task: Task, *, ignore_image
     return ["image"]
 
 
+def _lacking(made: object, protocol: type) -> list[str]:
+    """Return the attributes and methods of a protocol that an object has not."""
+    methods = (name for name, item in vars(protocol).items() if inspect.isfunction(item) and not name.startswith("_"))
+    return [name for name in (*inspect.get_annotations(protocol), *methods) if not hasattr(made, name)]
+
+
 def _check_options(what: str, factory: Any, options: Mapping[str, str]) -> None:
     for option in options:
         if option in _OWN:
             raise M2KRError(f"--option {option}: there is an argument for that, --{option}.")
-    parameters = inspect.signature(factory).parameters.values() if options else ()
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):  # of a class that is written in C
+        return
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
         return
     by_keyword = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    known = {item.name: item.default for item in parameters if item.kind in by_keyword and item.name not in _OWN}
+    taken = {item.name: item.default for item in parameters if item.kind in by_keyword}
+    if lacking := [name for name in _OWN if name not in taken]:
+        raise M2KRError(f"{what} is called with {', '.join(_OWN)} by keyword and does not take {', '.join(lacking)}.")
+    known = {name: default for name, default in taken.items() if name not in _OWN}
     for option in options:
         if option not in known:
             listed = ", ".join(f"{name} (default {default!r})" for name, default in known.items()) or "none"

@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from threading import Thread
 from typing import TYPE_CHECKING, Any
@@ -230,13 +231,17 @@ def loading(failure: str, advice: str = "Get its files again.") -> Iterator[None
     transformers prints tables of unused weights otherwise, and progress bars where nobody watches.
 
     Raises:
-        M2KRError: ``failure``, the reason and ``advice``.
+        M2KRError: ``failure``, the reason and ``advice``; where torchvision is what lacks, how to get it.
     """
     with quiet_loading():
         try:
             yield
         except Exception as error:
-            raise M2KRError(f"{failure} ({first_line(error)}). {advice}") from error
+            reason = first_line(error)
+            if "torchvision" in str(error).lower() and find_spec("torchvision") is None:
+                reason = "transformers prepares its pictures with torchvision alone, which is not installed"
+                advice = "Install the extra vision: pip install -e '.[vision]', or torchvision itself."
+            raise M2KRError(f"{failure} ({reason}). {advice}") from error
 
 
 @contextmanager

@@ -18,12 +18,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from transformers import BertConfig, BertModel, BertTokenizer
+from transformers.utils import import_utils
 
 from baselines.common.checkpoints import (
     MODEL_FILES,
     configuration_hash,
     load_model,
     load_tokenizer,
+    loading,
     snapshot,
     weight_files,
     weights_hash,
@@ -317,6 +319,18 @@ def test_damaged_files_are_one_line(bert: Path, file: str, content: str) -> None
     (bert / file).write_text(content)
     with pytest.raises(M2KRError, match=r"could not be loaded as BertModel|random numbers stood in") as caught:
         load_model(BertModel, bert, device=CPU, dtype=FLOAT)
+    assert "\n" not in str(caught.value)
+
+
+def test_where_torchvision_lacks_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    absent = (lambda: False, import_utils.TORCHVISION_IMPORT_ERROR)
+    monkeypatch.setitem(import_utils.BACKENDS_MAPPING, "torchvision", absent)
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    with (
+        pytest.raises(M2KRError, match=r"^x could not be loaded .*torchvision.*'\.\[vision\]'") as caught,
+        loading("x could not be loaded"),
+    ):
+        import_utils.requires_backends("DINOv3ViTImageProcessor", ["torchvision"])
     assert "\n" not in str(caught.value)
 
 

@@ -10,6 +10,11 @@ import pytest
 from PIL import Image
 
 from baselines.sentence_transformer import SentenceTransformerRetriever
+from m2kr.dataset import load_task
+from m2kr.evaluate.options import TaskOptions
+from m2kr.evaluate.task import evaluate_task
+from m2kr.results.run import Run
+from m2kr.retriever import get_retriever
 
 TEXTS = ["an owl", "a tower that is very tall and stands beside the river"]
 
@@ -60,3 +65,18 @@ def test_a_folder_of_transformers_is_read_as_one_of_sentence_transformers(
     query = [{"text": TEXTS[0], "image": pictures[0]}]
     np.testing.assert_allclose(one.encode_query(query), other.encode_query(query), atol=1e-5)
     np.testing.assert_allclose(one.encode_document(TEXTS), other.encode_document(TEXTS), atol=1e-5)
+
+
+def test_a_task_of_pictures_alone_is_done_by_a_model_that_reads_them(
+    folders: Callable[[str], Path], built: Path, world: Path, tmp_path: Path
+) -> None:
+    """WIT asks with pictures; the same evaluation without them gives every query one vector."""
+    retriever = get_retriever(str(folders("clip")))
+    data = load_task("WIT", built, images=str(world), limit=12)
+    found = {}
+    for name, blind in (("seen", False), ("blind", True)):
+        result = evaluate_task(retriever, data, tmp_path / name, TaskOptions(quiet=True, ignore_images=blind))
+        assert result["ignored_inputs"] == (["image"] if blind else [])
+        ranked = Run.read_trec(tmp_path / name / "WIT.run.trec.gz").passage_ids
+        found[name] = len({tuple(ids[:5]) for ids in ranked})
+    assert found["blind"] == 1 < found["seen"]

@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, BertModel
 
 from baselines.sentence_transformer import SentenceTransformerRetriever
 from m2kr.errors import M2KRError
+from m2kr.retriever import get_retriever
 
 QUERIES = ["Which owl lives here?", "tower"]
 PASSAGES = ["An owl.", "The tower is tall and stands beside the river.", "A boat."]
@@ -105,6 +106,15 @@ def test_a_prompt_of_one_s_own_changes_queries_alone(folders: Callable[[str], Pa
         told.encode_query(QUERIES), plain.encode_query([f"Find the page: {query}" for query in QUERIES]), atol=1e-6
     )
     np.testing.assert_array_equal(told.encode_document(PASSAGES), plain.encode_document(PASSAGES))
+
+
+@pytest.mark.parametrize("option", [{"prompt": "Find: "}, {"instructions": "yes"}, {"fusion": "text"}])
+def test_what_an_option_changes_is_not_taken_for_earlier_work(
+    folders: Callable[[str], Path], option: dict[str, str]
+) -> None:
+    """Settings are part of the key by which embeddings and finished work are found again."""
+    folder = str(folders("cosine"))
+    assert get_retriever(folder, options=option).settings != get_retriever(folder).settings
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from m2kr.common.options import DataOption, LoadOptions, SplitOption
 from m2kr.common.progress import say
 from m2kr.errors import M2KRError, run_command
 from m2kr.evaluate.options import MODELS, EncodeOptions
-from m2kr.retriever import REGISTRY, Retriever, get_retriever
+from m2kr.retriever import REGISTRY, Retriever, get_retriever, instruction_end
 
 if TYPE_CHECKING:
     from m2kr.dataset import TaskData
@@ -105,7 +105,9 @@ def query_of(
         raise M2KRError("there is nothing to ask: pass --question, --image or both.")
     if instruction is None:
         instruction = data.task.instructions[0] if data.task.instructions else ""
-    text = query_text(instruction, question) if retriever.reads_instructions else question
+    text = question
+    if retriever.reads_instructions:
+        text = query_text(instruction, question, instruction_end(retriever))
     if image is None:
         return text
     if "image" not in retriever.reads:

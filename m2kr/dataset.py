@@ -91,11 +91,14 @@ class TaskData:
         known = set(self.passages["passage_id"])
         return sum(not known.issuperset(positives) for positives in self.qrels.values())
 
-    def query_texts(self, *, instructions: bool) -> list[str]:
-        """Return the text of every query: the question, with the row's instruction in front if asked for."""
+    def query_texts(self, *, instructions: bool, end: str = ":") -> list[str]:
+        """Return the text of every query: the question, with the row's instruction in front if asked for.
+
+        ``end`` is how instructions end; see `query_text`.
+        """
         columns = self.queries.select("instruction", pl.col("question").cast(pl.String).fill_null(""))
         return [
-            query_text(instruction, question) if instructions else question
+            query_text(instruction, question, end) if instructions else question
             for instruction, question in columns.iter_rows()
         ]
 
@@ -152,16 +155,17 @@ def _smallest(ids: pl.Series, count: int, key: str) -> npt.NDArray[np.bool_]:
     return mask
 
 
-def query_text(instruction: str | None, question: str) -> str:
+def query_text(instruction: str | None, question: str, end: str = ":") -> str:
     """Join an instruction and a question as the published models read them: ``instruction: question``.
 
-    The instruction is stripped and ends with ":"; it is left out where it is empty.
+    The instruction is stripped and ends with ":"; it is left out where it is empty. ``end`` stands for each ":" of the
+    instruction, for models to which another sign ends it (`m2kr.retriever.instruction_end`).
     Source: LinWeizheDragon/FLMR, examples/example_use_preflmr.py.
     """
     lead = (instruction or "").strip()
     if lead and not lead.endswith(":"):
         lead += ":"
-    return f"{lead} {question}".strip()
+    return f"{lead.replace(':', end)} {question}".strip()
 
 
 def load_task(

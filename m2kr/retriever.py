@@ -51,6 +51,9 @@ class Retriever(Protocol):
     results. The callable is pickled, so it has to be small: a function, or a method of an object of its own that holds
     numbers only. A method of the retriever would take the model with it, and is refused for its size.
 
+    One that reads instructions may have ``instruction_end``: what stands for each ":" of an instruction, where that is
+    not ":" itself. Instructions end with one.
+
     Attributes:
         name: what it is called in results.
         reads: the kinds of input it uses, of "text" and "image". A task with a kind it does not read is refused
@@ -95,6 +98,11 @@ class SparseRetriever(Protocol):
         """
 
 
+def instruction_end(model: object) -> str:
+    """Return what stands for each ":" of an instruction in the texts that a retriever is given."""
+    return str(getattr(model, "instruction_end", ":"))
+
+
 REGISTRY = Registry("m2kr.retrievers", "retriever", "sentence-transformer", "A sentence-transformers model")
 """Finds retrievers by name."""
 
@@ -113,7 +121,7 @@ def get_retriever(
     sentence-transformers model.
 
     Args:
-        name: registered name, folder or hub id.
+        name: registered name, folder or hub id, or ``FILE.py:NAME`` for code of one's own.
         checkpoint: folder or hub id to load instead of the retriever's own.
         device: as torch names it.
         dtype: "float32", "float16" or "bfloat16".

@@ -42,7 +42,7 @@ class OneVectorRetriever(PreFLMRRetriever):
         checkpoint: folder in official form, trained for one vector; dpr-mini by default.
         device: as torch names it.
         dtype: of the weights.
-        missing_image: "black" (default) or "none": what a query without a picture gets.
+        missing_image: "black" or "none": what a query without a picture gets; default: as the model was saved.
     """
 
     vectors: Literal["single", "multi"] = "single"
@@ -53,7 +53,7 @@ class OneVectorRetriever(PreFLMRRetriever):
         checkpoint: str | None = None,
         device: str = "cpu",
         dtype: str = "float32",
-        missing_image: str = "black",
+        missing_image: str | None = None,
     ) -> None:
         checkpoint = checkpoint or str(model_folder("dpr-mini"))
         super().__init__("dpr-mini", checkpoint=checkpoint, device=device, dtype=dtype, missing_image=missing_image)
@@ -80,7 +80,7 @@ class OneVectorRetriever(PreFLMRRetriever):
 
 
 def preflmr_mini(
-    *, checkpoint: str | None = None, device: str = "cpu", dtype: str = "float32", missing_image: str = "black"
+    *, checkpoint: str | None = None, device: str = "cpu", dtype: str = "float32", missing_image: str | None = None
 ) -> PreFLMRRetriever:
     """Return preflmr-mini: late interaction with images, 2.0 M parameters; see `PreFLMRRetriever`."""
     checkpoint = checkpoint or str(model_folder("preflmr-mini"))

@@ -15,23 +15,30 @@ import json
 import pickle
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from baselines.common.checkpoints import Checkpoint, find_checkpoint
 from baselines.preflmr.network import PreFLMRNetwork
-from baselines.preflmr.tokenization import DOCUMENT_FOLDER, QUERY_FOLDER
+from baselines.preflmr.pictures import MissingImage, Regions
+from baselines.preflmr.tokenization import DOCUMENT_FOLDER, QUERY_FOLDER, PaddingMask
 from m2kr.common.files import atomic, not_written
 from m2kr.errors import M2KRError, first_line
+
+SETTINGS = "preflmr_module.json"
+"""What official files have no place for; as a module of sentence-transformers is described there."""
 
 # What a hub repository is asked for.
 FILES = (
     "config.json",
     "preprocessor_config.json",
+    SETTINGS,
     "model*.safetensors",
     "model.safetensors.index.json",
     "pytorch_model*.bin",
@@ -58,6 +65,32 @@ _NAMES = {
 _VISION = re.compile(r"^(query|context)_vision_encoder\.(?:vision_model\.){1,3}")
 _TEXT = re.compile(r"^(query|context)_text_encoder\.text_model\.")
 _BUFFERS = (".position_ids", ".token_type_ids")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a model reads its inputs; `PreFLMR.configure` and `TokenMasks` say what the values mean."""
+
+    missing_image: MissingImage = "black"
+    padding_mask: PaddingMask = "sane"
+    regions: Regions = "whole"
+
+
+def read_settings(folder: Path) -> Settings:
+    """Return what `PreFLMR.save_pretrained` wrote beside a checkpoint, the defaults where there is nothing.
+
+    Raises:
+        M2KRError: the file is damaged.
+    """
+    path = folder / SETTINGS
+    if not path.is_file():
+        return Settings()
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Settings)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise M2KRError(
+            f"{path} does not say how inputs are read ({first_line(error)}). Get this file again."
+        ) from error
 
 
 def official_state_dict(model: PreFLMRNetwork) -> dict[str, torch.Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,10 +13,9 @@ from sentence_transformers.base.modality_types import Modality, PairInput, Singl
 from sentence_transformers.base.modules import InputModule
 
 from baselines.common.batching import device_of
-from baselines.common.clip_pixels import ClipPixels
+from baselines.preflmr.checkpoint import SETTINGS, Settings
 from baselines.preflmr.inputs import Features, Pictured
 from baselines.preflmr.preflmr import PreFLMR
-from m2kr.common.files import write_json
 from m2kr.errors import M2KRError
 
 
@@ -34,8 +34,8 @@ class PreFLMRModule(InputModule):
         model: the model; it stays the attribute ``model``.
     """
 
-    config_file_name = "preflmr_module.json"
-    config_keys = ["missing_image", "regions", "query_maxlen", "doc_maxlen", "padding_mask"]  # noqa: RUF012
+    config_file_name = SETTINGS
+    config_keys = [field.name for field in fields(Settings)]  # noqa: RUF012
     forward_kwargs = {"task"}  # noqa: RUF012 - both as the base class has them
     save_in_root = True
 
@@ -53,6 +53,11 @@ class PreFLMRModule(InputModule):
         config = self.model.config
         images = self.model.reads_pictures or config.context_concat_output_from_vision_encoder
         return ["text", ("image", "text")] if images else ["text"]
+
+    @property
+    def instruction_end(self) -> str:
+        """See `PreFLMR.instruction_end`."""
+        return self.model.instruction_end
 
     @property
     def max_seq_length(self) -> int:
@@ -108,21 +113,11 @@ class PreFLMRModule(InputModule):
 
     def get_config_dict(self) -> dict[str, Any]:
         """Return what a saved module holds besides the official checkpoint."""
-        model = self.model
-        return {
-            "missing_image": model.missing_image,
-            "padding_mask": model.padding_mask,
-            "regions": model.pictures.regions,
-            "query_maxlen": model.query_tokenizer.maxlen,
-            "doc_maxlen": self.max_seq_length,
-        }
+        return asdict(self.model.settings)
 
     def save(self, output_path: str, *_: Any, **__: Any) -> None:
-        """Write the checkpoint in official form (safetensors), and beside it how pictures and lengths are set."""
-        folder = Path(output_path)
-        self.model.save_pretrained(folder)
-        write_json(folder / "preprocessor_config.json", _preprocessor(self.model.pictures.pixels))
-        write_json(folder / self.config_file_name, self.get_config_dict())
+        """Write the checkpoint in official form (safetensors); see `PreFLMR.save_pretrained`."""
+        self.model.save_pretrained(Path(output_path))
 
     @classmethod
     def load(
@@ -148,14 +143,11 @@ class PreFLMRModule(InputModule):
             "revision": revision,
             "local_files_only": local_files_only,
         }
-        settings = cls.load_config(model_name_or_path, **where)
         folder = cls.load_dir_path(model_name_or_path, **where)
         if folder is None:
             raise M2KRError(f"there is no PreFLMR in {model_name_or_path}: name the folder of a saved model.")
         dtype = str((kwargs.get("model_kwargs") or {}).get("dtype") or "float32").removeprefix("torch.")
-        model = PreFLMR.from_pretrained(folder, dtype=dtype, padding_mask=settings.pop("padding_mask", "sane"))
-        model.configure(**{name: settings[name] for name in cls.config_keys if name in settings})
-        return cls(model)
+        return cls(PreFLMR.from_pretrained(folder, dtype=dtype))
 
 
 def as_multi_vector_encoder(model: PreFLMR) -> MultiVectorEncoder:
@@ -198,23 +190,3 @@ def _is_query(task: str | None) -> bool:
             "encode_document, or pass task='query' or task='document'."
         )
     return task == "query"
-
-
-def _preprocessor(pixels: ClipPixels) -> dict[str, Any]:
-    """Return the preprocessor_config.json that `ClipPixels.from_folder` and transformers' CLIPImageProcessor read."""
-    height, width, _ = pixels.shape
-    size = pixels.size
-    return {
-        "image_processor_type": "CLIPImageProcessor",
-        "do_convert_rgb": True,
-        "do_resize": True,
-        "size": {"shortest_edge": size} if isinstance(size, int) else {"height": size[0], "width": size[1]},
-        "resample": pixels.resample,
-        "do_center_crop": pixels.crop is not None,
-        "crop_size": {"height": height, "width": width},
-        "do_rescale": True,
-        "rescale_factor": pixels.scale,
-        "do_normalize": True,
-        "image_mean": list(pixels.mean),
-        "image_std": list(pixels.std),
-    }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import cast
 
@@ -15,7 +15,7 @@ from PIL import Image
 from baselines.common.batching import as_array, check_batch_size, device_of, dtype_of, encode
 from baselines.common.clip_pixels import ClipPixels, Pixels
 from baselines.common.options import check_choice
-from baselines.preflmr.checkpoint import find_official, load_weights, save_weights
+from baselines.preflmr.checkpoint import SETTINGS, Settings, find_official, load_weights, read_settings, save_weights
 from baselines.preflmr.configuration import PreFLMRConfig
 from baselines.preflmr.inputs import Features, Pictured, add_pixels, picture_number, pictures_of, text_of
 from baselines.preflmr.network import Embeddings, ImageStates, PreFLMRNetwork
@@ -24,10 +24,12 @@ from baselines.preflmr.tokenization import (
     DOCUMENT_FOLDER,
     QUERY_FOLDER,
     DocumentTokenizer,
+    PaddingMask,
     QueryTokenizer,
     TokenMasks,
     read_tokenizers,
 )
+from m2kr.common.files import write_json
 from m2kr.errors import M2KRError
 
 _TYPICAL_TOKENS = 128
@@ -62,14 +64,14 @@ class PreFLMR(PreFLMRNetwork):
         super().__init__(config, TokenMasks.of(config, query_tokenizer, document_tokenizer, padding_mask))
         self.query_tokenizer = query_tokenizer
         self.document_tokenizer = document_tokenizer
-        self.padding_mask = padding_mask
+        self.padding_mask = cast("PaddingMask", padding_mask)
         size = config.vision_config.image_size
         self.pictures = Pictures(ClipPixels(size, (size, size)))
         self.missing_image: MissingImage = "black"
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path, *, dtype: str = "float32", device: str = "cpu", padding_mask: str = "sane"
+        cls, name: str | Path, *, dtype: str = "float32", device: str = "cpu", padding_mask: str | None = None
     ) -> PreFLMR:
         """Return the model of a checkpoint in official form, in evaluation mode.
 
@@ -77,13 +79,14 @@ class PreFLMR(PreFLMRNetwork):
         the weights in ``dtype`` and one tensor. On the CPU, safetensors already in ``dtype`` stay mapped from the file.
 
         Pictures are prepared as a preprocessor_config.json in the folder says, or else as CLIP does at the size of
-        the checkpoint's vision encoder, which is what the official models were trained with.
+        the checkpoint's vision encoder, which is what the official models were trained with. What `configure` set
+        before the model was saved holds again.
 
         Args:
             name: a folder, or a hub id as "LinWeizheDragon/PreFLMR_ViT-L", which is downloaded first.
             dtype: of the weights: float32, bfloat16 or float16.
             device: as torch names it.
-            padding_mask: see `TokenMasks`.
+            padding_mask: see `TokenMasks`; None for that of the saved model, "sane" where it says nothing.
 
         Raises:
             M2KRError: a file is missing, or it does not hold the model that config.json describes.
@@ -92,16 +95,20 @@ class PreFLMR(PreFLMRNetwork):
         folder = find_official(name).folder
         config = PreFLMRConfig.from_folder(folder)
         tokenizers = read_tokenizers(folder, config)
+        saved = read_settings(folder)
         with torch.device("meta"):
-            model = cls(config, *tokenizers, padding_mask=padding_mask)
+            model = cls(config, *tokenizers, padding_mask=saved.padding_mask if padding_mask is None else padding_mask)
         load_weights(model, folder, dtype=kind, device=place)
         model.pictures = Pictures(ClipPixels.from_folder(folder, config.vision_config.image_size))
+        model.configure(missing_image=saved.missing_image, regions=saved.regions)
         return model.eval()
 
     def save_pretrained(self, folder: Path) -> None:
         """Write an official checkpoint: official names, every tensor once, and the tokenizers.
 
-        Each file appears under its name when it is whole, config.json last; a folder without it is no checkpoint.
+        Beside it are preprocessor_config.json and preflmr_module.json, which the official code does not look at: how
+        pictures are prepared, and what its files have no place for. Lengths are where it reads them. Each file appears
+        under its name when it is whole, config.json last; a folder without it is no checkpoint.
 
         Raises:
             M2KRError: the folder cannot be written.
@@ -109,7 +116,12 @@ class PreFLMR(PreFLMRNetwork):
         save_weights(self, folder)
         self.query_tokenizer.write(folder / QUERY_FOLDER)
         self.document_tokenizer.write(folder / DOCUMENT_FOLDER)
-        self.config.write(folder)
+        self.pictures.pixels.write(folder)
+        write_json(folder / SETTINGS, asdict(self.settings))
+        text = self.config.text_config
+        if text.family != "bert":  # a BERT's tokenizer says it
+            text = replace(text, query_maxlen=self.query_tokenizer.maxlen)
+        replace(self.config, text_config=text).write(folder)
 
     def configure(
         self,
@@ -119,7 +131,7 @@ class PreFLMR(PreFLMRNetwork):
         query_maxlen: int | None = None,
         doc_maxlen: int | None = None,
     ) -> None:
-        """Set how inputs are read; what is None stays as it is.
+        """Set how inputs are read; what is None stays as it is. A model that is saved keeps it.
 
         Args:
             missing_image: "black" or "none"; see `encode_query`.
@@ -142,6 +154,16 @@ class PreFLMR(PreFLMRNetwork):
             self.document_tokenizer.maxlen = doc_maxlen
 
     @property
+    def settings(self) -> Settings:
+        """How inputs are read, but for lengths."""
+        return Settings(self.missing_image, self.padding_mask, self.pictures.regions)
+
+    @property
+    def instruction_end(self) -> str:
+        """What stands for each ":" of an instruction in the text of a query; see `m2kr.dataset.query_text`."""
+        return self.config.mask_instruction_token or ":"
+
+    @property
     def reads_pictures(self) -> bool:
         """Whether queries may have pictures."""
         return self.config.use_vision_encoder and self.config.query_concat_output_from_vision_encoder
@@ -156,7 +178,9 @@ class PreFLMR(PreFLMRNetwork):
         once a call. With "none" such a query has its text's vectors only.
 
         Args:
-            inputs: texts (instruction, a space, question), or mappings with ``text`` and ``image``; see `inputs`.
+            inputs: texts (instruction, a space, question), or mappings with ``text`` and ``image``; see `inputs`. The
+                instruction ends with `instruction_end`. What is transparent in a picture keeps its colour, as for the
+                published figures.
             batch_size: queries of a batch. The vectors do not depend on it beyond float noise (1e-5 in float32).
 
         Returns:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -30,13 +31,16 @@ class PreFLMRRetriever:
         checkpoint: folder in official form, or hub id.
         device: as torch names it.
         dtype: of the weights.
-        missing_image: "black" (default) or "none": what a query without a picture gets. The official evaluation gives
-            it a black picture, and published figures on MS MARCO depend on that.
-        padding_mask: "sane" (default) or "official"; see `TokenMasks`. They differ for text encoders other than BERT.
-        regions: "whole" (default) or "grid": what of a picture is encoded; see `Pictures`. The grid is for FLMR: its
+        missing_image: "black" or "none": what a query without a picture gets. The official evaluation gives it a black
+            picture, and published figures on MS MARCO depend on that.
+        padding_mask: "sane" or "official"; see `TokenMasks`. They differ for text encoders other than BERT: the
+            published figures of PreFLMR_ViT-L_ENCN need "official".
+        regions: "whole" or "grid": what of a picture is encoded; see `Pictures`. The grid is for FLMR: its
             article's figures use regions of interest from an object detector, whose boxes are not part of M2KR.
-        query_maxlen: tokens of a query; the checkpoint's by default.
-        doc_maxlen: most tokens of a passage; the checkpoint's by default.
+        query_maxlen: tokens of a query.
+        doc_maxlen: most tokens of a passage.
+
+    The options' defaults are what the checkpoint was saved with; that of an official one is the first value named.
 
     Raises:
         M2KRError: the checkpoint cannot be had or read, or an option cannot be.
@@ -52,9 +56,9 @@ class PreFLMRRetriever:
         checkpoint: str | None = None,
         device: str = "cpu",
         dtype: str = "float32",
-        missing_image: str = "black",
-        padding_mask: str = "sane",
-        regions: str = "whole",
+        missing_image: str | None = None,
+        padding_mask: str | None = None,
+        regions: str | None = None,
         query_maxlen: str | None = None,
         doc_maxlen: str | None = None,
     ) -> None:
@@ -71,7 +75,7 @@ class PreFLMRRetriever:
             query_maxlen=None if query_maxlen is None else whole_number("query_maxlen", query_maxlen),
             doc_maxlen=None if doc_maxlen is None else whole_number("doc_maxlen", doc_maxlen),
         )
-        if regions == "grid" and self.model.mapping_network is not None:
+        if self.model.pictures.regions == "grid" and self.model.mapping_network is not None:
             raise M2KRError(
                 f"regions=grid is for FLMR, and {found.called} has a mapping network, which was trained with whole "
                 "pictures: leave the option out."
@@ -79,12 +83,11 @@ class PreFLMRRetriever:
         self.name = found.registered_name
         self.reads = frozenset({"text", "image"} if self.model.reads_pictures else {"text"})
         self.reads_instructions = True
+        self.instruction_end = self.model.instruction_end
         self.settings: dict[str, Any] = {
             **found.identity(),
             "parameters": count_parameters(self.model),
-            "missing_image": missing_image,
-            "padding_mask": padding_mask,
-            "regions": regions,
+            **asdict(self.model.settings),
             "query_maxlen": self.model.query_tokenizer.maxlen,
             "doc_maxlen": self.model.document_tokenizer.maxlen,
         }

@@ -144,8 +144,8 @@ def run_stage(
         model = PreFLMR.from_pretrained(init)
     model = model.to(device_of(device))
     freeze(model, config.stage)
-    if config.stage == 1:
-        model.missing_image = "none"  # text-to-text: what an image's vectors would be is not trained
+    # Stage 1 is text-to-text: what an image's vectors would be is not trained.
+    model.missing_image = "none" if config.stage == 1 else "black"
     modules: list[Any] = [PreFLMRModule(model)]
     if not config.query_text:
         modules.append(ImageVectors())  # type: ignore[no-untyped-call]

@@ -22,6 +22,7 @@ from m2kr.common.work import Note
 from m2kr.errors import M2KRError
 from m2kr.evaluate.options import EncodeOptions
 from m2kr.images.query_pictures import query_pictures
+from m2kr.retriever import instruction_end
 from m2kr.search.store import EmbeddingStore
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ class Encoder:
             ImageError: a picture cannot be decoded. What was encoded before is kept.
             M2KRError: as `passages`; the retriever's ``prepare_image`` cannot be sent to workers.
         """
-        texts = data.query_texts(instructions=self.retriever.reads_instructions)
+        texts = self._query_texts(data)
         key, chunk = texts_key(texts), CHUNK
         if sizes is not None:
             key, chunk = texts_key(texts, data.queries["img_path"], (str(size) for size in sizes)), IMAGE_CHUNK
@@ -118,7 +119,7 @@ class Encoder:
             ImageError, M2KRError: as `queries`.
         """
         some = replace(data, queries=data.queries[rows])
-        texts = some.query_texts(instructions=self.retriever.reads_instructions)
+        texts = self._query_texts(some)
         if not pictures:
             yield from texts
             return
@@ -127,6 +128,9 @@ class Encoder:
         with closing(decoded):
             for text, picture in zip(texts, decoded, strict=True):
                 yield {"text": text, "image": picture}
+
+    def _query_texts(self, data: TaskData) -> list[str]:
+        return data.query_texts(instructions=self.retriever.reads_instructions, end=instruction_end(self.retriever))
 
     def encode(self, what: What, inputs: Sequence[Input], label: str) -> Any:
         """Return what the retriever makes of inputs, in batches of the size that the options say.

@@ -202,6 +202,8 @@ class _SearchModel:
         **_: Any,
     ) -> dict[str, dict[str, float]]:
         """Return query id -> passage id -> score, the best ``top_k`` of all passages."""
+        from m2kr.dataset import query_text
+        from m2kr.retriever import instruction_end
         from m2kr.search.exact import search
 
         if top_ranked is not None:
@@ -209,6 +211,9 @@ class _SearchModel:
         columns = queries.column_names
         instructed = self._retriever.reads_instructions or "question" not in columns
         texts = list(queries["text" if instructed else "question"])
+        if instructed and "question" in columns and (end := instruction_end(self._retriever)) != ":":
+            questions = [question or "" for question in queries["question"]]
+            texts = [query_text(text.removesuffix(own), own, end) for text, own in zip(texts, questions, strict=True)]
         inputs: Sequence[Any] = texts
         if "image" in columns and "image" in self._retriever.reads and not self._ignore_images:
             inputs = _Pictured(texts, queries)

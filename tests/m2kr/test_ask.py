@@ -191,6 +191,9 @@ def test_an_instruction_can_be_given_or_left_out(built: Path) -> None:
     data = load_task("OKVQA", built)
     assert query_of(Seeing(), data, "Who?", None, "Say") == "Say: Who?"
     assert query_of(Seeing(), data, "Who?", None, "") == "Who?"
+    ending: Any = Seeing()
+    ending.instruction_end = "<END>"
+    assert query_of(ending, data, "Who: I?", None, "Say: it") == "Say<END> it<END> Who: I?"
     assert query_of(Letters(), data, "Who?", None, "Say") == "Who?"
     assert query_of(BM25(), data, "Who?", None, None) == "Who?"
 

@@ -20,7 +20,7 @@ from m2kr.dataset import TaskData, load_task, nano_subset, query_text
 from m2kr.errors import M2KRError
 from m2kr.formats.schema import arrow_schema
 from m2kr.images.roots import ImageRoots
-from m2kr.tasks import TASKS
+from m2kr.tasks import TASKS, Task
 
 NULL = pl.lit(None, pl.String)
 
@@ -162,6 +162,16 @@ def test_repeated_and_missing_positives_and_missing_answers_are_lists_all_the_sa
     data = load_task("OKVQA", tmp_path)
     assert data.qrels == {"q0": ["p1", "p0"], "q1": [], "q2": []}
     assert data.answers == {"q0": [], "q1": [], "q2": ["thing 2"]}
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=list(TASKS))
+def test_instruction_and_question_are_texts_in_every_query_built_here(task: Task, built: Path) -> None:
+    """The official example (examples/example_use_preflmr.py) joins both as they are."""
+    for split in task.splits:
+        queries = load_task(task, built, split).queries
+        assert queries.height
+        for row in queries.select("instruction", "question").iter_rows():
+            assert " ".join(row)
 
 
 def test_a_task_whose_questions_are_null_has_empty_texts(tmp_path: Path) -> None:

@@ -85,13 +85,13 @@ class TrainingTask:
         """Return the text of a passage."""
         return self._contents[row].as_py() or ""
 
-    def text(self, query: int, instructions: Instructions, rng: np.random.Generator) -> str:
-        """Return the text of a query, with an instruction in front as the setting says."""
+    def text(self, query: int, instructions: Instructions, rng: np.random.Generator, end: str = ":") -> str:
+        """Return the text of a query, with an instruction in front as the setting says; it ends with ``end``."""
         row = int(self._row[query])
         instruction = self._own[row].as_py()
         if instructions == "sampled" and self._instructions:
             instruction = self._instructions[rng.integers(len(self._instructions))]
-        return query_text(None if instructions == "none" else instruction, self._questions[row].as_py() or "")
+        return query_text(None if instructions == "none" else instruction, self._questions[row].as_py() or "", end)
 
     def picture(self, query: int) -> Any:
         """Return the picture of a query, decoded."""
@@ -233,6 +233,7 @@ class Collator:
         preprocess: of the model's input module: texts, or texts with pictures, and the task, to tensors.
         config: of the run.
         prepare: what makes of a picture the array the model sees.
+        end: how an instruction ends; see `m2kr.dataset.query_text`.
     """
 
     valid_label_columns: tuple[str, ...] = ()  # the trainer asks; there are no labels
@@ -243,8 +244,10 @@ class Collator:
         preprocess: Callable[..., Mapping[str, Any]],
         config: StageConfig,
         prepare: Callable[[Any], Any],
+        end: str = ":",
     ) -> None:
         self._tasks, self._preprocess, self._config, self._prepare = tasks, preprocess, config, prepare
+        self._end = end
 
     def __call__(self, entries: Sequence[Mapping[str, int]]) -> dict[str, Any]:
         """Return one batch: tensors named ``query_...``, ``positive_...`` and ``negative_1_...`` and so on.
@@ -262,7 +265,7 @@ class Collator:
             passages = [positive, *task.negatives(query, config.negatives, config.mined, config.mined_depth, rng)]
             for column, row in zip(columns, passages, strict=True):
                 column.append(task.passage(row))
-            text = task.text(query, config.instructions, rng)
+            text = task.text(query, config.instructions, rng, self._end)
             queries.append({"text": text, "image": self._prepare(task.picture(query))} if task.images else text)
         names = ("positive", *(f"negative_{number}" for number in range(1, len(columns))))
         batch = _named("query", self._preprocess(queries, task="query"))

@@ -23,6 +23,7 @@ from baselines.preflmr.training.runs import METRIC, run_training, shared_argumen
 from baselines.preflmr.training.stages import StageConfig
 from baselines.preflmr.training.validation import Validation, load_validation
 from m2kr.images.roots import ImageRoots
+from m2kr.retriever import instruction_end
 
 
 def train(
@@ -69,6 +70,7 @@ def train(
     if report == "tensorboard":
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(out / "logs")
     module: Any = encoder[0]
+    end = instruction_end(module)
 
     def make_trainer(_: Path | None) -> PipelineTrainer:
         arguments = _arguments(config, out, bool(valid), encoder.device.type, workers, report, quiet=quiet)
@@ -80,8 +82,8 @@ def train(
             args=arguments,
             train_dataset=_entries(order),
             loss=loss_of(encoder, config),
-            evaluator=Validation(valid, config.batch_size, instructions=instructions) if valid else None,
-            data_collator=cast("Any", Collator(tasks, module.preprocess, config, prepare)),
+            evaluator=Validation(valid, config.batch_size, instructions=instructions, end=end) if valid else None,
+            data_collator=cast("Any", Collator(tasks, module.preprocess, config, prepare, end)),
         )
 
     def finish(trainer: Any) -> dict[str, Any]:

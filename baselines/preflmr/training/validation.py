@@ -14,7 +14,7 @@ from sentence_transformers.base.evaluation import BaseEvaluator
 from baselines.common.batching import as_array, encode
 from baselines.preflmr.training.batches import load_split
 from baselines.preflmr.training.stages import StageConfig
-from m2kr.dataset import TaskData, nano_subset, query_text
+from m2kr.dataset import TaskData, nano_subset
 from m2kr.images.roots import ImageRoots
 from m2kr.search.exact import search
 
@@ -29,11 +29,14 @@ class Validation(BaseEvaluator):
         splits: what to search for and in.
         batch_size: inputs encoded at once.
         instructions: whether queries come with their instruction in front.
+        end: how an instruction ends; see `m2kr.dataset.query_text`.
     """
 
-    def __init__(self, splits: Sequence[TaskData], batch_size: int, *, instructions: bool = True) -> None:
+    def __init__(
+        self, splits: Sequence[TaskData], batch_size: int, *, instructions: bool = True, end: str = ":"
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._splits, self._batch_size, self._instructions = splits, batch_size, instructions
+        self._splits, self._batch_size, self._instructions, self._end = splits, batch_size, instructions, end
         self.primary_metric = _METRIC
 
     def __call__(
@@ -52,10 +55,7 @@ class Validation(BaseEvaluator):
         }
 
     def _recall(self, model: Any, split: TaskData) -> float:
-        texts = [
-            query_text(instruction if self._instructions else None, question or "")
-            for instruction, question in split.queries.select("instruction", "question").iter_rows()
-        ]
+        texts = split.query_texts(instructions=self._instructions, end=self._end)
         images = split.task.reads_images
 
         def queries(rows: list[int]) -> list[Any]:

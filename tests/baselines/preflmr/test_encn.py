@@ -150,6 +150,12 @@ def test_it_is_saved_and_read_again(make, tmp_path):
     assert again.config == model.config
     ids = again.query_tokenizer(["红色 owl"]).input_ids
     assert torch.equal(ids, model.query_tokenizer(["红色 owl"]).input_ids)
+    model.configure(query_maxlen=20, doc_maxlen=9)
+    model.save_pretrained(tmp_path / "saved")
+    again = PreFLMR.from_pretrained(tmp_path / "saved")
+    assert (again.query_tokenizer.maxlen, again.document_tokenizer.maxlen) == (20, 9)
+    # Where the official code looks for it.
+    assert json.loads((tmp_path / "saved" / "config.json").read_text())["text_config"]["query_maxlen"] == 20
 
 
 def test_the_published_one_has_the_size_of_its_file():

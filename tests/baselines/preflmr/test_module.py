@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from baselines.common.clip_pixels import ClipPixels
 from baselines.preflmr import PreFLMR
 from baselines.preflmr.module import PreFLMRModule, as_multi_vector_encoder, load_multi_vector_encoder
 from baselines.preflmr.pictures import Pictures
+from baselines.preflmr.retriever import PreFLMRRetriever
 from m2kr.errors import M2KRError
 from tests.baselines.images import random_images
 from tests.baselines.preflmr.make_fixtures import DOCUMENTS, QUERIES
@@ -68,12 +70,38 @@ def test_what_was_saved_is_read_again(either: PreFLMR, tmp_path: Path) -> None:
         inputs = PICTURED if task == "query" else DOCUMENTS
         one, other = (getattr(item, f"encode_{task}")(inputs, convert_to_numpy=True) for item in (encoder, again))
         assert_vectors_near(one, other, 0)
-    # It is an official checkpoint too.
-    official = PreFLMR.from_pretrained(tmp_path / "saved")
-    official.configure(query_maxlen=20)
-    assert_vectors_near(official.encode_query(PICTURED), either.encode_query(PICTURED), 0)
     assert again[0].max_seq_length == 12
     assert again.get_embedding_dimension() == 8
+
+
+def by_retriever(folder: Path) -> PreFLMR:
+    retriever = PreFLMRRetriever("flmr", checkpoint=str(folder))
+    assert (
+        retriever.settings.items() >= {"missing_image": "none", "regions": "grid", "padding_mask": "official"}.items()
+    )
+    return retriever.model
+
+
+@pytest.mark.parametrize("as_module", [False, True], ids=["saved as PreFLMR", "saved as MultiVectorEncoder"])
+@pytest.mark.parametrize(
+    "load",
+    [PreFLMR.from_pretrained, lambda folder: load_multi_vector_encoder(folder)[0].model, by_retriever],
+    ids=["PreFLMR", "MultiVectorEncoder", "retriever"],
+)
+def test_every_way_of_loading_gives_what_was_set(
+    load: Callable[[Path], PreFLMR], as_module: bool, flmr_folder: Path, tmp_path: Path
+) -> None:
+    model = PreFLMR.from_pretrained(flmr_folder, padding_mask="official")
+    model.pictures = Pictures(ClipPixels(18, (16, 16), mean=(0.1, 0.2, 0.3)))
+    model.configure(query_maxlen=20, doc_maxlen=12, missing_image="none", regions="grid")
+    as_multi_vector_encoder(model).save(str(tmp_path)) if as_module else model.save_pretrained(tmp_path)
+    again = load(tmp_path)
+    assert (again.query_tokenizer.maxlen, again.document_tokenizer.maxlen) == (20, 12)
+    assert (again.settings, again.pictures) == (model.settings, model.pictures)
+    assert again.settings.padding_mask == "official"
+    inputs = [{"text": "owl " * 30, "image": IMAGES[0]}, "who built it"]
+    assert_vectors_near(again.encode_query(inputs), model.encode_query(inputs), 0)
+    assert_vectors_near(again.encode_document(["bell " * 30]), model.encode_document(["bell " * 30]), 0)
 
 
 def test_it_loads_in_another_type(model: PreFLMR, tmp_path: Path) -> None:
@@ -81,7 +109,7 @@ def test_it_loads_in_another_type(model: PreFLMR, tmp_path: Path) -> None:
     short = load_multi_vector_encoder(tmp_path / "saved", dtype="bfloat16")
     assert short[0].model.dtype == torch.bfloat16
     (tmp_path / "saved" / "preflmr_module.json").write_text(json.dumps({"missing_image": "white"}))
-    with pytest.raises(M2KRError, match="missing_image 'white' is not known"):
+    with pytest.raises(M2KRError, match=r"preflmr_module\.json .*'white'"):
         load_multi_vector_encoder(tmp_path / "saved")
 
 

@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 from baselines.preflmr.retriever import PreFLMRRetriever
+from m2kr.dataset import query_text
 from m2kr.errors import M2KRError
 from m2kr.evaluate.__main__ import main
 from m2kr.results.record import read_result
-from m2kr.retriever import Retriever, get_retriever
+from m2kr.retriever import Retriever, get_retriever, instruction_end
 from tests.baselines.images import random_image
 from tests.benchmarks import gpu_encode
 
@@ -50,6 +51,19 @@ def test_options_change_what_is_encoded(folder: Path, flmr_folder: Path) -> None
     grid: Any = get_retriever("flmr", checkpoint=str(flmr_folder), options={"regions": "grid"})
     assert grid.prepare_image(random_image(0)).shape == (10, 16, 16, 3)
     assert grid.settings["regions"] == "grid"
+
+
+@pytest.mark.parametrize("token", [":", ";"])
+def test_an_instruction_ends_as_the_checkpoint_says(token: str, folder: Path, tmp_path: Path) -> None:
+    """The official example puts ``mask_instruction_token`` for every colon of an instruction."""
+    used = shutil.copytree(folder, tmp_path / "mine")
+    config = json.loads((used / "config.json").read_text())
+    (used / "config.json").write_text(json.dumps({**config, "mask_instruction_token": token}))
+    retriever: Any = get_retriever("preflmr-vit-b", checkpoint=str(used), options={"missing_image": "none"})
+    text = query_text("find: the passage", "who built it: an owl?", instruction_end(retriever))
+    assert text == f"find{token} the passage{token} who built it: an owl?"
+    (vectors,) = retriever.encode_query([text])
+    assert len(vectors) == 32 - 2  # find, and the first token
 
 
 @pytest.mark.parametrize(

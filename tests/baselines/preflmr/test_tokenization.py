@@ -79,7 +79,8 @@ def test_passages_are_padded_to_the_longest_or_to_the_most(tokenizers):
 def test_lengths_are_those_of_the_tokenizers_folder(tokenizers):
     query, document = tokenizers({"query_maxlen": 64, "doc_maxlen": 20})
     assert (query.maxlen, document.maxlen) == (64, 20)
-    query, document = tokenizers({"query_maxlen": None, "doc_maxlen": None})
+    text = configuration("preflmr")["text_config"] | {"query_maxlen": 20}  # the official code passes over it
+    query, document = tokenizers({"query_maxlen": None, "doc_maxlen": None}, text_config=text)
     assert (query.maxlen, document.maxlen) == (32, 64)  # 512 where the encoder has as many positions
 
 

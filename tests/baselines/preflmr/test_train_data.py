@@ -193,6 +193,8 @@ def test_instructions_are_fixed_sampled_or_none(built: Path, world: Path, tmp_pa
 
     assert texts("fixed") == {f"{row['instruction']} {row['question']}"}
     assert texts("none") == {row["question"]}
+    ended = task.text(0, "fixed", np.random.default_rng(0), "<END>")
+    assert ended == f"{row['instruction'].removesuffix(':')}<END> {row['question']}"
     sampled = texts("sampled")
     assert len(sampled) > 4
     assert all(text.endswith(f": {row['question']}") for text in sampled)

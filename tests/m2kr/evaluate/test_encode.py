@@ -126,6 +126,15 @@ def test_unfinished_embeddings_are_not_kept_and_their_time_is_added_up(
     assert not made.reused
 
 
+def test_instructions_end_as_the_retriever_wants_it(built: Path, tmp_path: Path) -> None:
+    retriever: Any = Lengths()
+    retriever.reads_instructions, retriever.instruction_end = True, "<END>"
+    data = load_task("MSMARCO", built, limit=1)
+    Encoder(retriever, tmp_path / "kept", EncodeOptions(quiet=True)).queries(data, None, tmp_path / "work")
+    instruction, question = data.queries.select("instruction", "question").row(0)
+    assert retriever.given == [f"{instruction.removesuffix(':')}<END> {question}"]
+
+
 def test_a_key_tells_where_one_text_ends() -> None:
     keys = [
         texts_key(["ab", "c"]),

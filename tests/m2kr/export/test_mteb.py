@@ -91,6 +91,20 @@ def test_what_is_cut_off_among_ties_are_the_smaller_ids():
         model.search(queries, top_k=3, top_ranked={"q": ["a"]}, **about)
 
 
+def test_an_instruction_ends_as_the_retriever_wants_it():
+    pytest.importorskip("mteb", reason="search_model describes itself to mteb; pip install mteb")
+    from datasets import Dataset
+
+    about = {"task_metadata": SimpleNamespace(name="made up", modalities=["text"])}
+    made = SeeingMulti()
+    made.instruction_end = "<END>"
+    model = search_model(made)
+    model.index(Dataset.from_dict({"id": ["a"], "text": ["a"]}), **about)
+    queries = {"id": ["q", "r"], "text": ["Find: this: who: I?", "Find: this:"], "question": ["who: I?", ""]}
+    model.search(Dataset.from_dict(queries), top_k=1, **about)
+    assert made.asked == ["Find<END> this<END> who: I?", "Find<END> this<END>"]
+
+
 def test_mteb_scores_a_ranker_without_instructions_as_here(built, by_mteb, tmp_path):
     data = load_task("MSMARCO", built)
     metrics = evaluate_task(BM25(), data, tmp_path / "results", TaskOptions(quiet=True))["metrics"]

@@ -120,7 +120,7 @@ class Registry:
             raise M2KRError(f"{what} is registered as {code}, which cannot be loaded: {error}.") from error
         _check_options(what, factory, options or {})
         made: Any = factory(checkpoint=checkpoint, device=device, dtype=dtype, **(options or {}))
-        if not isinstance(made, protocols):
+        if not any(isinstance(made, protocol) for protocol in protocols):
             # Of several, that of which it has most.
             lacks, protocol = min(
                 ((_lacking(made, each), each.__name__) for each in protocols), key=lambda x: len(x[0])

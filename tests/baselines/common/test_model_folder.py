@@ -108,7 +108,7 @@ def test_a_prompt_of_one_s_own_changes_queries_alone(folders: Callable[[str], Pa
     np.testing.assert_array_equal(told.encode_document(PASSAGES), plain.encode_document(PASSAGES))
 
 
-@pytest.mark.parametrize("option", [{"prompt": "Find: "}, {"instructions": "yes"}, {"fusion": "text"}])
+@pytest.mark.parametrize("option", [{"prompt": "Find: "}, {"instructions": "yes"}])
 def test_what_an_option_changes_is_not_taken_for_earlier_work(
     folders: Callable[[str], Path], option: dict[str, str]
 ) -> None:

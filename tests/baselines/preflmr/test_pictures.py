@@ -113,14 +113,14 @@ Road = Callable[[Data, Path, Path], list[np.ndarray]]
 def evaluated(data: Data, folder: Path, work: Path) -> list[np.ndarray]:
     retriever = Kept(folder)
     evaluate_task(retriever, load_task(KEY, data.folder, images=data.images), work, TaskOptions(quiet=True))
-    return retriever.found
+    return retriever.found[: len(data.names)]  # some are encoded again, to see what a batch does
 
 
 def packed(data: Data, folder: Path, work: Path) -> list[np.ndarray]:
     pack_task(data.folder, TASKS[KEY], parse_roots([str(data.images)]), out=data.folder, quiet=True)
     retriever = Kept(folder)
     evaluate_task(retriever, load_task(KEY, data.folder), work / "results", TaskOptions(quiet=True))
-    return retriever.found
+    return retriever.found[: len(data.names)]
 
 
 def by_our_search_in_mteb(data: Data, folder: Path, work: Path) -> list[np.ndarray]:

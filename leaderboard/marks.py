@@ -27,6 +27,9 @@ MARKS = {
     "nano": Mark("small subset", "A few queries and passages were drawn, which is much easier than the task (--nano)."),
     "limited": Mark("first queries only", "Only the first queries were evaluated (--limit)."),
     "no-images": Mark("without images", "The pictures of the queries were not given to the model (--ignore-images)."),
+    "bad-images": Mark(
+        "pictures missing", "Some pictures could not be read, and their queries were asked without (--bad-images)."
+    ),
     "approximate": Mark("approximate search", "Not every query was compared with every passage."),
     "elsewhere": Mark(
         "run made elsewhere", "How the passages were found is not known; the run was scored (m2kr.score)."
@@ -54,6 +57,7 @@ def marks_of(result: Result | AnswerResult, reference: Mapping[DataKind, str]) -
         "nano": result["nano"],
         "limited": result["limited"],
         "no-images": bool(result["ignored_inputs"]),
+        "bad-images": bool(result.get("bad_images")),
         "approximate": result.get("search", "exact") not in ("exact", "elsewhere"),  # answering searches nothing
         "elsewhere": result.get("search") == "elsewhere",
         "batch-dependent": depends_on_batch(result),

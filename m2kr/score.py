@@ -129,6 +129,7 @@ def score_run(
                 "store_dtype": _UNKNOWN,
                 "quantisation": None,
                 "batch_effect": None,
+                "bad_images": None,
                 "batch_size": None,
                 "hardware": _UNKNOWN,
                 "key": key,

@@ -21,6 +21,7 @@ _COMMON = {
     "nano": False,
     "seed": None,
     "ignored_inputs": [],
+    "bad_images": None,
     "device": "cpu",
     "dtype": "float32",
     "batch_size": 32,

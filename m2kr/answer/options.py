@@ -8,6 +8,7 @@ from pathlib import Path
 from m2kr.answer.score import ANSWER_TASKS
 from m2kr.common.cli import option
 from m2kr.common.options import (
+    BadImagesOption,
     ComputeOptions,
     DataOption,
     ImagesOption,
@@ -21,7 +22,7 @@ from m2kr.results.answer_record import Combine
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnswerTaskOptions(ComputeOptions, QuietOption, RerunOption):
+class AnswerTaskOptions(ComputeOptions, QuietOption, RerunOption, BadImagesOption):
     """How the questions of a task are answered."""
 
     k: int = option("passages for each question", 5, least=1, in_key=True, in_result=True)

@@ -19,7 +19,7 @@ from m2kr.common.progress import say
 from m2kr.common.registry import ignored_inputs
 from m2kr.common.work import Workplace
 from m2kr.errors import M2KRError
-from m2kr.images.query_pictures import picture_sizes
+from m2kr.images.query_pictures import black_for_bad, picture_sizes
 from m2kr.results.answer_record import (
     ANSWER_FORMAT,
     AnswerResult,
@@ -79,6 +79,7 @@ def answer_task(
             **used,
             "ignored": ignored,
             "without": without,
+            **({} if options.bad_images == "error" else {"bad_images": options.bad_images}),
         }
     )
     bem = bem if task.key == "EVQA" else None
@@ -100,6 +101,12 @@ def answer_task(
         say(f"{task.key}: finished before, see {result_path}", quiet=options.quiet)
         return finished
     with_images = task.reads_images and not ignored
+    unread: list[str] = []
+    if with_images and options.bad_images != "error":
+        images, unread = black_for_bad(
+            data.images, task.key, data.queries, workers=options.workers, quiet=options.quiet
+        )
+        data = replace(data, images=images)
     if with_images and not finished:
         picture_sizes(data.images, task.key, data.queries)  # before anything is answered
     with work.locked():
@@ -109,6 +116,9 @@ def answer_task(
             generator = AnswerGenerator(reader, data, passages, options, with_images)
             done = generator.answer_all(work.folder, answers_key)
         predictions, seconds, memory = done
+        if options.bad_images == "skip":
+            missed = set(unread)
+            predictions = [{**line, "answer": ""} if line["question_id"] in missed else line for line in predictions]
         said = {line["question_id"]: line["answer"] for line in predictions}
         scores = score_answers(task.key, data.queries, said, bem=bem)
         answered()  # raises where a result with other settings came meanwhile
@@ -134,6 +144,7 @@ def answer_task(
                 "bem": bem.settings if bem else None,
                 "queries_without_passages": without,
                 "ignored_inputs": ignored,
+                "bad_images": {"handling": options.bad_images, "queries": len(unread)} if unread else None,
                 "seconds": round(seconds, 3),
                 "peak_memory": memory,
                 "predictions_sha256": sha256_of(predictions_path),

@@ -60,6 +60,17 @@ class ImagesOption:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BadImagesOption:
+    """``--bad-images``."""
+
+    bad_images: Literal["error", "black", "skip"] = option(
+        "pictures that are missing or broken: end there, or go on with a black one in their place, or count their "
+        "queries as missed; the result says how many there were, and is ranked apart",
+        "error",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class SeedOption:
     """``--seed``."""
 

@@ -17,6 +17,7 @@ from m2kr.significance import compare
 _FEW_QUERIES = 30
 _TO_BE_EQUAL = {
     "ignored_inputs": "inputs that were left out",
+    "bad_images": "pictures that could not be read",
     "top_k": "numbers of passages kept for each query",
     "dtype": "number formats",
 }
@@ -129,7 +130,7 @@ def _cautions(results: Sequence[Result], frame: pl.DataFrame) -> list[str]:
     """Return what else differs between results, or makes intervals and p-values doubtful."""
     notes = []
     for key, what in _TO_BE_EQUAL.items():
-        values = [result[key] for result in results]  # type: ignore[literal-required]
+        values = [result.get(key) for result in results]
         if any(value != values[0] for value in values):
             notes.append(f"caution: the results have different {what}: {', '.join(str(value) for value in values)}")
     if results[0]["queries"] < _FEW_QUERIES:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from m2kr.common.cli import option
 from m2kr.common.options import (
+    BadImagesOption,
     ComputeOptions,
     DataOption,
     ImagesOption,
@@ -43,7 +44,7 @@ class EncodeOptions(ComputeOptions, QuietOption):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskOptions(EncodeOptions, RerunOption):
+class TaskOptions(EncodeOptions, RerunOption, BadImagesOption):
     """How a retriever is evaluated on a task."""
 
     top_k: int = option("passages kept for each query", 500, least=1, in_key=True, in_result=True)

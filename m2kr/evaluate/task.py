@@ -6,6 +6,7 @@ Each of these is kept when finished, encoded chunks one by one, so that the same
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,7 +23,7 @@ from m2kr.evaluate.batch_effect import effect_of_batches
 from m2kr.evaluate.encode import Encoder
 from m2kr.evaluate.options import TaskOptions
 from m2kr.evaluate.quantisation import effect_of_8_bits
-from m2kr.images.query_pictures import picture_sizes
+from m2kr.images.query_pictures import black_for_bad, picture_sizes
 from m2kr.metrics import score
 from m2kr.results.record import (
     Result,
@@ -100,6 +101,7 @@ class _Evaluation:
                 "store_dtype": options.stored,
                 "ignored": self.ignored,
                 "instructions": retriever.reads_instructions,
+                **({} if options.bad_images == "error" else {"bad_images": options.bad_images}),
             }
         )
         name = result_name(data)
@@ -114,6 +116,7 @@ class _Evaluation:
             )
         self.phases = Phases()
         self.batch_effect: dict[str, float] | None = None
+        self.unread: list[str] = []  # queries whose picture cannot be used
 
     def result(self) -> Result:
         """Return the finished result, made now or before."""
@@ -124,12 +127,21 @@ class _Evaluation:
                 check_device(options.device)  # before hours of encoding
             sizes = None
             if task.reads_images and not self.ignored:
-                sizes = picture_sizes(self.data.images, task.key, self.data.queries)
+                sizes = self._picture_sizes()
             with self.work.locked():
                 return self._finished() or self._made(sizes)  # another process may have made it just now
         self.work.tidy(self._tidy)
         say(f"{task.key}: finished before, see {self.result_path}", quiet=options.quiet)
         return finished
+
+    def _picture_sizes(self) -> list[int]:
+        data, options = self.data, self.options
+        if options.bad_images != "error":
+            images, self.unread = black_for_bad(
+                data.images, data.task.key, data.queries, workers=options.workers or 0, quiet=options.quiet
+            )
+            self.data = replace(data, images=images)
+        return picture_sizes(self.data.images, data.task.key, data.queries)
 
     def _finished(self) -> Result | None:
         """Return the result that was finished with these settings, if its run is there too.
@@ -177,7 +189,11 @@ class _Evaluation:
             return Run.read_trec(self.run_path), note.facts["run_sha256"]
         found = self._searched(self.encoder, texts, sizes) if self.encoder else self._ranked(texts)
         queries = self.data.queries["question_id"].to_list()
-        run = Run(queries, [[ids[row] for row in rows] for rows in found[1].tolist()], list(found[0]))
+        missed = set(self.unread) if self.options.bad_images == "skip" else set()
+        kept = [0 if query in missed else None for query in queries]
+        rankings = zip(found[0], found[1].tolist(), kept, strict=True)
+        scores, rows = zip(*((scores[:k], rows[:k]) for scores, rows, k in rankings), strict=True)
+        run = Run(queries, [[ids[row] for row in ranking] for ranking in rows], list(scores))
         self._finished()  # raises where a result with other settings came meanwhile, whose run this would replace
         with phases.measured("write"):
             run.write_trec(self.run_path, self.retriever.name, quiet=self.options.quiet)
@@ -250,6 +266,7 @@ class _Evaluation:
                 "store_dtype": options.stored,
                 "quantisation": effect,
                 "batch_effect": self.batch_effect,
+                "bad_images": {"handling": options.bad_images, "queries": len(self.unread)} if self.unread else None,
                 "key": self.key,
             },
         )

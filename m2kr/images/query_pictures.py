@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, TypeAlias
 
 from m2kr.common.concurrency import pooled_map
+from m2kr.common.progress import progress, say
 from m2kr.errors import M2KRError
-from m2kr.images.decode import ImageError
+from m2kr.images.decode import ImageError, ImageFile
 from m2kr.images.roots import ImageRoots
 
 if TYPE_CHECKING:
@@ -56,9 +58,82 @@ def picture_sizes(images: ImageRoots | None, task: str, queries: pl.DataFrame) -
     if missing:
         raise M2KRError(
             f"{len(missing):,} of {queries.height:,} images of {task} are not in {images}, the first is {missing[0]}. "
-            "Name their folder with --images, or pass --ignore-images."
+            "Name their folder with --images, or pass --ignore-images, or --bad-images black to go on without them."
         )
     return sizes
+
+
+BLACK_SIZE = (336, 336)
+"""Pixels of the picture in place of one that cannot be read: as the official evaluation has for queries without one."""
+
+
+def black_for_bad(
+    images: ImageRoots | None, task: str, queries: pl.DataFrame, *, workers: int = 0, quiet: bool = False
+) -> tuple[ImageRoots, list[str]]:
+    """Decode the picture of every query once, and put black ones in place of those that cannot be used.
+
+    Args:
+        images: where they are.
+        task: key of the task, for messages.
+        queries: with the columns ``question_id`` and ``img_path``.
+        workers: as in `decoded`.
+        quiet: no progress, no notices.
+
+    Returns:
+        Roots with the black ones, and the ids of the queries that get one.
+
+    Raises:
+        M2KRError: there are no roots, no picture at all can be used, or a path leaves its root.
+    """
+    if images is None:
+        raise M2KRError(f"the queries of {task} have images. Name their folder with --images.")
+    paths = queries["img_path"].drop_nulls().unique(maintain_order=True).to_list()
+    bad: dict[str, ImageError] = {}
+    bar = progress(len(paths), f"{task} look for bad images", unit="images", quiet=quiet)
+    with bar, closing(decoded(images, paths, _nothing, workers=workers)) as pictures:
+        for path, picture in zip(paths, pictures, strict=True):
+            bar.update()
+            if isinstance(picture, ImageError):
+                if picture.fault == "outside":
+                    raise picture
+                bad[path] = picture
+    if not bad:
+        return images, []
+    first = next(iter(bad.values()))
+    if len(bad) == len(paths):
+        raise M2KRError(f"none of the {len(bad):,} images of {task} can be used; of the first: {first}")
+    say(f"{task}: {len(bad):,} of {len(paths):,} images cannot be used; of the first: {first}", quiet=quiet)
+    unread = [name for name, path in queries.select("question_id", "img_path").iter_rows() if path in bad]
+    return images.after(_Black(frozenset(bad))), unread
+
+
+class _Black:
+    """Gives a black picture for some paths."""
+
+    def __init__(self, paths: frozenset[str]) -> None:
+        self._paths = paths
+
+    def __call__(self, path: str) -> ImageFile | None:
+        return ImageFile(f"a black picture for {path}", len(_black()), _black) if path in self._paths else None
+
+    def __str__(self) -> str:
+        return "the black pictures"
+
+    def check_unchanged(self) -> None:
+        """Do nothing: no file is read."""
+
+
+def _black() -> bytes:
+    from PIL import Image
+
+    Image.new("RGB", BLACK_SIZE).save(file := io.BytesIO(), "PNG")
+    return file.getvalue()
+
+
+def _nothing(_: Image) -> npt.NDArray[np.uint8]:
+    import numpy as np
+
+    return np.zeros(0, np.uint8)
 
 
 def query_pictures(
@@ -77,7 +152,7 @@ def query_pictures(
             if isinstance(picture, ImageError):
                 raise ImageError(
                     f"the picture {path} of query {name} of {task} cannot be used: {picture} "
-                    "What was finished before it is kept.",
+                    "What was finished before it is kept. --bad-images black or skip goes on without it.",
                     picture.fault,
                     picture.reason,
                 ) from picture

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Protocol
@@ -99,6 +100,12 @@ class ImageRoots:
             prefix=task.image_root,
             hub_images=hub_images,
         )
+
+    def after(self, finder: Finder) -> ImageRoots:
+        """Return the same roots, to be asked after another place."""
+        found = copy(self)
+        found._finders = (finder, *self._finders)
+        return found
 
     def find(self, path: str) -> ImageFile | None:
         """Return the file of an ``img_path``, or None where no root has it.

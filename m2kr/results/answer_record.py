@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypedDict
+from typing import Any, Literal, NotRequired, TypeAlias, TypedDict
 
 from m2kr.errors import M2KRError
 from m2kr.results.record import read_record
@@ -61,6 +61,8 @@ class AnswerResult(TypedDict):
     seed: int | None
     # Kinds of input the task has and the reader was not given: ["image"] after --ignore-images.
     ignored_inputs: list[str]
+    # As in a result of retrieval; questions that were skipped have an empty answer.
+    bad_images: NotRequired[dict[str, Any] | None]
     device: str
     dtype: str
     batch_size: int

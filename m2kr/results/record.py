@@ -84,6 +84,9 @@ class Result(TypedDict):
     # By how much vectors differ between an input alone and in a batch, of some "passages" and "queries": see
     # m2kr.evaluate.batch_effect, and `over_batch_limit`. Null where nothing has vectors, or nobody knows.
     batch_effect: NotRequired[dict[str, float] | None]
+    # Queries whose picture could not be used, and how they were asked: "handling" is "black" (with a black picture) or
+    # "skip" (not at all: they count as missed), "queries" their number. Null where there were none.
+    bad_images: NotRequired[dict[str, Any] | None]
     # Inputs encoded at once; null where that is not known.
     batch_size: int | None
     # Processor or graphics card that encoded and searched.

@@ -43,6 +43,7 @@ def answer_table(results: Sequence[AnswerResult]) -> str:
     notes = []
     if any(result["ignored_inputs"] for result in results):
         notes.append("* the questions' images were not given to this reader (--ignore-images)")
+    notes += _bad_images(results)
     if any(result["limited"] or result["nano"] for result in results):
         notes.append("* only some of the questions were answered (--limit, or a nano subset)")
     for judge in sorted({str(result["bem"]["checkpoint"]) for result in results if result["bem"]}):
@@ -55,6 +56,7 @@ def notes_on(results: Sequence[Result]) -> list[str]:
     notes = []
     if any(result["ignored_inputs"] for result in results):
         notes.append("* the queries' images were not given to this model (--ignore-images)")
+    notes += _bad_images(results)
     if any(result["limited"] for result in results):
         notes.append("* only the first queries were evaluated (--limit)")
     if any(result["nano"] for result in results):
@@ -70,9 +72,14 @@ def notes_on(results: Sequence[Result]) -> list[str]:
 
 def _marked(name: str, result: Result | AnswerResult) -> str:
     """Return the name of what was evaluated, with a star where not all that the task asks was asked."""
-    cut = result["limited"] or result["nano"] or result["ignored_inputs"]
+    cut = result["limited"] or result["nano"] or result["ignored_inputs"] or result.get("bad_images")
     star = "*" if cut or _is_elsewhere(result) or depends_on_batch(result) else ""
     return f"{result[name]}{star}"  # type: ignore[literal-required]
+
+
+def _bad_images(results: Sequence[Result | AnswerResult]) -> list[str]:
+    some = any(result.get("bad_images") for result in results)
+    return ["* some pictures could not be read, and their queries were asked without (--bad-images)"] if some else []
 
 
 def _is_elsewhere(result: Result | AnswerResult) -> bool:

@@ -346,7 +346,7 @@ def test_missing_images_are_said_before_anything_is_encoded(built: Path, tmp_pat
     (tmp_path / "empty").mkdir()
     data = load_task("LLaVA", built, images=tmp_path / "empty" if given else None)
     made = Seeing()
-    message = r"20 of 20 images of LLaVA are not in .*empty, the first is " if given else "have images. Name their"
+    message = r"20 of 20 images of LLaVA are not in .*empty .*, the first is " if given else "have images. Name their"
     with pytest.raises(M2KRError, match=message):
         evaluate_task(made, data, tmp_path / "out", TaskOptions(quiet=True))
     assert not made.read

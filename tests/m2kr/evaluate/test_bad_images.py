@@ -1,0 +1,120 @@
+"""``--bad-images``: what becomes of queries whose picture is missing or broken, in retrieval and in answering."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from m2kr.answer.evidence import no_passages
+from m2kr.answer.options import AnswerTaskOptions
+from m2kr.answer.task import answer_task
+from m2kr.dataset import TaskData, load_task
+from m2kr.errors import M2KRError
+from m2kr.evaluate.options import TaskOptions
+from m2kr.evaluate.task import evaluate_task
+from m2kr.images.query_pictures import BLACK_SIZE
+from m2kr.results.record import read_run
+from m2kr.results.table import table
+from tests.m2kr.answer.test_answer import Seeker
+from tests.m2kr.evaluating import Seeing
+
+
+@pytest.fixture
+def spoiled(built: Path, world: Path, tmp_path: Path) -> TaskData:
+    """OK-VQA's test split; of its pictures, that of the first query is broken, and that of the third is not there."""
+    shutil.copytree(world / "coco", tmp_path / "raw" / "coco")
+    data = load_task("OKVQA", built, images=tmp_path / "raw")
+    broken, missing = (tmp_path / "raw" / "coco" / data.queries["img_path"][row] for row in (0, 2))
+    broken.write_bytes(broken.read_bytes()[:200])
+    missing.unlink()
+    return data
+
+
+def unread(data: TaskData) -> list[str]:
+    paths = data.queries["img_path"]
+    return data.queries.filter(paths.is_in([paths[0], paths[2]]))["question_id"].to_list()
+
+
+@pytest.mark.parametrize("handling", ["black", "skip"])
+def test_an_evaluation_goes_on_without_them_and_says_so(spoiled: TaskData, tmp_path: Path, handling: Any) -> None:
+    made = Seeing()
+    result = evaluate_task(made, spoiled, tmp_path / "out", TaskOptions(quiet=True, bad_images=handling))
+    assert result["bad_images"] == {"handling": handling, "queries": len(unread(spoiled))}
+    black = [
+        name for name, item in zip(spoiled.queries["question_id"], made.asked, strict=True) if is_black(item["image"])
+    ]
+    assert black == unread(spoiled)
+    run = dict(zip(*ids_of(tmp_path / "out", result), strict=True))
+    assert [len(run.get(name, [])) > 0 for name in unread(spoiled)] == [handling == "black"] * len(unread(spoiled))
+    assert all(run[name] for name in spoiled.queries["question_id"] if name not in unread(spoiled))
+    assert "* some pictures could not be read" in table([result])
+    again = evaluate_task(made, spoiled, tmp_path / "out", TaskOptions(quiet=True, bad_images=handling))
+    assert again == result
+
+
+def is_black(image: Image.Image) -> bool:
+    return image.size == BLACK_SIZE and image.getbbox() is None
+
+
+def ids_of(out: Path, result: Any) -> tuple[list[str], list[list[str]]]:
+    run = read_run(out / "OKVQA.run.trec.gz", result)
+    return run.query_ids, run.passage_ids
+
+
+def test_skipped_queries_score_nothing(spoiled: TaskData, tmp_path: Path) -> None:
+    black, skip = (
+        evaluate_task(Seeing(), spoiled, tmp_path / how, TaskOptions(quiet=True, bad_images=how))  # type: ignore[arg-type]
+        for how in ("black", "skip")
+    )
+    assert skip["metrics"]["Recall@500"] < black["metrics"]["Recall@500"]
+    share = len(unread(spoiled)) / spoiled.queries.height
+    assert skip["metrics"]["Recall@500"] <= 1 - share
+
+
+def test_without_the_option_it_ends_and_names_it(spoiled: TaskData, tmp_path: Path) -> None:
+    with pytest.raises(M2KRError, match=r"1 of .* images of OKVQA are not in.*--bad-images black"):
+        evaluate_task(Seeing(), spoiled, tmp_path / "out", TaskOptions(quiet=True))
+
+
+def test_where_every_picture_is_there_the_result_says_nothing_of_it(built: Path, world: Path, tmp_path: Path) -> None:
+    data = load_task("OKVQA", built, images=world)
+    plain, asked = (
+        evaluate_task(Seeing(), data, tmp_path / how, TaskOptions(quiet=True, bad_images=how))  # type: ignore[arg-type]
+        for how in ("error", "skip")
+    )
+    assert asked["bad_images"] is None
+    assert asked["metrics"] == plain["metrics"]
+    assert asked["run_sha256"] == plain["run_sha256"]
+
+
+def test_a_wrong_root_is_no_matter_of_some_bad_pictures(built: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    data = load_task("OKVQA", built, images=tmp_path / "empty")
+    with pytest.raises(M2KRError, match=r"none of the .* images of OKVQA can be used"):
+        evaluate_task(Seeing(), data, tmp_path / "out", TaskOptions(quiet=True, bad_images="black"))
+
+
+def test_a_path_that_leaves_its_root_is_never_passed_over(spoiled: TaskData, tmp_path: Path) -> None:
+    inside, other = (tmp_path / "raw" / "coco" / spoiled.queries["img_path"][row] for row in (1, 4))
+    inside.unlink()
+    inside.symlink_to(shutil.copy(other, tmp_path / "elsewhere.jpg"))
+    with pytest.raises(M2KRError, match="below no image root"):
+        evaluate_task(Seeing(), spoiled, tmp_path / "out", TaskOptions(quiet=True, bad_images="black"))
+
+
+@pytest.mark.parametrize("handling", ["black", "skip"])
+def test_answering_goes_on_without_them_and_says_so(spoiled: TaskData, tmp_path: Path, handling: Any) -> None:
+    reader = Seeker()
+    options = AnswerTaskOptions(quiet=True, bad_images=handling)
+    result = answer_task(reader, spoiled, no_passages(spoiled), tmp_path, options)
+    assert result["bad_images"] == {"handling": handling, "queries": len(unread(spoiled))}
+    (file,) = tmp_path.glob("answers/*/*.predictions.jsonl")
+
+    said = {line["question_id"]: line["answer"] for line in map(json.loads, file.read_text().splitlines())}
+    assert {said[name] for name in unread(spoiled)} == {"" if handling == "skip" else "unknown"}
+    assert {answer for name, answer in said.items() if name not in unread(spoiled)} == {"unknown"}

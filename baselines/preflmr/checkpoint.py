@@ -28,7 +28,7 @@ from baselines.common.checkpoints import Checkpoint, find_checkpoint
 from baselines.preflmr.network import PreFLMRNetwork
 from baselines.preflmr.pictures import MissingImage, Regions
 from baselines.preflmr.tokenization import DOCUMENT_FOLDER, QUERY_FOLDER, PaddingMask
-from m2kr.common.files import atomic, not_written
+from m2kr.common.files import atomic_path, not_written
 from m2kr.errors import M2KRError, first_line
 
 SETTINGS = "preflmr_module.json"
@@ -129,8 +129,8 @@ def save_weights(model: PreFLMRNetwork, folder: Path) -> None:
     tensors = {_official(name): tensor.detach().contiguous() for name, tensor in model.named_parameters()}
     path = folder / "model.safetensors"
     try:
-        with atomic(path) as file:
-            save_file(tensors, file.name, metadata={"format": "pt"})
+        with atomic_path(path) as temporary:
+            save_file(tensors, temporary, metadata={"format": "pt"})
     except SafetensorError as error:
         raise not_written(path, error) from error
 

@@ -37,6 +37,10 @@ def writing(path: Path) -> Iterator[None]:
         raise not_written(path, error) from error
 
 
+class _AnotherWriterError(M2KRError):
+    """Another process writes the same file."""
+
+
 @contextmanager
 def atomic(path: Path, mode: Literal["w", "wb"] = "wb", *, durable: bool = True) -> Iterator[IO[Any]]:
     r"""Open a temporary file beside ``path``; rename it to ``path`` when the block ends without an exception.
@@ -48,23 +52,38 @@ def atomic(path: Path, mode: Literal["w", "wb"] = "wb", *, durable: bool = True)
     Raises:
         M2KRError: the disk is full, the folder cannot be written, or another process writes the same file.
     """
+    text: dict[str, Any] = {"encoding": "utf-8", "newline": "\n"} if mode == "w" else {}
+    # "x" makes the file or fails, so a link that somebody puts there meanwhile is not followed either.
+    with atomic_path(path, durable=False) as temporary, temporary.open(mode.replace("w", "x"), **text) as file:
+        yield file
+        file.flush()
+        if durable:
+            os.fsync(file.fileno())
+        if not _is_at(temporary, file):
+            raise _AnotherWriterError(f"{path} is being written by another process, too. Run one after the other.")
+
+
+@contextmanager
+def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """Yield the path of a temporary file beside ``path`` for a library to write; then rename it, as `atomic` does.
+
+    Raises:
+        M2KRError: the disk is full, or the folder cannot be written.
+    """
     # One name, not one for each process: what a kill left behind is overwritten by the same command later on.
     temporary = path.with_name(f".{path.name}.tmp")
     ours = True
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        text: dict[str, Any] = {"encoding": "utf-8", "newline": "\n"} if mode == "w" else {}
         temporary.unlink(missing_ok=True)
-        # "x" makes the file or fails, so a link that somebody puts there meanwhile is not followed either.
-        with temporary.open(mode.replace("w", "x"), **text) as file:
-            yield file
-            if durable:
-                file.flush()
+        yield temporary
+        if durable:
+            with temporary.open("rb") as file:
                 os.fsync(file.fileno())
-            ours = _is_at(temporary, file)
-        if not ours:
-            raise M2KRError(f"{path} is being written by another process, too. Run one after the other.")
         temporary.replace(path)
+    except _AnotherWriterError:
+        ours = False
+        raise
     except OSError as error:
         # Only what the system says about *this* file is ours to explain; the rest belongs to the caller.
         if error.filename is not None and Path(error.filename) not in (temporary, path, *path.parents):

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from m2kr.common.files import atomic, digest, safe_name, sha256_of
+from m2kr.common.files import atomic, atomic_path, digest, safe_name, sha256_of
 from m2kr.errors import M2KRError
 
 
@@ -53,6 +53,21 @@ def test_of_two_writers_of_a_file_one_is_told_and_nothing_half_written_is_publis
     second.__exit__(None, None, None)
     assert path.read_text(encoding="utf-8") == "second"
     assert [found.name for found in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_library_may_write_the_temporary_file_under_its_path(tmp_path):
+    path = tmp_path / "file"
+    with atomic_path(path) as temporary:
+        (tmp_path / "other").write_text("new", encoding="utf-8")
+        (tmp_path / "other").replace(temporary)  # as some of them do
+        assert not path.exists()
+    assert path.read_text(encoding="utf-8") == "new"
+    with pytest.raises(ZeroDivisionError), atomic_path(path) as temporary:
+        temporary.write_text(f"{1 // 0}", encoding="utf-8")
+    with pytest.raises(M2KRError, match="file could not be written: No such file"), atomic_path(path):
+        pass
+    assert path.read_text(encoding="utf-8") == "new"
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_folder_under_the_temporary_name_is_an_error_of_that_file(tmp_path):

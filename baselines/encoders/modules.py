@@ -45,7 +45,7 @@ def load_modules(held: ModelFolder, name: str, *, device: torch.device, dtype: t
     with (
         loading(f"the model {name!r} could not be loaded", advice),
         reporting_weights() as weights,
-        _pictures_without_torchvision(),
+        _pictures_by_pillow(),
     ):
         if pooling is not None:
             check_choice("pooling", pooling, Pooling)
@@ -75,22 +75,30 @@ def _pooled(folder: str, pooling: str, dtype: torch.dtype) -> list[Any]:
 
 
 @contextmanager
-def _pictures_without_torchvision() -> Iterator[None]:
-    """Load processors of pictures and videos for pictures alone where torchvision, which videos need, is missing."""
-    from transformers import ProcessorMixin
-    from transformers.utils.import_utils import is_torchvision_available
+def _pictures_by_pillow() -> Iterator[None]:
+    """Load processors for pictures alone, prepared by Pillow.
 
-    original = ProcessorMixin.__dict__["get_attributes"]
+    Those that read videos too need torchvision for that. Where it is there, transformers also resizes pictures by it,
+    to other pixels: figures would depend on whether it is installed.
+    """
+    from transformers import AutoImageProcessor, ProcessorMixin
+
+    attributes = ProcessorMixin.__dict__["get_attributes"]
+    image_processor = AutoImageProcessor.__dict__["from_pretrained"]
 
     def get_attributes(cls: Any) -> list[str]:
-        return [name for name in original.__func__(cls) if name != "video_processor"]
+        return [name for name in attributes.__func__(cls) if name != "video_processor"]
 
-    if not is_torchvision_available():
-        ProcessorMixin.get_attributes = classmethod(get_attributes)  # type: ignore[assignment]
+    def from_pretrained(cls: Any, *arguments: Any, **options: Any) -> Any:
+        return image_processor.__func__(cls, *arguments, **{"backend": "pil", **options})
+
+    ProcessorMixin.get_attributes = classmethod(get_attributes)  # type: ignore[assignment]
+    AutoImageProcessor.from_pretrained = classmethod(from_pretrained)  # type: ignore[assignment, method-assign]
     try:
         yield
     finally:
-        ProcessorMixin.get_attributes = original  # type: ignore[method-assign]
+        ProcessorMixin.get_attributes = attributes  # type: ignore[method-assign]
+        AutoImageProcessor.from_pretrained = image_processor  # type: ignore[method-assign]
 
 
 def _read_as_siglip(encoder: Any) -> None:

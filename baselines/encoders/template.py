@@ -109,7 +109,7 @@ class TemplateEncoder:
         if held.model_type != wanted.model_type:
             raise M2KRError(
                 f"{name} is of type {held.model_type or 'unknown'}, and the template {template!r} is for "
-                f"{wanted.model_type}. Leave --option template out, or name a checkpoint of that family."
+                f"{wanted.model_type}. Name a checkpoint of that family, or pass this one as --model."
             )
         import transformers
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from transformers import AutoImageProcessor, Qwen2VLProcessor
 
 from baselines.encoders.template import TEMPLATES
 from baselines.sentence_transformer import SentenceTransformerRetriever
@@ -49,11 +51,12 @@ def test_the_page_has_every_family_and_every_registered_name() -> None:
     assert all(f"`{name}`" in text for name in of_rows)
 
 
-@pytest.mark.parametrize("template", list(TEMPLATES))
-def test_the_order_of_picture_and_text_counts(folders: Folder, template: str) -> None:
+@pytest.mark.parametrize("name", [*TEMPLATES, "qwen2_5-vl"])
+def test_the_order_of_picture_and_text_counts(folders: Folder, name: str) -> None:
     query = [{"text": "an owl", "image": random_image(0, (60, 90))}]
+    template = name if name in TEMPLATES else None
     first, last = (
-        SentenceTransformerRetriever(checkpoint=str(folders(template)), template=template, image_first=order)
+        SentenceTransformerRetriever(checkpoint=str(folders(name)), template=template, image_first=order)
         for order in ("yes", "no")
     )
     assert abs(first.encode_query(query) - last.encode_query(query)).max() > 1e-3
@@ -87,3 +90,20 @@ def test_an_input_that_a_template_cannot_take_is_said(
     retriever = SentenceTransformerRetriever(checkpoint=str(folders("gme")), template="gme")
     with pytest.raises(M2KRError, match=fact):
         retriever.encode_query([{"text": text, "image": random_image(0, size)}])
+
+
+@pytest.mark.parametrize(("name", "template"), [("clip", None), ("qwen2_5-vl", None), ("gme", "gme")])
+def test_pictures_are_prepared_by_pillow_whatever_is_installed(
+    folders: Folder, name: str, template: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    original = AutoImageProcessor.__dict__["from_pretrained"]
+
+    def from_pretrained(cls: Any, *arguments: Any, **options: Any) -> Any:
+        asked.append(options.get("backend"))
+        return original.__func__(cls, *arguments, **options)
+
+    monkeypatch.setattr(AutoImageProcessor, "from_pretrained", classmethod(from_pretrained))
+    SentenceTransformerRetriever(checkpoint=str(folders(name)), template=template)
+    assert asked == ["pil"]
+    assert "video_processor" in Qwen2VLProcessor.get_attributes()  # as it was before

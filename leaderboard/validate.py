@@ -20,6 +20,7 @@ from leaderboard.measures import ANSWER_MEASURES
 from m2kr.answer.metrics import harmonic_accuracy
 from m2kr.answer.score import ANSWER_TASKS
 from m2kr.common.files import sha256_of
+from m2kr.common.json_input import as_record, read_json
 from m2kr.errors import M2KRError
 from m2kr.results.answer_record import AnswerResult, read_answer_result, read_predictions
 from m2kr.results.record import Result, read_result
@@ -46,10 +47,9 @@ class _Prediction(msgspec.Struct):
 def is_answer(path: Path) -> bool:
     """Return whether a result file is one of answering; not where it cannot be read."""
     try:
-        result = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        return "reader" in read_json(path, dict[str, Any], "result file", "")
+    except M2KRError:
         return False  # `read_result` gives the reason
-    return isinstance(result, dict) and "reader" in result
 
 
 def read_valid_result(path: Path) -> Result:
@@ -199,8 +199,8 @@ def _contradicted_by_predictions(result: AnswerResult, path: Path) -> str | None
     if sha256_of(path) != result["predictions_sha256"]:
         return f"{path.name} beside it are not its predictions (the sha256 differs)"
     try:
-        lines = msgspec.convert(read_predictions(path), list[_Prediction])
-    except msgspec.ValidationError as error:
+        lines = as_record(read_predictions(path), list[_Prediction])
+    except ValueError as error:
         return f"{path.name} lacks the scores of a question, between 0 and 1 ({error})"
     if len({line.question_id for line in lines}) != result["queries"] or len(lines) != result["queries"]:
         return f"{path.name} has {len(lines):,} lines, for {result['queries']:,} questions"

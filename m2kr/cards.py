@@ -175,7 +175,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         if options.out is None:
             raise M2KRError("--data needs --out: the committed cards hold nothing of one build.")
-        entries = read_manifest(options.data)["tasks"]
+        listed = read_manifest(options.data)["tasks"]
+        entries = {key: listed[key] for key in TASKS if key in listed}
         if not entries:
             raise M2KRError(f"{options.data} has no manifest of a built task. Build one with python -m m2kr.build.")
         for key in entries:

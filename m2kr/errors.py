@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import errno
+import io
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
+
+from m2kr.signals import Signals
 
 
 class M2KRError(Exception):
@@ -71,15 +76,52 @@ def first_line(error: BaseException) -> str:
 def run_command(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
     """Run ``main(argv)``; turn an `M2KRError` into one line on standard error and exit code 2.
 
-    An interrupt ends with 130, as shells expect; any other exception is a defect of ours and keeps its traceback.
+    So does an error of the system that no code of ours can help: a full disk, a folder that may not be written, a name
+    that is too long. Ctrl-C ends with 130 and SIGTERM with 143, as shells expect, see `Signals`. Any other exception is
+    a defect of ours and keeps its traceback. What a console cannot show is printed as an escape.
     """
-    try:
-        return main(argv)
-    except M2KRError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; what was finished is kept, and the same command goes on from there", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and (stream.errors == "strict" or stream.encoding.lower() != "utf-8"):
+            stream.reconfigure(errors="backslashreplace")
+    with Signals() as signals:
+        try:
+            code = main(argv)
+            sys.stdout.flush()
+        except BaseException as error:  # after a signal, libraries turn its exception into ones of their own
+            if signals.caught is None and not isinstance(error, KeyboardInterrupt):
+                return _explained(error)
+        else:
+            if signals.caught is None:
+                return code
+        # Also where the exception was lost in a library's callback, and the command went on.
+        if line := signals.line():
+            _tell(line)
+        return signals.exit_code
+
+
+def _explained(error: BaseException) -> int:
+    """Say in a line what an exception means for a person, and return the exit code; raise it where it is a defect."""
+    if isinstance(error, BrokenPipeError):  # whoever read our output has enough
+        _drop_output()
         return 0
+    if isinstance(error, M2KRError):
+        _tell(f"error: {error}")
+        return 2
+    if isinstance(error, OSError) and error.errno in REMEDIES:
+        if not error.filename:
+            _drop_output()
+        name = f"{error.filename!s:.200}: " if error.filename else ""
+        _tell(f"error: {name}{error.strerror}. {REMEDIES[error.errno]}")
+        return 2
+    raise error
+
+
+def _tell(line: str) -> None:
+    with suppress(OSError):  # nobody can be told where the error output is full
+        print(line, file=sys.stderr, flush=True)
+
+
+def _drop_output() -> None:
+    """Let what standard output still holds go nowhere, so that Python does not fail over it at its end."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

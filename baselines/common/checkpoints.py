@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-from baselines.common.model_folder import WeightsReport
+from baselines.common.model_folder import WeightsReport, check_model_files
 from m2kr.common.files import digest, sha256_of
 from m2kr.common.model_records import read_records
 from m2kr.errors import M2KRError, first_line
@@ -107,13 +107,15 @@ def snapshot(
         into: the folder to copy them into, for the message.
 
     Raises:
-        M2KRError: there is no such folder, and the hub cannot be reached or has no such model.
+        M2KRError: there is no such folder, and the hub cannot be reached or has no such model; or `check_model_files`
+            refuses it.
         ValueError: a pattern could match other files, such as code.
     """
     if unsafe := [pattern for pattern in patterns if not pattern.endswith(_SUFFIXES)]:
         raise ValueError(f"patterns {unsafe} do not end with one of {_SUFFIXES}")
     folder = Path(name)
     if folder.is_dir():
+        check_model_files(folder)
         return folder
 
     def failed(reason: str) -> M2KRError:
@@ -135,7 +137,7 @@ def snapshot(
     ignored = ["*.bin"]
     try:
         ignored = _unwanted(_files_at_hub(name))
-        return Path(snapshot_download(**wanted, ignore_patterns=ignored))
+        found = Path(snapshot_download(**wanted, ignore_patterns=ignored))
     except Exception as error:  # of a network, huggingface_hub and its HTTP client raise dozens of kinds
         reason = first_line(error)
         if isinstance(error, RepositoryNotFoundError):
@@ -146,7 +148,8 @@ def snapshot(
             raise failed(reason) from error
         if not _holds(found, patterns):
             raise failed(f"{reason}, and the cache holds it in part only") from error
-        return found
+    check_model_files(found)
+    return found
 
 
 def _files_at_hub(name: str) -> list[str]:

@@ -7,7 +7,6 @@ so long that resizing all of them would take gigabytes.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from m2kr.common.files import write_json
+from m2kr.common.json_input import read_json
 from m2kr.errors import M2KRError
 from m2kr.images.decode import to_rgb
 
@@ -77,7 +77,7 @@ class ClipPixels:
             if not path.is_file():
                 continue
             try:
-                values = json.loads(path.read_text(encoding="utf-8"))
+                values = read_json(path, dict[str, Any], "file of a model", "")
                 values = values.get("image_processor", values)
                 # A processor's file of its text half only says nothing about pictures.
                 if any(key in values for key in ("size", "crop_size", "image_mean", "image_processor_type")):

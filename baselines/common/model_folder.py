@@ -6,13 +6,14 @@ reranker becomes a retriever. Such a model gets a score and means nothing, so it
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from m2kr.common.json_input import check_depth, read_json, read_text
 from m2kr.errors import M2KRError
 
 Pooling = Literal["mean", "cls", "last"]
@@ -28,6 +29,47 @@ PRETRAINING_HEADS = (
     *("vocab_transform.", "vocab_layer_norm.", "vocab_projector."),
 )
 """Parts of a checkpoint that no embedding made of the encoder's hidden states uses: heads of the tasks of training."""
+
+
+_MOST = (
+    # The deepest published models have some 200 layers, and each takes time to build, whatever the weights are.
+    (re.compile(r"layers?$|blocks$|^depths?$"), 1_000),
+    (re.compile(r"(vocab_size|positions?|position_embeddings|length)$"), 1 << 24),
+    (re.compile(r"features$"), 1 << 15),
+    (re.compile(r"(size|dim|width|heads|channels|d_model|d_ff|d_kv)$"), 1 << 18),
+)
+"""Names of numbers in config.json, and what they are at most: a few times what any published model has."""
+
+
+def check_model_files(folder: Path) -> None:
+    """Check the JSON files of a model, before a library builds what they say: size, depth, and numbers of `_MOST`.
+
+    Raises:
+        M2KRError: naming the file and the key.
+    """
+    for path in sorted(folder.rglob("*.json")):
+        if path.name == "config.json":
+            if name := _too_large(_json(path)):
+                raise M2KRError(f"{path} says {name}: no model is built of that size. Get the model's files again.")
+            continue
+        try:
+            check_depth(read_text(path))
+        except ValueError as error:
+            raise M2KRError(f"{path} cannot be read: {error}. Get the model's files again.") from error
+
+
+def _too_large(value: Any, name: str = "", most: int | None = None) -> str:
+    """Return "key = number" of the first number in a configuration that is out of its bounds, or nothing."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            bound = next((bound for pattern, bound in _MOST if pattern.search(key)), None)
+            if found := _too_large(item, f"{name}.{key}".lstrip("."), bound):
+                return found
+    elif isinstance(value, list):
+        return next(filter(None, (_too_large(item, name, most) for item in value)), "")
+    elif isinstance(value, int | float) and most is not None and abs(value) > most:
+        return f"{name} = {value:,}, more than {most:,}"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -137,13 +179,10 @@ def _json(path: Path) -> Any:
     """
     if not path.is_file():
         return None
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise M2KRError(f"{path} cannot be read as JSON ({error}). Get the model's files again.") from error
-    wanted = list if path.name == "modules.json" else dict
-    if not isinstance(found, wanted) or (wanted is list and not all(isinstance(item, dict) for item in found)):
-        raise M2KRError(f"{path} does not hold what its name says. Get the model's files again.")
+    kind: Any = list[dict[str, Any]] if path.name == "modules.json" else dict[str, Any]
+    found = read_json(path, kind, "file of a model", "Get the model's files again.")
+    if path.name == "config.json" and not isinstance(found.get("architectures") or [], list):
+        raise M2KRError(f"{path} has no list under architectures. Get the model's files again.")
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
+from m2kr.common.cli import LARGEST
 from m2kr.errors import M2KRError, did_you_mean
 
 
@@ -18,7 +19,7 @@ def check_choice(name: str, value: str, choices: Any) -> None:
         raise M2KRError(f"{name} {value!r} is not known.{did_you_mean(value, known)} Choose one of {', '.join(known)}.")
 
 
-def whole_number(name: str, value: str | int, least: int = 1) -> int:
+def whole_number(name: str, value: str, least: int = 1) -> int:
     """Return the number that an option holds.
 
     Raises:
@@ -28,6 +29,6 @@ def whole_number(name: str, value: str | int, least: int = 1) -> int:
         number = int(value)
     except ValueError:
         number = least - 1
-    if number < least:
-        raise M2KRError(f"--option {name}={value}: it has to be a whole number from {least}.")
+    if not least <= number <= LARGEST:
+        raise M2KRError(f"--option {name}={value:.40}: it has to be a whole number from {least} to {LARGEST:,}.")
     return number

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, g
 
 import msgspec
 
+from m2kr.common.cli import LARGEST
 from m2kr.common.options import parse_pairs
 from m2kr.errors import M2KRError, did_you_mean
 
@@ -66,6 +67,7 @@ def to_settings(kind: type[Settings], values: Mapping[str, Any]) -> Settings:
     needed = [field.name for field in fields(kind) if field.default is field.default_factory is MISSING]
     if lacking := [name for name in needed if name not in values]:
         raise M2KRError(f"it does not say {', '.join(lacking)}: add it.")
+    _check_numbers(values)
     try:
         return msgspec.convert(values, kind)
     except msgspec.ValidationError as error:
@@ -80,6 +82,18 @@ def to_settings(kind: type[Settings], values: Mapping[str, Any]) -> Settings:
         if get_origin(hint) is Literal:
             reason = f"It is one of {', '.join(map(str, get_args(hint)))}"
         raise M2KRError(f"{'.'.join(names)} is {value!r}. {reason}.") from error
+
+
+def _check_numbers(value: Any, name: str = "") -> None:
+    """Refuse NaN, infinity, and numbers that fit no integer of 32 bits, which is what seeds and counts end up in."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _check_numbers(item, f"{name}.{key}".lstrip("."))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _check_numbers(item, name)
+    elif isinstance(value, int | float) and not abs(value) <= LARGEST:
+        raise M2KRError(f"{name} is {value}. It has to be a number of {LARGEST:,} at most.")
 
 
 def parse_changes(values: Sequence[str]) -> dict[str, Any]:

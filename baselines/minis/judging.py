@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
@@ -14,6 +13,7 @@ from baselines.common.markdown import markdown_table
 from baselines.minis.models import READER, RETRIEVERS, SCALE, OneVectorRetriever, clip_mini, model_folder, preflmr_mini
 from baselines.minis.models import SEED as TRAINED_SEED
 from m2kr.common.files import atomic, safe_name
+from m2kr.common.json_input import read_json
 from m2kr.common.measure import hardware
 from m2kr.common.progress import say
 from m2kr.tasks import TASKS
@@ -277,8 +277,7 @@ def write_reader_card(work: Path, scores: str, scale: float) -> None:
 
 
 def _training_of(run: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((run / "training.json").read_text(encoding="utf-8"))
-    return found
+    return read_json(run / "training.json", dict[str, Any], "note of a finished training", "Train again.")
 
 
 def _settings(step: str) -> str:

@@ -11,7 +11,6 @@ pytorch_model.bin, or shards of either with an index. Names of tensors differ be
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from typing import Any
 
 import msgspec
 import torch
+from msgspec import Struct
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -29,6 +29,7 @@ from baselines.preflmr.network import PreFLMRNetwork
 from baselines.preflmr.pictures import MissingImage, Regions
 from baselines.preflmr.tokenization import DOCUMENT_FOLDER, QUERY_FOLDER, PaddingMask
 from m2kr.common.files import atomic_path, not_written
+from m2kr.common.json_input import read_json
 from m2kr.errors import M2KRError, first_line
 
 SETTINGS = "preflmr_module.json"
@@ -223,13 +224,14 @@ def _unpickled(path: Path) -> dict[str, torch.Tensor]:
     return state
 
 
+class _Index(Struct):
+    weight_map: dict[str, str]
+
+
 def _shards(index: Path) -> list[Path]:
     """Return the files that an index names."""
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise M2KRError(f"{index} is no index of weights ({error!r}): copy the file again.") from error
-    paths = [index.parent / str(name) for name in names]
+    names = read_json(index, _Index, "index of weights", "Copy the file again.").weight_map.values()
+    paths = [index.parent / name for name in sorted(set(names))]
     for path in paths:
         if path.parent != index.parent or path.suffix not in (".safetensors", ".bin"):
             raise M2KRError(f"{index} names {path.name!r}, which is no file of weights beside it: copy the file again.")

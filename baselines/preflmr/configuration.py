@@ -15,6 +15,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from m2kr.common.files import write_json
+from m2kr.common.json_input import read_json
 from m2kr.errors import M2KRError
 
 _T = TypeVar("_T")
@@ -166,15 +167,12 @@ class PreFLMRConfig:
             M2KRError: the file is not there, is no JSON, or `from_json` refuses it.
         """
         path = folder / "config.json"
-        try:
-            value = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-        except OSError as error:
-            raise M2KRError(
-                f"{path} could not be read ({error.strerror}): a PreFLMR checkpoint is a folder with config.json, "
-                "the weights, query_tokenizer/ and context_tokenizer/."
-            ) from error
-        except msgspec.MsgspecError as error:
-            raise M2KRError(f"{path} is no JSON object ({error}): copy the file again.") from error
+        value = read_json(
+            path,
+            dict[str, Any],
+            "configuration",
+            "A PreFLMR checkpoint is a folder with config.json, the weights, query_tokenizer/ and context_tokenizer/.",
+        )
         try:
             return cls.from_json(value)
         except M2KRError as error:
@@ -231,6 +229,7 @@ def _read_text(value: Mapping[str, Any]) -> TextConfig:
     where = "text_config."
     kind = _one_of(value.get("model_type"), ("flmr_text_model", *_FAMILIES, None), f"{where}model_type")
     base = value.get("text_encoder_base_model")
+    _check_name(base, f"{where}text_encoder_base_model")
     if base is None and kind != "xlm-roberta":
         base = "bert-base-uncased"
     if value.get("projection_dim"):
@@ -261,6 +260,7 @@ def _read_mapping(value: Mapping[str, Any]) -> TextConfig | None:
         return None
     where = "transformer_mapping_config."
     base = value.get("transformer_mapping_config_base")
+    _check_name(base, "transformer_mapping_config_base")
     own = dict(_object(value.get("transformer_mapping_config"), where[:-1]))
     layers = value.get("transformer_mapping_num_hidden_layers")
     if layers is not None:
@@ -315,6 +315,11 @@ def _object(value: Any, name: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise M2KRError(f"{name} is {value!r} where an object is expected.")
     return value
+
+
+def _check_name(value: Any, name: str) -> None:
+    if value is not None and not isinstance(value, str):
+        raise M2KRError(f"{name} is {value!r:.80} where the name of an encoder is expected.")
 
 
 def _one_of(value: Any, known: tuple[str | None, ...], name: str) -> Any:

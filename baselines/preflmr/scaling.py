@@ -8,7 +8,6 @@ GPU; see docs/scaling.md.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -31,8 +30,9 @@ from baselines.preflmr.scaling_plan import (
     settings_file,
 )
 from baselines.preflmr.scaling_report import RunScores, draw, report
-from m2kr.common.cli import option, parse
+from m2kr.common.cli import MOST_WORKERS, option, parse
 from m2kr.common.files import atomic, write_json
+from m2kr.common.json_input import read_json
 from m2kr.common.locks import one_writer
 from m2kr.common.measure import hardware, versions
 from m2kr.common.options import QuietOption
@@ -62,8 +62,10 @@ class ScalingOptions(QuietOption):
     data: Path | None = option("folder of a built benchmark, where the settings make no world", None)
     images: tuple[str, ...] = option("its pictures", (), metavar="[TASK=]ROOT")
     device: str | None = option("as torch names it; default: the settings' own", None)
-    jobs: int | None = option("runs at once; default 2 on a CPU, of one thread each, else 1", None, least=1)
-    workers: int = option("processes that decode pictures, a run", 0, least=0)
+    jobs: int | None = option(
+        "runs at once; default 2 on a CPU, of one thread each, else 1", None, least=1, most=MOST_WORKERS
+    )
+    workers: int = option("processes that decode pictures, a run", 0, least=0, most=MOST_WORKERS)
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ def _studied(study: Study, runs: Sequence[Run]) -> list[RunScores]:
         # Whole pipelines first: those that leave a stage out begin with theirs.
         in_parallel(partial(_do, study), [run for run in waiting if len(run.stages) == 4], jobs)
         in_parallel(partial(_do, study), [run for run in waiting if len(run.stages) < 4], jobs)
-    scores = [json.loads((out / run.name / _SCORES).read_text(encoding="utf-8")) for run in runs]
+    scores = [read_json(out / run.name / _SCORES, RunScores, "file of scores", "Delete it.") for run in runs]
     facts = {"settings": settings.raw, "hardware": hardware(study.device), "versions": versions()}
     write_json(out / "scaling.json", {**facts, "runs": scores})
     middle = settings.middle.vision, settings.middle.text

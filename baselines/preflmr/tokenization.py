@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
+from msgspec import Struct
 
 from baselines.common.checkpoints import load_tokenizer
 from baselines.common.options import check_choice
 from baselines.preflmr.configuration import PreFLMRConfig
 from m2kr.common.files import atomic
+from m2kr.common.json_input import read_json
 from m2kr.errors import M2KRError
 
 PaddingMask = Literal["sane", "official"]
@@ -84,6 +86,7 @@ class _Tokenizer:
         """Write the files that the tokenizer was read from, each atomically, with ``maxlen`` where that was changed."""
         files = dict(self.files)
         if self._maxlen != self._given:
+            # As they are written: they were looked at when they were read, and 10^30 is to stay a whole number.
             settings = json.loads(files.get(_SETTINGS, b"{}"))
             files[_SETTINGS] = json.dumps({**settings, self._length_name: self._maxlen}, indent=2).encode()
         for name, content in files.items():
@@ -128,8 +131,9 @@ class QueryTokenizer(_Tokenizer):
     def __init__(self, folder: Path, config: PreFLMRConfig) -> None:
         super().__init__(folder, config)
         settings = self._tokenizer.init_kwargs
-        told = settings.get("query_maxlen") if self._bert else config.text_config.query_maxlen
-        self._read_maxlen(int(told or 32), f"query_maxlen of {folder}")
+        length = config.text_config.query_maxlen
+        length = _length(settings, "query_maxlen", 32, folder) if self._bert else length or 32
+        self._read_maxlen(length, f"query_maxlen of {folder}")
         self._attend_to_masks = self._bert and bool(settings.get("attend_to_mask_tokens"))
         self._instruction_end = config.mask_instruction_token
         self._warned = False
@@ -170,7 +174,7 @@ class DocumentTokenizer(_Tokenizer):
 
     def __init__(self, folder: Path, config: PreFLMRConfig) -> None:
         super().__init__(folder, config)
-        told = int(self._tokenizer.init_kwargs.get("doc_maxlen") or 512)
+        told = _length(self._tokenizer.init_kwargs, "doc_maxlen", 512, folder)
         self._read_maxlen(min(told, self._limit), f"doc_maxlen of {folder}")
         self.pad_id = int(self._tokenizer.pad_token_id)
 
@@ -281,7 +285,7 @@ def _read(folder: Path, config: PreFLMRConfig) -> tuple[Any, dict[str, bytes]]:
         BertTokenizer if bert else AutoTokenizer, folder, vocabulary=config.text_config.vocab_size
     )
     files = {name: (folder / name).read_bytes() for name in _FILES if (folder / name).is_file()}
-    for token, number in _added(files).items():
+    for token, number in _added(folder).items():
         given = tokenizer.convert_tokens_to_ids(token)
         if given != number:
             raise M2KRError(
@@ -293,12 +297,34 @@ def _read(folder: Path, config: PreFLMRConfig) -> tuple[Any, dict[str, bytes]]:
     return tokenizer, files
 
 
-def _added(files: dict[str, bytes]) -> dict[str, int]:
+def _length(settings: dict[str, Any], name: str, default: int, folder: Path) -> int:
+    """Return a length that a tokenizer's settings give, or else the default."""
+    found = settings.get(name) or default
+    if not isinstance(found, int):
+        raise M2KRError(f"{name} of {folder} is {found!r:.80}, where a number of tokens belongs: correct it there.")
+    return found
+
+
+class _Token(Struct):
+    content: str
+
+
+class _TokenizerConfig(Struct):
+    added_tokens_decoder: dict[str, _Token] | None = None
+
+
+def _added(folder: Path) -> dict[str, int]:
     """Return the tokens that a tokenizer's files add to its vocabulary, with the ids they must have."""
-    settings = json.loads(files.get(_SETTINGS, b"{}"))
-    added: dict[str, int] = json.loads(files.get("added_tokens.json", b"{}"))
-    decoder = settings.get("added_tokens_decoder") or {}
-    return {token["content"]: int(number) for number, token in decoder.items()} | added
+    what, remedy = "file of a tokenizer", "Copy the tokenizer's folder of the checkpoint again."
+    added: dict[str, int] = {}
+    path = folder / "tokenizer_config.json"
+    if path.is_file():
+        for number, token in (read_json(path, _TokenizerConfig, what, remedy).added_tokens_decoder or {}).items():
+            if not number.isdecimal():
+                raise M2KRError(f"{path} is no {what}: it adds {token.content!r} as {number!r}. {remedy}")
+            added[token.content] = int(number)
+    path = folder / "added_tokens.json"
+    return added | read_json(path, dict[str, int], what, remedy) if path.is_file() else added
 
 
 def _token(tokenizer: Any, token: str, folder: Path) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from baselines.common.settings import parse_changes, read_settings
-from m2kr.common.cli import option, parse
+from m2kr.common.cli import MOST_WORKERS, option, parse
 from m2kr.common.options import DeviceOption, ImagesOption, QuietOption
 from m2kr.common.progress import say
 from m2kr.errors import M2KRError, run_command
@@ -44,7 +44,7 @@ class TrainOptions(ImagesOption, DeviceOption, QuietOption):
     vision: str | None = option("without --init: a CLIP for the image encoder", None, metavar="PATH")
     config: Path | None = option("settings; default: those of the stage", None, metavar="FILE")
     set: tuple[str, ...] = option("change a setting, as in --set steps=100", (), metavar="NAME=VALUE")
-    workers: int = option("processes that make batches", 0, least=0)
+    workers: int = option("processes that make batches", 0, least=0, most=MOST_WORKERS)
     log: Literal["none", "tensorboard", "trackio"] = option("where losses are logged to", "none")
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from m2kr.answer.score import ANSWER_TASKS
-from m2kr.common.cli import option
+from m2kr.common.cli import MOST_WORKERS, option
 from m2kr.common.options import (
     BadImagesOption,
     ComputeOptions,
@@ -29,7 +29,7 @@ class AnswerTaskOptions(ComputeOptions, QuietOption, RerunOption, BadImagesOptio
     combine: Combine = option("an answer for each passage, or all in one prompt", "joint", in_key=True, in_result=True)
     batch_size: int = option("prompts answered at once", 8, least=1, in_result=True)
     ignore_images: bool = option("ask without the pictures", False)
-    workers: int = option("processes that decode pictures", 0, least=0)
+    workers: int = option("processes that decode pictures", 0, least=0, most=MOST_WORKERS)
 
 
 @dataclass(frozen=True, kw_only=True)

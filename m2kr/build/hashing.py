@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
 from m2kr.common.files import sha256_of, write_json
+from m2kr.common.json_input import read_json
+from m2kr.errors import M2KRError
 
 
 class FileHasher:
@@ -22,7 +24,8 @@ class FileHasher:
         self.cache = cache
         self.known: dict[str, str] = {}
         if cache is not None and cache.exists():
-            self.known = json.loads(cache.read_text(encoding="utf-8"))
+            with suppress(M2KRError):  # damaged: all is hashed again
+                self.known = read_json(cache, dict[str, str], "list of hashes", "Delete it.")
         self.begun: dict[Path, Future[str]] = {}
         self.stop = threading.Event()
         self.beside = ThreadPoolExecutor(1)

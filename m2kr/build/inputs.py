@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from m2kr.errors import M2KRError
+from msgspec import Struct
+
+from m2kr.common.json_input import read_json
 from m2kr.parsing.rejected import OnBadRows
 from m2kr.parsing.releases import possible_names
 from m2kr.sources.options import make_options
 from m2kr.tasks import RELEASES, Task
+
+
+class _Mark(Struct):
+    """What a made-up world says of itself, as far as a build wants to know it."""
+
+    generator: str
+    seed: int
+    scale: int | float
+    options: dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -83,11 +93,8 @@ def task_inputs(
         path = folder / "SYNTHETIC.json"
         if not path.is_file():
             continue
-        try:
-            mark = json.loads(path.read_text(encoding="utf-8"))
-            synthetic = {name: mark[name] for name in ("generator", "seed", "scale")}
-            defaults |= mark["options"].get(task.key, {})
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise M2KRError(f"{path} is not a mark of m2kr.synthetic ({error!r}). Make that world again.") from error
+        mark = read_json(path, _Mark, "mark of m2kr.synthetic", "Make that world again.")
+        synthetic = {"generator": mark.generator, "seed": mark.seed, "scale": mark.scale}
+        defaults |= mark.options.get(task.key, {})
     settings = make_options(task.key, {**defaults, **(options or {})})
     return TaskInputs(task, folders, settings, seed, on_bad_rows, allow_missing, synthetic)

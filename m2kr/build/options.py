@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from m2kr.common.cli import option
+from m2kr.common.cli import MOST_WORKERS, option
 from m2kr.common.options import QuietOption, SeedOption
 from m2kr.errors import M2KRError, did_you_mean
 from m2kr.tasks import RELEASES, get_task
@@ -24,7 +24,7 @@ class BuildOptions(SeedOption, QuietOption):
     on_bad_rows: Literal["error", "skip"] = option("whether rows that cannot be used end the build", "error")
     allow_missing: bool = option("build what is there, list what is not", False)
     images: tuple[str, ...] = option("check that every image is there", (), metavar="[TASK=]ROOT")
-    workers: int = option("threads; default one per core; changes no byte", 0)
+    workers: int = option("threads; default one per core; changes no byte", 0, most=MOST_WORKERS)
     list: bool = option("show tasks and the raw files they need", False)
 
     @property

@@ -28,7 +28,9 @@ def is_up_to_date(inputs: TaskInputs, out: Path) -> bool:
         return False
     if not all(_has_size(out / shard["path"], shard["bytes"]) for shard in shards_of(entry)):
         return False
-    used = {label: inputs.folders[label.split("/", 1)[0]] / label.split("/", 1)[1] for label in entry["sources"]}
+    if not all(label.partition("/")[0] in inputs.folders for label in entry["sources"]):
+        return False
+    used = {label: inputs.folders[label.partition("/")[0]] / label.partition("/")[2] for label in entry["sources"]}
     if not all(_has_size(path, entry["sources"][label]["bytes"]) for label, path in used.items()):
         return False
     with FileHasher() as hashing:

@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 
     Options = TypeVar("Options", bound=DataclassInstance)
 
+LARGEST = (1 << 31) - 1
+"""The largest number of an option or a setting: counts and seeds end up in integers of 32 bits."""
+
+MOST_WORKERS = 1024
+"""Threads or processes of an option at most. Each holds some of the work at once."""
+
 REQUIRED: Any = dataclasses.MISSING
 """Default of an option that has to be given."""
 
@@ -36,6 +42,7 @@ class _Facts:
     metavar: str | None = None
     least: float | None = None
     above: float | None = None
+    most: float | None = None
     one_of: str | None = None
     positional: bool = False
     several: Literal["repeat", "list"] = "repeat"
@@ -64,6 +71,7 @@ def option(
     metavar: str | None = None,
     least: float | None = None,
     above: float | None = None,
+    most: float | None = None,
     one_of: str | None = None,
     positional: bool = False,
     several: Literal["repeat", "list"] = "repeat",
@@ -83,6 +91,7 @@ def option(
         metavar: what stands for the value in the help.
         least: the smallest number allowed.
         above: a number that it has to exceed.
+        most: the largest number allowed; without it, any below `LARGEST`.
         one_of: name of a group of options of which exactly one has to be given.
         positional: it is given without its name.
         several: for a tuple, whether the option is repeated or followed by all values.
@@ -90,7 +99,7 @@ def option(
         in_result: it is named in result files.
         prints: returns a text that a flag prints in place of running the command, whatever else is given.
     """
-    facts = _Facts(does, choices, metavar, least, above, one_of, positional, several, in_key, in_result, prints)
+    facts = _Facts(does, choices, metavar, least, above, most, one_of, positional, several, in_key, in_result, prints)
     if isinstance(default, list | dict | set):
         raise TypeError(f"the default {default!r} can be changed; give a tuple.")
     return dataclasses.field(default=default, metadata={"option": facts})
@@ -164,8 +173,9 @@ def options_of(options: type[Options], arguments: argparse.Namespace) -> Options
         if _base(kind)[1]:
             value = tuple(value) if value is not None else None if field.default is REQUIRED else field.default
         if value is not None and _base(kind)[0] in (int, float):
-            if not math.isfinite(value):
-                raise M2KRError(f"{name} is {value}; it has to be a number that is finite.")
+            most = LARGEST if facts.most is None else facts.most
+            if not abs(value) <= most:
+                raise M2KRError(f"{name} is {_shown(value)}; it has to be a number of {most:,} at most.")
             if facts.least is not None and value < facts.least:
                 raise M2KRError(f"{name} is {value}; it has to be {facts.least:g} or more.")
             if facts.above is not None and value <= facts.above:
@@ -194,6 +204,11 @@ def options_table(options: type[DataclassInstance]) -> str:
         cells = (f"`{name}`", _help(field, facts).replace("<", "&lt;"))
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)
+
+
+def _shown(value: float) -> str:
+    """Return a number as text; of one with hundreds of digits, which Python may refuse to spell, their count."""
+    return f"of {math.log10(abs(value)):.0f} digits" if math.inf > abs(value) >= 1e100 else str(value)
 
 
 def _flag(name: str) -> str:

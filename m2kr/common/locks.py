@@ -6,15 +6,15 @@ says who holds it. Both are gone when the work ends. After a kill they stay, fre
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from m2kr.common.files import not_written, write_json
+from m2kr.common.json_input import read_json
 from m2kr.common.progress import say
 from m2kr.errors import M2KRError
 
@@ -118,7 +118,7 @@ def _holder(lock: Path) -> Path:
 
 def _held_by(holder: Path) -> str:
     try:
-        found = json.loads(holder.read_text(encoding="utf-8"))
+        found = read_json(holder, dict[str, Any], "note of a lock", "")
         return f"process {found['pid']:d}, since {found['since']:.40}"
-    except (OSError, ValueError, TypeError, KeyError):
+    except (M2KRError, ValueError, TypeError, KeyError):
         return "another process"

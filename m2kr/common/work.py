@@ -18,19 +18,29 @@ A `Workplace` is the folder for the unfinished work on one result, and the lock 
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
 
 from m2kr.common.files import digest, write_json, writing
+from m2kr.common.json_input import as_record, read_json
 from m2kr.common.locks import exclusive, is_unclaimed
 from m2kr.common.measure import peak_memory, reset_peak_memory
 from m2kr.common.progress import progress
 from m2kr.errors import M2KRError
+
+
+class _Progress(Struct):
+    """What `Note.in_chunks` notes."""
+
+    rows: Annotated[int, Meta(ge=0)] = 0
+    seconds: float = 0.0
+    memory: int = 0
 
 
 class Note:
@@ -49,11 +59,12 @@ class Note:
         self.key = key
         self.facts: dict[str, Any] = {}
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = read_json(path, dict[str, Any], "note", "It is made again.")
             of = found.pop("key")
+            as_record(found, _Progress)
             if key in (None, of) and whole(found):
                 self.key, self.facts = of, found
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        except (M2KRError, OSError, ValueError, TypeError, KeyError, AttributeError):
             pass  # none, or none of ours: the work is done again
 
     def save(self, **facts: Any) -> None:
@@ -133,11 +144,8 @@ def claim(note: Path, settings: dict[str, Any], what: str) -> None:
             raise M2KRError(f"{folder} is there and holds no {note.name}, so it is no {what}'s: choose another --out.")
         write_json(note, settings)
         return
-    try:
-        found = json.loads(note.read_text(encoding="utf-8"))
-        other = [name for name in {**found, **settings} if digest(found.get(name)) != digest(settings.get(name))]
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise M2KRError(f"{note} cannot be read ({error}): delete {folder}, or choose another --out.") from error
+    found = read_json(note, dict[str, Any], f"note of a {what}", f"Delete {folder}, or choose another --out.")
+    other = [name for name in {**found, **settings} if digest(found.get(name)) != digest(settings.get(name))]
     if other:
         raise M2KRError(
             f"{folder} holds a {what} with other settings ({', '.join(other)}): delete it, or choose another --out."

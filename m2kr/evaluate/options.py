@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from m2kr.common.cli import option
+from m2kr.common.cli import MOST_WORKERS, option
 from m2kr.common.options import (
     BadImagesOption,
     ComputeOptions,
@@ -51,7 +51,7 @@ class TaskOptions(EncodeOptions, RerunOption, BadImagesOption):
     ignore_images: bool = option("evaluate without the queries' images", False)
     keep_embeddings: bool = option("keep them for later evaluations, in OUT", False)
     search_memory: float = option("scratch for search", 1.0, above=0, metavar="GIB")
-    workers: int | None = option("processes that decode pictures", 0, least=0)
+    workers: int | None = option("processes that decode pictures", 0, least=0, most=MOST_WORKERS)
 
     @property
     def search_bytes(self) -> int:
@@ -79,7 +79,9 @@ class EvaluateOptions(TaskOptions, LoadOptions, DataOption, TasksOption, SplitOp
     nano: bool = option("only a small subset (50 queries), in result files of its own", False)
     seed: int = option("of the subset that --nano draws", 0)
     out: Path = option("folder of results", Path("results"))
-    workers: int | None = option("processes that decode pictures; default: one per core, at most 4", None, least=0)
+    workers: int | None = option(
+        "processes that decode pictures; default: one per core, at most 4", None, least=0, most=MOST_WORKERS
+    )
 
     def __post_init__(self) -> None:
         if self.nano and self.limit is not None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import polars as pl
 import pyarrow as pa
 
 from m2kr import __version__
 from m2kr.common.files import atomic, digest, write_json
+from m2kr.common.json_input import read_json
 from m2kr.common.locks import is_unclaimed
 from m2kr.common.templates import render
 from m2kr.errors import M2KRError
@@ -84,6 +84,25 @@ class ExportedSplit:
         return self.task.key if self.split == "test" else f"{self.task.key}.{self.split}"
 
 
+class _Part(TypedDict):
+    key: str
+    task: str
+    split: str
+    dataset: str
+    synthetic: bool
+    queries: int
+    passages: int
+    images: bool
+    instructions: bool
+
+
+class _Manifest(TypedDict):
+    format: int
+    m2kr: str
+    to: str
+    parts: dict[str, _Part]
+
+
 def read_folder(out: Path, to: str) -> dict[str, Any]:
     """Return the manifest of the folder of an export; an empty one where the folder is new or empty.
 
@@ -92,14 +111,10 @@ def read_folder(out: Path, to: str) -> dict[str, Any]:
     """
     path = out / MANIFEST
     if path.is_file():
-        try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
-            known = (manifest["format"], manifest["to"]) == (1, to) and isinstance(manifest["parts"], dict)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise M2KRError(f"{path} is not a manifest of an export. Name another folder.") from error
-        if not known:
+        manifest: dict[str, Any] = {**read_json(path, _Manifest, "manifest of an export", "Name another folder.")}
+        if (manifest["format"], manifest["to"]) != (1, to):
             raise M2KRError(f"{out} holds an export to {manifest['to']!r}, not to {to!r}. Name another folder.")
-        return dict(manifest, m2kr=__version__)
+        return {**manifest, "m2kr": __version__}
     if not is_unclaimed(out, MANIFEST):
         raise M2KRError(f"{out} holds something that no export wrote (it has no {MANIFEST}). Name another folder.")
     return {"format": 1, "m2kr": __version__, "to": to, "parts": {}}

@@ -6,7 +6,6 @@ path, size and time of modification.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from m2kr.common.files import cache_folder, digest, sha256_of, write_json
+from m2kr.common.json_input import read_json
 from m2kr.errors import M2KRError
 from m2kr.formats.manifest import MANIFEST, is_of_its_hashes, read_manifest, shards_of
 from m2kr.formats.shards import Shard
@@ -181,10 +181,9 @@ class KnownHashes:
         self._folder = folder.resolve()
         self._file: Path | None = None
         self._known: dict[str, list[Any]] = {}
-        with suppress(M2KRError, OSError, ValueError):
+        with suppress(M2KRError, OSError):
             self._file = cache_folder() / "hashes" / f"{digest(str(self._folder))}.json"
-            found = json.loads(self._file.read_text(encoding="utf-8"))
-            self._known = found if isinstance(found, dict) else {}
+            self._known = read_json(self._file, dict[str, list[Any]], "list of hashes", "Delete it.")
 
     def hashed(self, file: ReadFile) -> ReadFile:
         """Return a file with its hash.

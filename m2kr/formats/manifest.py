@@ -6,13 +6,15 @@ machine or the number of threads goes into a file.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict
+
+from msgspec import Meta
 
 from m2kr import __version__
 from m2kr.common.files import atomic, digest, write_json
+from m2kr.common.json_input import as_record, read_json
 from m2kr.common.work import move_into_place
 from m2kr.errors import M2KRError
 from m2kr.formats.shards import Shard
@@ -21,6 +23,40 @@ from m2kr.tasks import TASKS, Task
 MANIFEST = "manifest.json"
 CARD = "README.md"
 CROISSANT = "croissant.json"
+
+_Count = Annotated[int, Meta(ge=0)]
+
+
+class SplitFacts(TypedDict):
+    """What the manifest says of a split of a config. Packed images have a ``key`` besides."""
+
+    rows: _Count
+    bytes: _Count
+    shards: list[Shard]
+    key: NotRequired[str]
+
+
+class _Source(TypedDict):
+    sha256: str
+    bytes: _Count
+
+
+class _Entry(TypedDict):
+    """What the manifest says of a task; `entry` makes one."""
+
+    m2kr: str
+    fingerprint: str
+    synthetic: dict[str, Any] | None
+    configs: dict[str, dict[str, SplitFacts]]
+    counts: dict[str, Any]
+    options: dict[str, Any]
+    sources: dict[str, _Source]
+    absent: NotRequired[list[str]]
+
+
+class _Manifest(TypedDict):
+    tasks: dict[str, _Entry]
+    images: NotRequired[dict[str, SplitFacts]]
 
 
 def read_manifest(out: Path) -> dict[str, Any]:
@@ -32,13 +68,19 @@ def read_manifest(out: Path) -> dict[str, Any]:
     path = out / MANIFEST
     if not path.exists():
         return {"format": 1, "m2kr": __version__, "tasks": {}}
+    remedy = "Get the benchmark again, or choose another folder."
+    manifest = read_json(path, dict[str, Any], "manifest of this program", remedy)
+    if manifest.get("format", 1) != 1:
+        raise M2KRError(f"{path} has format {manifest['format']!r}; this version reads 1. Build again elsewhere.")
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        if manifest["format"] != 1:
-            raise M2KRError(f"{path} has format {manifest['format']!r}; this version reads 1. Build again elsewhere.")
-        return dict(manifest, tasks=dict(manifest["tasks"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise M2KRError(f"{path} is not a manifest of this program ({error}). Choose another --out folder.") from error
+        as_record(manifest, _Manifest)
+        for key, task in TASKS.items():
+            for config in manifest["tasks"].get(key, {}).get("configs", {}):
+                if config not in (task.data_config, task.passages_config):
+                    raise ValueError(f"{key} has no config {config!r:.80}")
+    except ValueError as error:
+        raise M2KRError(f"{path} is no manifest of this program: {error}. {remedy}") from error
+    return manifest
 
 
 def shards_of(entry: dict[str, Any]) -> Iterator[Shard]:

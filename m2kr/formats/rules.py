@@ -16,6 +16,9 @@ from m2kr.tasks import Task
 
 _NAMED = 1000
 # Rows that are named at most, where many are wrong in the same way.
+MAX_ID_BYTES = 2048
+"""Of a passage or a question. A run holds both for each passage found, hundreds for each question; the longest ids of
+the releases are addresses of pages and pictures."""
 
 
 class DatasetError(M2KRError):
@@ -89,7 +92,7 @@ def check_loaded(config: str, frame: pl.DataFrame | pl.LazyFrame, where: str, ne
         found = schema.get(name, wanted)
         if not _serves(found, wanted) or (name == row_id and found != wanted):
             raise DatasetError(f"{where}: column {name} has type {found}, {config} wants {wanted}.")
-    doubtful = (pl.col(row_id).n_unique() < pl.len()) | _blank(row_id).any()
+    doubtful = (pl.col(row_id).n_unique() < pl.len()) | _blank(row_id).any() | _long(row_id).any()
     if rows.select(doubtful).collect(engine="streaming").item():
         _refuse(_id_problems(rows, row_id, where))
     read_as_lists = [name for name in (*needed, "answers") if isinstance(schema.get(name), pl.List)]
@@ -134,7 +137,7 @@ def _refuse(problems: list[_Problem]) -> None:
         count, first = summary.collect(engine="streaming").row(0)
         if count:
             more = f" ({count:,} rows in all)" if count > 1 else ""
-            raise DatasetError(f"{problem.where}, row {problem.row_id}={first!r}: {problem.says}{more}.")
+            raise DatasetError(f"{problem.where}, row {problem.row_id}={first!r:.200}: {problem.says}{more}.")
 
 
 def check_split(
@@ -239,10 +242,15 @@ def _blank(column: str) -> pl.Expr:
     return text.is_null() | (text.str.strip_chars() == "")
 
 
+def _long(column: str) -> pl.Expr:
+    return pl.col(column).str.len_bytes() > MAX_ID_BYTES
+
+
 def _id_problems(frame: pl.LazyFrame, column: str, where: str) -> list[_Problem]:
     repeated = frame.group_by(column).len().filter(pl.col("len") > 1).select(pl.col(column).sort())
     return [
         _Problem(where, frame.filter(_blank(column)), column, "the id is empty"),
+        _Problem(where, frame.filter(_long(column)), column, f"the id has more than {MAX_ID_BYTES:,} bytes"),
         _Problem(where, repeated, column, "the id stands more than once"),
     ]
 

@@ -31,11 +31,13 @@ from typing import Protocol
 from m2kr.common.files import atomic, cache_folder, digest
 from m2kr.common.locks import exclusive
 from m2kr.common.progress import progress, say
+from m2kr.common.tar_headers import DAMAGED_TAR, BoundedTarInfo, tar_members
 from m2kr.errors import M2KRError
 from m2kr.images.parts import FIRST_PART, open_whole, parts_of, whole_size
 
-MAX_MEMBER_BYTES = 1 << 30
-"""A larger member is refused: it is no picture, and a few kilobytes of zip can stand for it."""
+MAX_MEMBER_BYTES = 320_000_000
+"""A larger member is refused, as a few kilobytes of zip can stand for it. No picture that can be decoded is larger: the
+largest (`m2kr.images.decode.MAX_PIXELS`) has 300 million bytes without any compression."""
 
 FREE_BYTES = 1 << 30
 """What unpacking leaves free on the disk at least."""
@@ -78,7 +80,7 @@ def archive_kind(path: Path) -> str:
         return "tar.gz"
     if head[257:262] != b"ustar":  # old tars have none: their header has a checksum instead, which tarfile knows
         try:
-            tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
+            BoundedTarInfo.frombuf(head, "utf-8", "surrogateescape")
         except tarfile.HeaderError:
             return ""
     return "tar"
@@ -146,7 +148,7 @@ class _Zip:
                     if not info.flag_bits & 0x800 and not info.filename.isascii():
                         with contextlib.suppress(UnicodeError):
                             self._members.setdefault(_plain(info.filename.encode("cp437").decode("utf-8")), place)
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, OverflowError, struct.error) as error:
             count = len(parts_of(path))
             parts = f", joined of {count} part{'s' * (count > 1)}," if path.suffix == FIRST_PART else ""
             raise ArchiveError(f"{path}{parts} cannot be read as a zip ({error}). Download it again.") from error
@@ -168,7 +170,7 @@ class _Zip:
                 magic, name_length, extra_length = _ZIP_HEADER.unpack(file.read(_ZIP_HEADER.size))
                 file.seek(name_length + extra_length, os.SEEK_CUR)
                 content = file.read(packed)
-        except (OSError, struct.error) as error:
+        except (OSError, struct.error, OverflowError, ValueError) as error:  # the place may be any number
             raise ArchiveError(f"{self.path}, member {name!r} cannot be read ({error}). Download it again.") from error
         if method == zipfile.ZIP_DEFLATED:
             try:
@@ -203,6 +205,7 @@ class _Tar:
                         _unpack(path, self._tar, state)
                     _write_index(self._tar, self._index, key)
         self.top = self._fact("top") or ""
+        self._bytes = self._tar.stat().st_size
 
     def _place(self, home: Path, *, packed: bool) -> None:
         self._tar = home / f"{self.path.name}.m2kr.tar" if packed else self.path
@@ -244,7 +247,12 @@ class _Tar:
             return None
         except sqlite3.Error as error:
             raise ArchiveError(f"{self._index} is damaged ({error}). Delete it; it is made again.") from error
-        return None if row is None else (int(row[0]), int(row[1]))
+        if row is None:
+            return None
+        # An index may have come with the archive, and SQLite keeps any type in any column.
+        if not all(isinstance(number, int) and number >= 0 for number in row) or sum(row) > self._bytes:
+            raise ArchiveError(f"{self._index} says what cannot be of {name!r}. Delete it; it is made again.")
+        return row[0], row[1]
 
     def size(self, name: str) -> int | None:
         member = self._member(name)
@@ -371,26 +379,18 @@ def _write_index(tar: Path, index: Path, key: str) -> None:
 def _members(tar: Path, listed: sqlite3.Connection) -> Iterator[tuple[str, int, int, int]]:
     """Yield name, start, size and end of every regular file; of several with one name the last counts, as in tar."""
     try:
-        with tarfile.open(tar, "r:") as archive:
-            while (member := archive.next()) is not None:
-                archive.members.clear()  # type: ignore[attr-defined]  # it would keep all, a kilobyte each
-                name = _plain(member.name)
-                try:
-                    name.encode()
-                except UnicodeEncodeError:  # no path in the data is spelled so
-                    continue
-                if member.isreg() and not member.issparse():
-                    yield name, member.offset_data, member.size, archive.offset
-                elif member.islnk():
-                    known = "SELECT start, size FROM members WHERE name = ?"
-                    target = listed.execute(known, (_plain(member.linkname),)).fetchone()
-                    if target is not None:
-                        yield name, *target, archive.offset
-            end = archive.offset
-        with tar.open("rb") as file:
-            file.seek(end)
-            # At a header that is cut off or damaged tarfile stops as it does at the end, which is a block of zeros.
-            if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
-                raise tarfile.ReadError(f"no header at byte {end:,}")
-    except (tarfile.TarError, EOFError, ValueError) as error:
+        for member, end in tar_members(tar):
+            name = _plain(member.name)
+            try:
+                name.encode()
+            except UnicodeEncodeError:  # no path in the data is spelled so
+                continue
+            if member.isreg() and not member.issparse():
+                yield name, member.offset_data, member.size, end
+            elif member.islnk():
+                known = "SELECT start, size FROM members WHERE name = ?"
+                target = listed.execute(known, (_plain(member.linkname),)).fetchone()
+                if target is not None:
+                    yield name, *target, end
+    except DAMAGED_TAR as error:
         raise ArchiveError(f"{tar} is damaged ({error}). Download the archive again.") from error

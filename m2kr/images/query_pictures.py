@@ -178,13 +178,13 @@ def decoded(
         for path in paths:
             yield _decode(images, prepare, path)
         return
-    from concurrent.futures import ProcessPoolExecutor
     from concurrent.futures.process import BrokenProcessPool
-    from multiprocessing import get_context
+
+    from m2kr.common.processes import Processes
 
     _check_small(images, prepare)
     jobs = (paths[first : first + _JOB] for first in range(0, len(paths), _JOB))
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _begin, (images, prepare))
+    pool = Processes(workers, _begin, images, prepare)
     try:
         for pictures in pooled_map(pool, _decode_job, jobs, depth=_AHEAD // _JOB if prepare else 4 * workers):
             yield from pictures
@@ -211,26 +211,8 @@ _given: tuple[ImageRoots, Prepare | None]
 
 def _begin(images: ImageRoots, prepare: Prepare | None) -> None:
     """Begin a worker."""
-    import os
-    import signal
-    import threading
-    from multiprocessing import parent_process
-
     global _given
     _given = (images, prepare)
-    # The evaluation is interrupted by its own handler and ends the workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = parent_process()
-    assert parent is not None
-
-    def end_with(sentinel: int) -> None:
-        from multiprocessing.connection import wait
-
-        wait([sentinel])
-        os._exit(1)
-
-    # A killed evaluation ends nobody: its workers would wait for work for ever.
-    threading.Thread(target=end_with, args=(parent.sentinel,), daemon=True).start()
 
 
 def _decode_job(paths: Sequence[str]) -> list[Picture | ImageError]:

@@ -15,6 +15,7 @@ from typing import IO, Any, cast
 
 from isal import igzip, isal_zlib
 
+from m2kr.common.tar_headers import BoundedTarInfo
 from m2kr.parsing.rows import Advance, BadRow
 
 BLOCK_BYTES = 8 << 20
@@ -138,9 +139,9 @@ def _unpacked(path: Path, file: IO[bytes]) -> Iterator[IO[bytes]]:
                 source = opened.enter_context(archive.open(_only_json(archive)))
             elif path.name.endswith((".tar", ".tar.gz", ".tgz")):
                 # As a stream: a look at all its members would decompress the archive once more.
-                tar = opened.enter_context(tarfile.open(fileobj=source, mode="r|"))
+                tar = opened.enter_context(tarfile.open(fileobj=source, mode="r|", tarinfo=BoundedTarInfo))
                 source = _first_json(tar)
-        except (OSError, ValueError, NotImplementedError, struct.error) as error:
+        except (OSError, ValueError, NotImplementedError, OverflowError, struct.error) as error:
             # These come of damage that zipfile and tarfile do not look for.
             raise zipfile.BadZipFile(str(error)) from error
         yield source

@@ -12,15 +12,13 @@ from typing import Any
 
 import ijson
 
+from m2kr.common.json_input import HALF_A_PAIR, NestingError, NestingGuard, check_depth, is_text, parse_json
 from m2kr.parsing.compressed import DAMAGED_GZIP, UNREADABLE, CountedFile, UnreadableError, open_content, read_pieces
 from m2kr.parsing.lines import read_lines
 from m2kr.parsing.rows import Advance, BadRow
 
 Element = tuple[str, Any] | BadRow
 """Where a record stands, and the record; or one that could not be read."""
-
-HALF_A_PAIR = "a text holds half a surrogate pair, which is no character"
-"""What is wrong with a string that cannot be written as UTF-8."""
 
 
 def read_jsonl(path: Path, advance: Advance = lambda _: None) -> Iterator[Element]:
@@ -35,25 +33,6 @@ def read_jsonl(path: Path, advance: Advance = lambda _: None) -> Iterator[Elemen
                     yield BadRow(row, str(error), text[:200])
 
 
-def parse_json(text: str) -> Any:
-    """Return the value of a JSON text.
-
-    Raises:
-        ValueError: with the reason, where it is none or cannot be written as UTF-8.
-    """
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"invalid JSON ({error.msg})") from None
-    except RecursionError:
-        raise ValueError("invalid JSON (nested too deeply)") from None
-    except ValueError:  # Python reads no whole number of more than 4,300 digits
-        raise ValueError("invalid JSON (a number of thousands of digits)") from None
-    if ("\\ud" in text or "\\uD" in text) and not is_text(value):  # half a surrogate pair may be escaped
-        raise ValueError(HALF_A_PAIR)
-    return value
-
-
 def read_json_members(path: Path, advance: Advance = lambda _: None) -> Iterator[Element]:
     """Yield ("member 7", (key, value)) for every member of a file that is one JSON object, without holding the file.
 
@@ -64,10 +43,10 @@ def read_json_members(path: Path, advance: Advance = lambda _: None) -> Iterator
     last = "the beginning"
     try:
         with open_content(path, advance) as file:
-            for number, member in enumerate(ijson.kvitems(file, "", use_float=True), start=1):
+            for number, member in enumerate(ijson.kvitems(_Guarded(file), "", use_float=True), start=1):
                 last = f"member {number} ({member[0]})"
                 yield f"member {number}", member
-    except (ijson.JSONError, *UNREADABLE) as error:
+    except (ijson.JSONError, NestingError, *UNREADABLE) as error:
         yield _stopped(error, last)
 
 
@@ -82,13 +61,13 @@ def read_json_array(path: Path, advance: Advance = lambda _: None, *, member: st
     count = 0
     try:
         with open_content(path, advance) as file:
-            for value in ijson.items(file, f"{member}.item" if member else "item", use_float=True):
+            for value in ijson.items(_Guarded(file), f"{member}.item" if member else "item", use_float=True):
                 count += 1
                 yield f"record {count}", value
         if count:
             return
         # Nothing came: the array is empty, or it is not there, which the scanner tells apart.
-    except (ijson.JSONError, *UNREADABLE):
+    except (ijson.JSONError, NestingError, *UNREADABLE):
         pass
     yield from _salvage(path, member, skip=count)
 
@@ -103,13 +82,13 @@ def stream_json_array(path: Path, advance: Advance = lambda _: None, *, member: 
     last = "the beginning"
     try:
         with open_content(path, advance) as file:
-            values = ijson.items(_WithoutNaN(file), f"{member}.item", use_float=True)
+            values = ijson.items(_Guarded(_WithoutNaN(file)), f"{member}.item", use_float=True)
             for number, value in enumerate(values, start=1):
                 last = f"record {number}"
                 yield last, value
         if last == "the beginning":
             yield BadRow(last, f'the file holds no record under "{member}"')
-    except (ijson.JSONError, *UNREADABLE) as error:
+    except (ijson.JSONError, NestingError, *UNREADABLE) as error:
         yield _stopped(error, last)
 
 
@@ -119,6 +98,19 @@ def _stopped(error: Exception, where: str) -> BadRow:
     reason = " ".join(str(error).split())[:120]
     fault = "damaged" if isinstance(error, (*DAMAGED_GZIP, zipfile.BadZipFile, tarfile.TarError)) else "invalid JSON"
     return BadRow(f"after {where}", f"{fault} from here on ({reason}); what follows cannot be read")
+
+
+class _Guarded:
+    """A binary file of JSON that is read no further where lists and objects are nested too deeply."""
+
+    def __init__(self, file: CountedFile | _WithoutNaN) -> None:
+        self.file = file
+        self.guard = NestingGuard()
+
+    def read(self, size: int = -1) -> bytes:
+        data = self.file.read(size)
+        self.guard.feed(data)
+        return data
 
 
 class _WithoutNaN:
@@ -136,6 +128,11 @@ class _WithoutNaN:
 
 def _salvage(path: Path, member: str, *, skip: int) -> Iterator[Element]:
     text, damage = _text_of(path)
+    try:
+        check_depth(text)
+    except NestingError as error:
+        yield BadRow(f"after record {skip}" if skip else "the beginning", f"{error}; what follows cannot be read")
+        return
     decoder = json.JSONDecoder()
     opening = re.search(rf'"{re.escape(member)}"\s*:\s*\[' if member else r"\A\s*\[", text)
     if opening is None:
@@ -179,15 +176,6 @@ def _text_of(path: Path) -> tuple[str, str]:
         else:
             data += block
     return data.decode("utf-8", "surrogateescape"), damage
-
-
-def is_text(value: object) -> bool:
-    """Whether all strings of a JSON value can be written: a lone surrogate, which JSON can spell, cannot."""
-    try:
-        json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except (UnicodeEncodeError, TypeError, ValueError):
-        return False
-    return True
 
 
 def _next_object(text: str, opening: int, broken: int, decoder: json.JSONDecoder) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 from m2kr import __version__
 from m2kr.common.concurrency import ordered_map, prefetch
 from m2kr.common.files import digest, write_json, writing
+from m2kr.common.json_input import read_json
 from m2kr.common.progress import progress
 from m2kr.errors import BadRowsError, M2KRError, MissingReleaseError
 from m2kr.parsing.compressed import read_pieces
@@ -155,7 +155,7 @@ class RawFiles:
             write_json(faults, [asdict(row) for row in bad])
 
         table = pl.scan_parquet(self.make_once(f"{what}-{key}.parquet", read))
-        self.rejected.add(path, (BadRow(**row) for row in json.loads(faults.read_text(encoding="utf-8"))))
+        self.rejected.add(path, read_json(faults, list[BadRow], "list of bad rows", f"Delete {self.work}."))
         return self.without_repeats(path, table, unique) if unique else table
 
     def stage_records(

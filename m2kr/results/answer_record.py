@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypeAlias, TypedDict
 
+from m2kr.common.json_input import as_record, parse_json, read_text
 from m2kr.errors import M2KRError
 from m2kr.results.record import read_record
 from m2kr.tasks import TASKS
@@ -118,9 +119,14 @@ def read_predictions(path: Path) -> list[dict[str, Any]]:
     """Return the lines of a file of predictions.
 
     Raises:
-        M2KRError: it cannot be read.
+        M2KRError: it cannot be read; the prediction is named.
     """
+    found: list[dict[str, Any]] = []
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-    except (OSError, ValueError) as error:
-        raise M2KRError(f"{path} cannot be read ({error}). Answer again with --rerun.") from error
+        for line in read_text(path).split("\n"):
+            if line:
+                found.append(as_record(parse_json(line), dict[str, Any]))
+    except ValueError as error:
+        where = f"prediction {len(found) + 1} of {path}"
+        raise M2KRError(f"{where} cannot be read ({error}). Answer again with --rerun.") from error
+    return found

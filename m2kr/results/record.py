@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, TypeVar, cast
 
-import msgspec
-
 from m2kr import __version__
 from m2kr.common.files import sha256_of, write_json
+from m2kr.common.json_input import as_record, read_json
 from m2kr.common.progress import say
 from m2kr.errors import M2KRError
 from m2kr.results.run import Run
@@ -132,7 +130,11 @@ def read_result(path: Path) -> Result:
     Raises:
         M2KRError: it cannot be read, is no result file of this format, or is of an unknown task; the key is named.
     """
-    return read_record(path, Result, RESULT_FORMAT, "result file")
+    result = read_record(path, Result, RESULT_FORMAT, "result file")
+    for names, form in ((result["metrics"], r"\w{1,40}"), (result["headline"], "P?Recall")):
+        if odd := [name for name in names if not re.fullmatch(rf"{form}@[0-9]{{1,7}}", name)]:
+            raise M2KRError(f"{path} is no result file: there is no measure {odd[0]!r:.80}.")
+    return result
 
 
 def read_results(folder: Path) -> list[Result]:
@@ -189,19 +191,13 @@ def read_record(path: Path, kind: type[_T], version: int, what: str) -> _T:
     Raises:
         M2KRError: as `read_result`.
     """
-    try:
-        record = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise M2KRError(f"{path} is no {what} ({error}).") from error
-    found = record.get("format", version) if isinstance(record, dict) else version
-    if found != version:
+    record = read_json(path, dict[str, Any], what, "Make it again, or take it away.")
+    if (found := record.get("format", version)) != version:
         raise M2KRError(f"{path} has format {found!r}; this version reads {version}.")
     try:
-        msgspec.convert(record, kind)
-    except msgspec.ValidationError as error:
-        key = re.search(r"\$\.(\w+)", str(error))
-        value = f"{key[1]} is {record[key[1]]!r:.100}. " if key else ""
-        raise M2KRError(f"{path} is no {what}: {value}{error}.") from error
+        as_record(record, kind)
+    except ValueError as error:
+        raise M2KRError(f"{path} is no {what}: {error}. Make it again, or take it away.") from error
     if record["task"] not in TASKS:
         raise M2KRError(f"{path} is of the task {record['task']!r}, which this version does not know.")
     return cast(_T, record)

@@ -24,7 +24,7 @@ def table(results: Sequence[Result]) -> str:
         for name in result["headline"]:
             kind, cutoff = name.split("@")
             shown[kind] = f"{100 * metrics[name]:.1f} @{cutoff}" if name in metrics else "-"
-        usual = (f"{100 * metrics[name]:.1f}" for name in ("MRR@10", "nDCG@10"))
+        usual = (f"{100 * metrics[name]:.1f}" if name in metrics else "-" for name in ("MRR@10", "nDCG@10"))
         counts = (f"{result['queries']:,}", f"{result['passages']:,}")
         rows.append((result["task"], result["split"], _marked("model", result), *counts, *shown.values(), *usual))
     return "\n".join(aligned(rows, left=3) + notes_on(results))
@@ -38,15 +38,16 @@ def answer_table(results: Sequence[AnswerResult]) -> str:
         used = f"{result['k']} {result['combine']}" if result["combine"] else "-"
         first = (result["task"], result["split"], _marked("reader", result), source, used, f"{result['queries']:,}")
         for name in result["headline"]:
-            low, high = result["intervals"][name]
-            rows.append((*first, name, f"{100 * result['metrics'][name]:.1f} [{100 * low:.1f}, {100 * high:.1f}]"))
+            figures = [result["metrics"].get(name), *result["intervals"].get(name, ())]
+            score, *ends = ("-" if figure is None else f"{100 * figure:.1f}" for figure in figures)
+            rows.append((*first, name, f"{score} [{', '.join(ends)}]"))
     notes = []
     if any(result["ignored_inputs"] for result in results):
         notes.append("* the questions' images were not given to this reader (--ignore-images)")
     notes += _bad_images(results)
     if any(result["limited"] or result["nano"] for result in results):
         notes.append("* only some of the questions were answered (--limit, or a nano subset)")
-    for judge in sorted({str(result["bem"]["checkpoint"]) for result in results if result["bem"]}):
+    for judge in sorted({str(result["bem"].get("checkpoint")) for result in results if result["bem"]}):
         notes.append(f"BEM was judged by {judge}, a classifier of transformers, not by the official TensorFlow weights")
     return "\n".join(aligned(rows, left=4) + notes + _synthetic(results))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -11,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from m2kr.common.files import atomic, write_json
+from m2kr.common.json_input import read_json
 from m2kr.errors import M2KRError
 from m2kr.search.int8 import quantise, widen
 from m2kr.search.ragged import Array, Ragged, as_tensor, first_not_finite
@@ -223,13 +223,9 @@ class EmbeddingStore:
 
     def _read_meta(self) -> dict[str, Any] | None:
         path = self.folder / "meta.json"
-        try:
-            meta = json.loads(path.read_text("utf-8"))
-        except FileNotFoundError:
+        if not path.exists():
             return None
-        except ValueError as error:
-            raise M2KRError(f"{path} is not JSON ({error}): delete it, the embeddings are then made anew") from error
-        return meta if isinstance(meta, dict) else None
+        return read_json(path, dict[str, Any], "note of embeddings", "Delete it; the embeddings are then made anew.")
 
     def _write_meta(self) -> None:
         meta = {"format": 1, "key": self.key, "kind": self.kind, "dim": self.dim, "dtype": self.dtype}

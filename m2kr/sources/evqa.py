@@ -24,9 +24,10 @@ import msgspec
 import polars as pl
 
 from m2kr.common.files import digest
+from m2kr.common.json_input import as_record
 from m2kr.parsing.delimited import read_quoted
 from m2kr.parsing.json_files import Element, read_json_members, stream_json_array
-from m2kr.parsing.json_records import Text, as_record
+from m2kr.parsing.json_records import Text
 from m2kr.parsing.rejected import Rule, bad_rows, in_file_order, split_bad_rows
 from m2kr.parsing.releases import RawFiles, Tables
 from m2kr.parsing.rows import Advance, BadRow, Batch, Schema

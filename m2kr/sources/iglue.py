@@ -16,8 +16,8 @@ from typing import Annotated, Any
 import msgspec
 import polars as pl
 
+from m2kr.common.json_input import as_record
 from m2kr.parsing.json_files import Element, read_jsonl
-from m2kr.parsing.json_records import as_record
 from m2kr.parsing.rejected import bad_rows
 from m2kr.parsing.releases import RawFiles, Tables
 from m2kr.parsing.rows import Advance, BadRow, Schema

@@ -10,7 +10,6 @@ goes by another name have no blocks and their questions are dropped.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,9 +20,10 @@ import msgspec
 import polars as pl
 
 from m2kr.common.files import digest
+from m2kr.common.json_input import as_record
 from m2kr.formats.schema import polars_schema
 from m2kr.parsing.json_files import read_jsonl
-from m2kr.parsing.json_records import Text, as_record, named_by
+from m2kr.parsing.json_records import Text, named_by
 from m2kr.parsing.rejected import bad_rows
 from m2kr.parsing.releases import RawFiles, Tables
 from m2kr.parsing.rows import Advance, Batch, Schema
@@ -221,8 +221,6 @@ def _question(value: Any) -> list[dict[str, object]]:
     if texts and numbers:
         raise ValueError("answer_eval mixes what should be all strings, or all objects with wikidata and range")
     number = numbers[0] if numbers else None
-    if number and not all(map(math.isfinite, (number.wikidata, *number.range))):
-        raise ValueError("a numeric answer_eval holds a number that is not finite")
     return [
         {
             **{name: getattr(record, name) for name in ("data_id", "image_id", "question", "data_split")},

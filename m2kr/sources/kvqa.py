@@ -14,9 +14,10 @@ from typing import Any
 import msgspec
 import polars as pl
 
+from m2kr.common.json_input import as_record
 from m2kr.errors import M2KRError
 from m2kr.parsing.json_files import read_json_members
-from m2kr.parsing.json_records import Text, as_record
+from m2kr.parsing.json_records import Text
 from m2kr.parsing.rejected import split_bad_rows
 from m2kr.parsing.releases import RawFiles, Tables
 from m2kr.parsing.rows import Batch, Schema

@@ -16,8 +16,9 @@ from typing import Any
 import msgspec
 import polars as pl
 
+from m2kr.common.json_input import as_record
 from m2kr.parsing.json_files import read_json_array
-from m2kr.parsing.json_records import Text, as_record, named_by
+from m2kr.parsing.json_records import Text, named_by
 from m2kr.parsing.releases import RawFiles, Tables
 from m2kr.sources.columns import ONE_POSITIVE, passages_of, queries_of
 from m2kr.sources.options import choice

@@ -19,9 +19,10 @@ import msgspec
 import polars as pl
 
 from m2kr.common.files import digest
+from m2kr.common.json_input import as_record
 from m2kr.formats.schema import polars_schema
 from m2kr.parsing.json_files import read_json_array
-from m2kr.parsing.json_records import Text, as_record, named_by
+from m2kr.parsing.json_records import Text, named_by
 from m2kr.parsing.rejected import bad_rows
 from m2kr.parsing.releases import RawFiles, Tables
 from m2kr.parsing.rows import Schema

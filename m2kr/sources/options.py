@@ -16,6 +16,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any, get_type_hints
 
+from m2kr.common.cli import LARGEST
 from m2kr.errors import M2KRError, did_you_mean
 from m2kr.tasks import TASKS
 
@@ -55,13 +56,13 @@ def make_options(task: str, given: dict[str, Any]) -> Any:
         convert: Callable[[Any], Any] = _to_bool if hints[name] is bool else hints[name]
         try:
             values[name] = convert(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             wanted = {int: "a whole number", float: "a number", bool: "true or false"}.get(hints[name], "text")
             raise M2KRError(f"option {task}.{name} is {value!r}; it wants {wanted}.") from None
         if among and values[name] not in among:
             raise M2KRError(f"option {task}.{name} is {value!r}; it wants one of {', '.join(among)}.")
-        if hints[name] in (int, float) and values[name] < 0:
-            raise M2KRError(f"option {task}.{name} is {value!r}; it cannot be negative.")
+        if hints[name] in (int, float) and not 0 <= values[name] <= LARGEST:
+            raise M2KRError(f"option {task}.{name} is {value!r:.40}; it has to be a number from 0 to {LARGEST:,}.")
     return options(**values)
 
 

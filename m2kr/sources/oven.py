@@ -17,8 +17,8 @@ import msgspec
 import polars as pl
 
 from m2kr.common.files import digest
-from m2kr.parsing.json_files import parse_json
-from m2kr.parsing.json_records import as_record, named_by
+from m2kr.common.json_input import as_record, parse_json
+from m2kr.parsing.json_records import named_by
 from m2kr.parsing.lines import read_lines
 from m2kr.parsing.rejected import Rule, bad_rows, in_file_order, split_bad_rows
 from m2kr.parsing.releases import RawFiles, Tables

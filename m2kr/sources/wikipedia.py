@@ -14,9 +14,9 @@ import msgspec
 import polars as pl
 
 from m2kr.common.concurrency import ordered_map
+from m2kr.common.json_input import as_record, parse_json
 from m2kr.parsing.delimited import read_quoted
-from m2kr.parsing.json_files import parse_json
-from m2kr.parsing.json_records import as_record, named_by
+from m2kr.parsing.json_records import named_by
 from m2kr.parsing.rejected import Rule, split_bad_rows
 from m2kr.parsing.rows import Advance, BadRow, Batch
 from m2kr.sources.sampling import draw

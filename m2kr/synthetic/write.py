@@ -6,7 +6,6 @@ renames it, so a file that exists is whole; ``SYNTHETIC.json`` is written when a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from importlib import import_module
@@ -15,6 +14,7 @@ from typing import Any
 
 from m2kr import __version__, tasks
 from m2kr.common.files import atomic, write_json, writing
+from m2kr.common.json_input import read_json
 from m2kr.common.locks import clear_lock, is_unclaimed, one_writer
 from m2kr.common.progress import progress, say
 from m2kr.errors import M2KRError, did_you_mean
@@ -95,16 +95,12 @@ def _check_folder(folder: Path, marker: dict[str, Any]) -> None:
     for path in (folder / MARKER, folder / UNFINISHED):
         if not path.is_file():
             continue
-        try:
-            found = json.loads(path.read_text("utf-8"))
-        except ValueError as error:
-            raise M2KRError(f"{path} is not JSON ({error}). Delete {folder} or choose another --out.") from error
+        found = read_json(path, dict[str, Any], "mark of a made-up world", f"Delete {folder} or choose another --out.")
         if found != marker:
-            known = found if isinstance(found, dict) else {}
             differences = [
-                f"{key} {known.get(key)!r} instead of {value!r}"
+                f"{key} {found.get(key)!r} instead of {value!r}"
                 for key, value in marker.items()
-                if known.get(key) != value
+                if found.get(key) != value
             ]
             raise M2KRError(
                 f"{folder} holds another made-up world ({', '.join(differences) or 'further keys'}). "

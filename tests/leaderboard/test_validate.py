@@ -147,7 +147,7 @@ def test_a_figure_that_its_predictions_do_not_give_is_refused(submitted):
         ("no scores", "lacks the scores"),
         ("too high", "between 0 and 1"),
         ("no JSON", "cannot be read"),
-        ("no object", "lacks the scores"),
+        ("no object", "prediction 1 of .* is not an object"),
     ],
 )
 def test_predictions_that_are_others_are_refused(submitted, how, says):

@@ -246,6 +246,7 @@ def test_a_question_id_that_stands_twice_is_an_error(tmp_path: Path) -> None:
         ("data/test", {"question": pl.lit(7)}, "question has type Int32, OKVQA_data wants String"),
         ("data/test", {"question_id": pl.int_range(pl.len())}, "question_id has type Int64, OKVQA_data wants String"),
         ("data/test", {"question_id": pl.lit(None)}, "question_id has type Null, OKVQA_data wants String"),
+        ("data/test", {"question_id": pl.col("question_id") + "x" * 2048}, "the id has more than 2,048 bytes"),
         ("data/test", {"question_id": pl.lit("")}, "row question_id='': the id is empty"),
         (
             "data/test",

@@ -6,7 +6,6 @@ when the run has ended, the trained model with ``training.json``.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -21,6 +20,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from m2kr.common.files import write_json
+from m2kr.common.json_input import read_json
 from m2kr.common.locks import clear_lock, one_writer
 from m2kr.common.measure import versions
 from m2kr.common.progress import say
@@ -133,18 +133,17 @@ def read_done(out: Path) -> dict[str, Any] | None:
     """Return what a finished run wrote, or None."""
     if not (out / DONE).is_file():
         return None
-    found: dict[str, Any] = json.loads((out / DONE).read_text(encoding="utf-8"))
-    return found
+    return read_json(out / DONE, dict[str, Any], "note of a finished training", f"Delete {out}, or choose another.")
 
 
 def last_checkpoint(out: Path) -> Path | None:
     """Return the newest checkpoint that is whole, and delete later ones, which a kill cut off."""
     numbers = {folder: folder.name.rsplit("-", 1)[-1] for folder in (out / CHECKPOINTS).glob("checkpoint-*")}
-    found = sorted((folder for folder, number in numbers.items() if number.isdigit()), key=lambda f: -int(numbers[f]))
+    found = sorted((folder for folder, number in numbers.items() if number.isdecimal()), key=lambda f: -int(numbers[f]))
     for folder in found:
         try:
-            json.loads((folder / _STATE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            read_json(folder / _STATE, dict[str, Any], "state of a training", "It is deleted.")
+        except M2KRError:
             if first_process():
                 shutil.rmtree(folder)
             continue

@@ -16,7 +16,7 @@ def test_a_choice_is_one_of_those_there_are() -> None:
         check_choice("fusion", "imag", Literal["sum", "image"])
 
 
-@pytest.mark.parametrize("value", ["0", "-3", "1.5", "many", ""])
+@pytest.mark.parametrize("value", ["0", "-3", "1.5", "many", "", "2147483648"])
 def test_numbers_are_whole_and_not_too_small(value: str) -> None:
     assert whole_number("k", "1") == 1
     with pytest.raises(M2KRError, match=f"k={value}: it has to be a whole number from 1"):

@@ -147,7 +147,7 @@ def test_what_cannot_be_is_refused_by_the_name_of_the_field(value, told):
     assert told in str(error.value)
 
 
-@pytest.mark.parametrize(("text", "told"), [("{", "no JSON object"), ("[]", "no JSON object"), (None, "not be read")])
+@pytest.mark.parametrize(("text", "told"), [("{", "invalid JSON"), ("[]", "not an object"), (None, "No such file")])
 def test_a_file_that_is_no_configuration_is_named(tmp_path, text, told):
     if text is not None:
         (tmp_path / "config.json").write_text(text)

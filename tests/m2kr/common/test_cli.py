@@ -30,6 +30,7 @@ class Example(Shared):
     dtype: Literal["float32", "int8"] = option("of vectors", "float32", in_result=True)
     out: Path = option("folder", RESULTS)
     seed: int = option("of the draw", 0)
+    workers: int = option("threads", 0, least=0, most=8)
 
 
 def read(*argv: str, options: type = Example):
@@ -48,8 +49,12 @@ def test_values_have_their_types_and_defaults():
     [
         (["--top-k", "0"], ("--top-k", "0", "1 or more")),
         (["--memory", "0"], ("--memory", "more than 0")),
-        (["--memory", "inf"], ("--memory", "finite")),
-        (["--memory", "nan"], ("--memory", "finite")),
+        (["--memory", "inf"], ("--memory is inf", "2,147,483,647 at most")),
+        (["--memory", "nan"], ("--memory is nan", "2,147,483,647 at most")),
+        (["--memory", "1e30"], ("--memory is 1e+30", "2,147,483,647 at most")),
+        (["--top-k", "1" + "0" * 4000], ("--top-k is of 4000 digits", "2,147,483,647 at most")),
+        (["--seed", "-2147483648"], ("--seed is -2147483648", "2,147,483,647 at most")),
+        (["--workers", "9"], ("--workers is 9", "8 at most")),
     ],
 )
 def test_numbers_out_of_bounds_are_refused(argv, facts):

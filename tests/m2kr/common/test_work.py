@@ -71,7 +71,7 @@ def test_a_folder_is_claimed_for_settings(tmp_path):
     with pytest.raises(M2KRError, match=r"run with other settings \(seed, more\)"):
         claim(note, {"seed": 2, "data": "x", "more": 0}, "run")
     note.write_text("[", encoding="utf-8")
-    with pytest.raises(M2KRError, match=r"run\.json cannot be read"):
+    with pytest.raises(M2KRError, match=r"run\.json is no note of a run"):
         claim(note, {}, "run")
     note.rename(note.with_name("other.json"))
     with pytest.raises(M2KRError, match=r"holds no run\.json"):

@@ -61,7 +61,7 @@ def test_a_folder_of_something_else_is_not_written_to(built, exported, tmp_path)
     with pytest.raises(M2KRError, match="holds an export to 'trec', not to 'beir'"):
         export_task(built, "MSMARCO", "beir", exported / "trec", quiet=True)
     (tmp_path / "export.json").write_text("[]")
-    with pytest.raises(M2KRError, match=r"export\.json is not a manifest of an export"):
+    with pytest.raises(M2KRError, match=r"export\.json is no manifest of an export"):
         export_task(built, "MSMARCO", "beir", tmp_path, quiet=True)
 
 

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from m2kr.formats.rules import (
+    MAX_ID_BYTES,
     DatasetError,
     check_columns,
     check_split,
@@ -61,6 +62,7 @@ def test_a_good_split_is_counted():
     ("changes", "message"),
     [
         ({"data__question_id": ["q1", "q1"]}, r"LLaVA_data/test, row question_id='q1': the id stands more than once"),
+        ({"data__question_id": ["q1", "é" * (MAX_ID_BYTES // 2 + 1)]}, "the id has more than 2,048 bytes"),
         ({"data__question_id": ["q1", None]}, "question_id=None: the id is empty"),
         ({"data__question_id": ["q1", " "]}, "the id is empty"),
         (

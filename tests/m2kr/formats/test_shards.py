@@ -47,6 +47,12 @@ def test_shards_may_be_cut_by_bytes_and_go_without_their_number(tmp_path):
     assert missing_shards(find_shards(tmp_path, "train")) == ""
 
 
+@pytest.mark.parametrize("count", ["²", "x", "", "9" * 50])
+def test_a_name_that_counts_nothing_tells_of_no_missing_shard(tmp_path, count):
+    assert missing_shards([tmp_path / f"train-00000-of-{count}.parquet"]) == ""
+    assert missing_shards([tmp_path / "train-00000-of-00002.parquet"]) == "1 of the 2 shards"
+
+
 def test_what_fails_on_the_way_leaves_no_shard(tmp_path):
     def broken():
         yield from groups(20)

@@ -4,6 +4,7 @@ import gzip
 import io
 import multiprocessing
 import os
+import sqlite3
 import struct
 import tarfile
 import zipfile
@@ -200,6 +201,38 @@ def test_a_huge_member_is_refused(tmp_path, kind, monkeypatch):
     monkeypatch.setattr(archives, "MAX_MEMBER_BYTES", 699)
     with pytest.raises(ArchiveError, match="700 bytes, more than 699"):
         open_archive(write(tmp_path, kind)).read("a/one.jpg")
+
+
+@pytest.mark.parametrize("offset", [1 << 20, (1 << 64) - 2])
+def test_a_zip_whose_members_are_elsewhere_is_damaged(tmp_path, monkeypatch, offset):
+    archive = open_archive(write(tmp_path, "zip"))
+    archive._members["a/one.jpg"] = (offset, *archive._members["a/one.jpg"][1:])
+    with pytest.raises(ArchiveError, match=r"member 'a/one\.jpg' "):
+        archive.read("a/one.jpg")
+
+
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+@pytest.mark.parametrize("size", [-1, 1 << 40, (1 << 63) - 1, 1 << 80])
+def test_a_tar_header_that_claims_an_impossible_size_is_damage(tmp_path, kind, size):
+    member = tarfile.TarInfo("one.jpg")
+    member.size = size
+    member.type = kind
+    header = member.tobuf(tarfile.GNU_FORMAT)
+    (tmp_path / "x.tar").write_bytes(header + bytes(3 * 512))
+    with pytest.raises(ArchiveError, match=r"is damaged|is not a"):
+        open_archive(tmp_path / "x.tar").read("one.jpg")
+
+
+@pytest.mark.parametrize(("start", "size"), [(-1, 3), (0, -1), (0, 1 << 40), ("x", 3), (None, 3), (0.5, 3)])
+def test_an_index_that_came_with_an_archive_reads_nothing_beyond_it(tmp_path, start, size):
+    path = write(tmp_path, "tar")
+    archive = open_archive(path)
+    with sqlite3.connect(tmp_path / "x.tar.m2kr-index") as index:
+        index.execute("UPDATE members SET start = ?, size = ?", (start, size))
+    archives._open.cache_clear()
+    with pytest.raises(ArchiveError, match="Delete it; it is made again"):
+        open_archive(path).read("a/one.jpg")
+    assert archive
 
 
 def test_names_and_links_that_point_outside_reach_nothing(tmp_path):

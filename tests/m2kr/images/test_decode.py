@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from m2kr.images.archives import MAX_MEMBER_BYTES
 from m2kr.images.decode import MAX_PIXELS, ImageError, ImageFile, decode
 from m2kr.images.roots import ImageRoots
 from tests.m2kr.pictures import png_header
@@ -153,6 +154,6 @@ def test_postscript_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_file_too_large_for_a_picture_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "x.jpg").open("wb") as file:
-        file.truncate((1 << 30) + 1)
+        file.truncate(MAX_MEMBER_BYTES + 1)
     with pytest.raises(ImageError, match="no picture"):
         ImageRoots([tmp_path]).open("x.jpg")

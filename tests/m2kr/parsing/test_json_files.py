@@ -11,8 +11,9 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
+from m2kr.common.json_input import MAX_DEPTH, is_text
 from m2kr.parsing import json_files
-from m2kr.parsing.json_files import is_text, read_json_array, read_json_members, read_jsonl, stream_json_array
+from m2kr.parsing.json_files import read_json_array, read_json_members, read_jsonl, stream_json_array
 from m2kr.parsing.rows import BadRow
 from tests.m2kr.archives import archived
 from tests.m2kr.raw_files import ANY_TEXT, QUICK
@@ -126,8 +127,8 @@ def test_members_before_a_break_are_kept_and_the_break_is_placed(tmp_path):
     [
         (r'{"a": "\ud800"}', "half a surrogate pair"),
         (r'["\uDFFF"]', "half a surrogate pair"),
-        ("1" * 5_000, "a number of thousands of digits"),
-        ("[" * 100_000, "nested too deeply"),
+        ("1" * 5_000, "is out of range"),
+        ("[" * (MAX_DEPTH + 1), "nested too deeply"),
     ],
 )
 def test_json_that_python_cannot_keep_as_text_costs_its_line(tmp_path, line, reason):

@@ -6,7 +6,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from m2kr.parsing.json_records import Text, as_record, named_by, rows_of
+from m2kr.common.json_input import as_record
+from m2kr.parsing.json_records import Text, named_by, rows_of
 from m2kr.parsing.rows import BadRow
 
 

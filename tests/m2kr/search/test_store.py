@@ -261,7 +261,7 @@ def test_a_shard_cut_after_opening_is_found_when_it_is_read(tmp_path: Path) -> N
 
 def test_a_meta_that_is_no_json(tmp_path: Path) -> None:
     (tmp_path / "meta.json").write_text("{")
-    with pytest.raises(M2KRError, match=r"meta.json is not JSON .* delete it"):
+    with pytest.raises(M2KRError, match=r"meta.json is no note of embeddings.* Delete it"):
         EmbeddingStore(tmp_path, "key")
 
 

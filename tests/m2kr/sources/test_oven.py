@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from m2kr.common.json_input import MAX_DEPTH
 from m2kr.errors import MissingFilesError
 from tests.m2kr.raw_files import ANY_TEXT, QUICK, SAMPLES, jsonl, needs_samples
 
@@ -186,8 +187,8 @@ def test_a_missing_entity_takes_its_records_along(release, put, tables):
         (json.dumps(record(7, question="\ud800")), "half a surrogate pair"),
         ("[1, 2]", "it is not an object"),
         ('{"data_id": ', "invalid JSON"),
-        ('{"data_id": ' + "9" * 5000 + "}", "a number of thousands of digits"),
-        ("[" * 100_000, "nested too deeply"),
+        ('{"data_id": ' + "9" * 5000 + "}", "is out of range"),
+        ("[" * (MAX_DEPTH + 1), "nested too deeply"),
         (record(1), "the id stands already at line 1"),
     ],
 )

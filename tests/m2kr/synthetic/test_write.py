@@ -199,7 +199,7 @@ def test_real_data_is_not_overwritten(tmp_path: Path) -> None:
 
 def test_a_marker_that_is_no_json_object_is_refused(tmp_path: Path) -> None:
     (tmp_path / "okvqa").mkdir()
-    for content, message in ((b"{", "is not JSON"), (b"[]", "another made-up world"), (b"\xff", "is not JSON")):
+    for content, message in ((b"{", "invalid JSON"), (b"[]", "not an object"), (b"\xff", "could not be read")):
         (tmp_path / "okvqa" / MARKER).write_bytes(content)
         with pytest.raises(M2KRError, match=message):
             generate(tmp_path, scale=0.01, releases=["okvqa"], quiet=True)

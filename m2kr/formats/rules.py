@@ -243,7 +243,7 @@ def _blank(column: str) -> pl.Expr:
 
 
 def _long(column: str) -> pl.Expr:
-    return pl.col(column).str.len_bytes() > MAX_ID_BYTES
+    return pl.col(column).cast(pl.String).str.len_bytes() > MAX_ID_BYTES
 
 
 def _id_problems(frame: pl.LazyFrame, column: str, where: str) -> list[_Problem]:

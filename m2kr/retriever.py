@@ -118,7 +118,7 @@ def get_retriever(
     """Return the retriever called ``name``.
 
     A name that is not registered but is a folder, or has the form ``org/model``, is taken for the checkpoint of a
-    sentence-transformers model.
+    sentence-transformers model; ``mteb:NAME`` for a model of mteb's registry.
 
     Args:
         name: registered name, folder or hub id, or ``FILE.py:NAME`` for code of one's own.

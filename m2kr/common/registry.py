@@ -93,6 +93,8 @@ class Registry:
         to be among ``options`` already (`with_preset`).
         A name of the form ``FILE.py:NAME`` is a class or function of the user's own; see `m2kr.common.own_code`.
 
+        ``X:NAME`` stands for what is registered as ``X``, with the checkpoint ``NAME``.
+
         Raises:
             M2KRError: there is none of that name (with the closest there is), it has no such option, it cannot be
                 loaded, or it is of no protocol.
@@ -100,6 +102,11 @@ class Registry:
         known: dict[str, EntryPoint | OwnCode] = dict(self.registered())
         if own := own_code(name):
             known[name] = own
+        prefix, colon, rest = name.partition(":")
+        if name not in known and colon and prefix in known:
+            if checkpoint is not None:
+                raise M2KRError(f"{name} names a model, and --checkpoint {checkpoint} another. Leave one of them out.")
+            name, checkpoint = prefix, rest
         if name not in known and (record := self.records().get(name)) is not None:
             name, checkpoint = self.any_model, checkpoint or record.hub_id
         elif name not in known and checkpoint is None and (Path(name).is_dir() or name.count("/") == 1):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 PAPER = "https://aclanthology.org/2024.acl-long.289/"
 
 
-def _mteb(module: str) -> Any:
+def mteb_module(module: str) -> Any:
     """Return a module of mteb, whose import takes seconds.
 
     Raises:
@@ -87,8 +87,8 @@ def mteb_task(folder: str | Path, task: str | Task, *, ignore_images: bool = Fal
             raise M2KRError(f"the splits of {task.key} in {folder} differ in {name}. Export them again, all alike.")
     images = parts[0]["images"]
     texts = parts[0]["instructions"] or task.kind != "I2T"
-    retrieval = _mteb("mteb.abstasks.retrieval").AbsTaskRetrieval
-    metadata = _mteb("mteb.abstasks.task_metadata").TaskMetadata(
+    retrieval = mteb_module("mteb.abstasks.retrieval").AbsTaskRetrieval
+    metadata = mteb_module("mteb.abstasks.task_metadata").TaskMetadata(
         name=mteb_name(task),
         description=task.description,
         reference=PAPER,
@@ -142,7 +142,7 @@ def search_model(retriever: Retriever | SparseRetriever, *, device: str = "cpu",
     from m2kr.common.files import digest
 
     vectors = getattr(retriever, "vectors", None)
-    meta = _mteb("mteb.models.model_meta").ModelMeta.create_empty(
+    meta = mteb_module("mteb.models.model_meta").ModelMeta.create_empty(
         overwrites={
             "name": model_name(retriever.name),
             "revision": digest(retriever.settings, ignore_images),

@@ -111,7 +111,8 @@ class Result(TypedDict):
 RESULT_FORMAT = 1
 
 _BATCH_LIMITS = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
-# Larger effects of batches are not those of rounding.
+# Larger effects of batches are not those of rounding. The small models here, and all-MiniLM, stay below 1e-6, 1.3e-3
+# and 8e-3 on a CPU; deeper ones round more often.
 
 
 def over_batch_limit(effect: Mapping[str, float] | None, dtype: str) -> bool:

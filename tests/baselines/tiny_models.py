@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast, SiglipConfig, SiglipModel
+from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 SIZE = 32
 _TINY = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -49,19 +48,6 @@ def write_clip(folder: Path) -> Path:
     CLIPImageProcessorPil(size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE}).save_pretrained(
         folder
     )
-    return folder
-
-
-def write_siglip(folder: Path) -> Path:
-    """Write a SigLIP of a few thousand weights, whose tokens are single bytes, 64 a text."""
-    tokenizer = byte_tokenizer(end=True, model_max_length=64)
-    ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
-    text = {**_TINY, **ids, "vocab_size": len(tokenizer), "max_position_embeddings": 64, "projection_size": 16}
-    torch.manual_seed(0)
-    vision = {**_TINY, "image_size": SIZE, "patch_size": 8}
-    _spread(SiglipModel(SiglipConfig(text_config=text, vision_config=vision))).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    SiglipImageProcessorPil(size={"height": SIZE, "width": SIZE}).save_pretrained(folder)
     return folder
 
 

@@ -204,6 +204,7 @@ def _around(tokenizer: Any, first: str, last: str) -> Any:
 def _siglip2(folder: Path, root: Path) -> None:
     """SigLIP2 of one resolution: the network of SigLIP, and Gemma's tokenizer, which leaves capital letters."""
     tokenizer = gemma_tokenizer()
+    tokenizer.model_max_length = 64  # as the published files say
     text = {**TINY, "vocab_size": len(tokenizer), "max_position_embeddings": 64}
     ids = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 1}
     model = transformers.SiglipModel(transformers.SiglipConfig(text_config={**text, **ids}, vision_config=_VISION))

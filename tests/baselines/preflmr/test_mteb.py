@@ -12,6 +12,7 @@ from baselines.preflmr.module import as_multi_vector_encoder
 from baselines.preflmr.preflmr import PreFLMR
 from baselines.preflmr.retriever import PreFLMRRetriever
 from m2kr.dataset import load_task
+from m2kr.errors import M2KRError
 from m2kr.evaluate.options import TaskOptions
 from m2kr.evaluate.task import evaluate_task
 from m2kr.export import mteb_task, search_model
@@ -70,3 +71,10 @@ def test_mtebs_own_search(by_mteb: Callable[[Any], Any], ours: dict[str, float],
     # Had mteb left the pictures out, one black picture a batch would have been encoded.
     assert sum(seen) > len(seen)
     check_equal(scores, ours)
+
+
+def test_mtebs_own_description_would_leave_the_pictures_out_and_is_refused(
+    by_mteb: Callable[[Any], Any], model: PreFLMR
+) -> None:
+    with pytest.raises(M2KRError, match=f"M2KR{TASK} asks with images.*names only text"):
+        by_mteb(as_multi_vector_encoder(model))

@@ -222,7 +222,16 @@ def test_records_that_cannot_be_are_said_with_their_file(
         {"retriever": retriever, "reader": reader}[kind].REGISTRY.names()
 
 
+def test_a_prefix_is_what_loads_and_the_rest_its_checkpoint(get: Get, register: Any, kind: str) -> None:
+    register(Point("theirs", Fake), Point(ANY_MODEL[kind], Fake))
+    assert get("theirs:org/x:y").given["checkpoint"] == "org/x:y"
+    with pytest.raises(M2KRError, match=r"theirs:a names a model, and --checkpoint b another"):
+        get("theirs:a", checkpoint="b")
+    with pytest.raises(M2KRError, match=rf"there is no {kind} 'others:a'"):
+        get("others:a")
+
+
 def test_every_model_of_the_baselines_has_a_record() -> None:
     records = retriever.REGISTRY.records()
-    assert set(retriever.REGISTRY.registered()) - set(records) == {"sentence-transformer"}
+    assert set(retriever.REGISTRY.registered()) - set(records) == {"sentence-transformer", "mteb"}
     assert all(record.licence and record.source for record in records.values())

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from m2kr import __version__
 from m2kr.common.cli import MOST_WORKERS, option, parse
-from m2kr.common.options import ImagesOption, QuietOption, TasksOption
+from m2kr.common.options import HERE, ImagesOption, QuietOption, TasksOption
 from m2kr.common.progress import progress, say
 from m2kr.errors import M2KRError, first_line, run_command
 from m2kr.tasks import TASKS, Task, parse_tasks
@@ -328,7 +328,7 @@ def table(report: Report) -> str:
 class CheckOptions(TasksOption, ImagesOption, QuietOption):
     """Options of ``python -m m2kr.check``."""
 
-    data: Path = option("folder of a built or downloaded benchmark", positional=True)
+    data: Path = option("folder of a built or downloaded benchmark", Path(HERE), positional=True)
     report: Path | None = option("write all that was found as JSON", None, metavar="FILE")
     workers: int = option("threads that decode images; default one per core", 0, least=0, most=MOST_WORKERS)
     against: Literal["published"] | None = option("set the tables beside what is known of the published ones", None)

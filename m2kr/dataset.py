@@ -19,13 +19,10 @@ from m2kr.formats.rules import DatasetError, check_loaded
 from m2kr.formats.shards import readable, split_shards
 from m2kr.images.packed import packed_images
 from m2kr.images.roots import ImageRoots, parse_roots
-from m2kr.tasks import Task, get_task
+from m2kr.tasks import HUB_ID, Task, get_task
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-HUB_ID = "BByrneLab/multi_task_multi_modal_knowledge_retrieval_benchmark_M2KR"
-"""The published benchmark."""
 
 NANO_QUERIES = 50
 NANO_PASSAGES = 2000
@@ -253,6 +250,13 @@ def check_read(
         check_loaded(task.passages_config, passages, where, ("passage_id", "passage_content"))
     except DatasetError as error:
         raise M2KRError(f"{error} Get or build it again; python -m m2kr.check looks for more in a folder.") from error
+
+
+def with_raw_images(data: TaskData, root: Path = Path("raw")) -> TaskData:
+    """Return data whose pictures are looked for below ``root``, where none were named or packed and it is there."""
+    if not data.task.reads_images or data.images is not None or not root.is_dir():
+        return data
+    return replace(data, images=parse_roots([str(root)]).for_task(data.task))
 
 
 def _read(shards: list[Path]) -> pl.DataFrame:

@@ -150,6 +150,9 @@ RELEASES: dict[str, Release] = {
 TASKS: dict[str, Task] = {key: _task(key, facts) for key, facts in _RECORDS["task"].items()}
 """Every task, by key, in the order of the published benchmark's table."""
 
+HUB_ID = "BByrneLab/multi_task_multi_modal_knowledge_retrieval_benchmark_M2KR"
+"""The hub's dataset of the benchmark's tables."""
+
 HUB_IMAGES = "BByrneLab/M2KR_Images"
 """The hub's dataset of the benchmark's images: archives, in a folder for each task."""
 

@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from m2kr.answer.evidence import choose_runs, no_passages, oracle_passages, run_passages
     from m2kr.answer.task import answer_task, check_reader
     from m2kr.common.files import safe_name
-    from m2kr.dataset import load_task, nano_subset
+    from m2kr.dataset import load_task, nano_subset, with_raw_images
     from m2kr.images.roots import parse_roots
     from m2kr.reader import get_reader
     from m2kr.results.record import result_of_run
@@ -49,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         found = result_of_run(path) if path else None
         limit = options.limit or (found["queries"] if found and found["limited"] else None)
         data = load_task(name, options.data, options.split, images=images, limit=limit, trust=options.trust)
+        data = with_raw_images(data)
         if found and found["nano"]:
             data = nano_subset(data, seed=found["seed"] or 0)
         if path:

@@ -11,9 +11,9 @@ from m2kr.common.options import (
     BadImagesOption,
     ComputeOptions,
     DataOption,
-    ImagesOption,
     LimitOption,
     LoadOptions,
+    QueryImagesOption,
     QuietOption,
     RerunOption,
     SplitOption,
@@ -33,7 +33,7 @@ class AnswerTaskOptions(ComputeOptions, QuietOption, RerunOption, BadImagesOptio
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnswerOptions(AnswerTaskOptions, LoadOptions, DataOption, SplitOption, ImagesOption, LimitOption):
+class AnswerOptions(AnswerTaskOptions, LoadOptions, DataOption, SplitOption, QueryImagesOption, LimitOption):
     """All options of the command."""
 
     reader: str = option("a registered reader (named at the end of --help), or a model folder, or a hub id")

@@ -49,6 +49,7 @@ class _Facts:
     in_key: bool = False
     in_result: bool = False
     prints: Callable[[], str] | None = None
+    found: Callable[[argparse.Namespace], Any] | None = None
 
 
 class _Print(argparse.Action):
@@ -78,6 +79,7 @@ def option(
     in_key: bool = False,
     in_result: bool = False,
     prints: Callable[[], str] | None = None,
+    found: Callable[[argparse.Namespace], Any] | None = None,
 ) -> Any:
     """Declare an option as a field of a frozen, keyword-only dataclass.
 
@@ -98,8 +100,12 @@ def option(
         in_key: results depend on it: it is part of the settings that finished work is recognised by.
         in_result: it is named in result files.
         prints: returns a text that a flag prints in place of running the command, whatever else is given.
+        found: returns the value for a command that was not given it, from its other arguments and what is there; what
+            ``does`` says has to name that default.
     """
-    facts = _Facts(does, choices, metavar, least, above, most, one_of, positional, several, in_key, in_result, prints)
+    facts = _Facts(
+        does, choices, metavar, least, above, most, one_of, positional, several, in_key, in_result, prints, found
+    )
     if isinstance(default, list | dict | set):
         raise TypeError(f"the default {default!r} can be changed; give a tuple.")
     return dataclasses.field(default=default, metadata={"option": facts})
@@ -149,15 +155,16 @@ def add_options(parser: argparse.ArgumentParser, options: type[DataclassInstance
                 given["choices"] = tuple(choices)
             if is_tuple:
                 given |= {"nargs": "+"} if facts.several == "list" else {"action": "append"}
-        required = field.default is REQUIRED
+        required = field.default is REQUIRED and not facts.found
+        default = None if is_tuple or facts.found or required else field.default
         if facts.positional:
             if not is_tuple and not required:
                 given["nargs"] = "?"
-            target.add_argument(field.name, default=None if required else field.default, **given)
+            target.add_argument(field.name, default=None if required or facts.found else field.default, **given)
         else:
             if not facts.one_of and base is not bool:
                 given["required"] = required
-            target.add_argument(_flag(field.name), default=None if is_tuple or required else field.default, **given)
+            target.add_argument(_flag(field.name), default=default, **given)
 
 
 def options_of(options: type[Options], arguments: argparse.Namespace) -> Options:
@@ -169,6 +176,8 @@ def options_of(options: type[Options], arguments: argparse.Namespace) -> Options
     values: dict[str, Any] = {}
     for field, facts, kind in _fields(options):
         value = getattr(arguments, field.name)
+        if value is None and facts.found:
+            value = facts.found(arguments)
         name = field.name if facts.positional else _flag(field.name)
         if _base(kind)[1]:
             value = tuple(value) if value is not None else None if field.default is REQUIRED else field.default

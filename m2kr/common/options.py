@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from m2kr.common import cli
 from m2kr.common.cli import option
+from m2kr.common.devices import best_device, best_dtype
 from m2kr.errors import M2KRError
+from m2kr.tasks import HUB_ID
 
 ModelType: TypeAlias = Literal["float32", "float16", "bfloat16"]
 """Name of the torch type that a model computes in."""
 
 StoredType: TypeAlias = Literal["float32", "float16", "bfloat16", "int8"]
 """Form in which embeddings are stored."""
+
+
+HERE = "m2kr-data"
+"""Folder of the benchmark that m2kr.build makes, and that other commands read, where none is named."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +42,10 @@ class TrustOption:
 class DataOption(TrustOption):
     """``--data``, where a benchmark of the hub will do too."""
 
-    data: str = option("folder of the benchmark, or a dataset id of the hub")
+    data: str = option(
+        f"folder of the benchmark, or a dataset id of the hub; default {HERE} where that is, else the published data",
+        found=lambda _: HERE if Path(HERE).is_dir() else HUB_ID,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +67,17 @@ class ImagesOption:
     """``--images``, to be read by `m2kr.images.roots.parse_roots`."""
 
     images: tuple[str, ...] = option("pictures: folder or archive; repeatable", (), metavar="[TASK=]ROOT")
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueryImagesOption(ImagesOption):
+    """``--images`` of commands that ask with them; see `m2kr.dataset.with_raw_images`."""
+
+    images: tuple[str, ...] = option(
+        "pictures: folder or archive; repeatable; default those packed beside the tables, else those below ./raw",
+        (),
+        metavar="[TASK=]ROOT",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,14 +116,25 @@ class RerunOption:
 class DeviceOption:
     """``--device``."""
 
-    device: str = option("as torch names it", "cpu", in_result=True)
+    device: str = option(
+        "as torch names it; default the best there is: cuda, mps or cpu",
+        "cpu",
+        in_result=True,
+        found=lambda _: best_device(),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeOptions(DeviceOption):
     """Where a model computes, and in what numbers."""
 
-    dtype: ModelType = option("number format of the model", "float32", in_key=True, in_result=True)
+    dtype: ModelType = option(
+        "number format of the model; default bfloat16 on a GPU that has it, else float32",
+        "float32",
+        in_key=True,
+        in_result=True,
+        found=lambda given: best_dtype(given.device or best_device()),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from m2kr.common.cli import parse
+from m2kr.common.progress import say
 from m2kr.errors import M2KRError, run_command
 from m2kr.evaluate.options import EvaluateOptions
 from m2kr.retriever import REGISTRY
 
 _EXAMPLES = """examples:
+  python -m m2kr.evaluate --model preflmr-vit-l
   python -m m2kr.evaluate --model bm25 --data m2kr-data --tasks MSMARCO
   python -m m2kr.evaluate --model all-minilm-l6-v2 --data m2kr-data --tasks all --ignore-images
   python -m m2kr.evaluate --model ./my-model --data m2kr-data --tasks OKVQA --images raw
@@ -37,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     from m2kr.common.files import safe_name
     from m2kr.common.registry import ignored_inputs
-    from m2kr.dataset import load_task, nano_subset
+    from m2kr.dataset import load_task, nano_subset, with_raw_images
     from m2kr.evaluate.task import evaluate_task
     from m2kr.formats.shards import choose_tasks
     from m2kr.images.roots import parse_roots
@@ -53,9 +55,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     retriever = get_retriever(model, **options.loading)
     for task in tasks:  # of all tasks before the first begins
         ignored_inputs(retriever.name, retriever.reads, task, ignore_images=options.ignore_images)
+    how = f"on {options.device} in {options.dtype}, {options.batch_size} at once"
     results = []
     for task in tasks:
         data = load_task(task, options.data, options.split, images=images, limit=options.limit, trust=options.trust)
+        data = with_raw_images(data)
+        if task is tasks[0]:
+            among = ", ".join(each.key for each in tasks)
+            say(f"{retriever.name}: {among} of {options.data}, {how}", quiet=options.quiet)
         if options.nano:
             data = nano_subset(data, seed=options.seed)
         results.append(evaluate_task(retriever, data, options.out / safe_name(retriever.name), options))

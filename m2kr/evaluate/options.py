@@ -10,9 +10,9 @@ from m2kr.common.options import (
     BadImagesOption,
     ComputeOptions,
     DataOption,
-    ImagesOption,
     LimitOption,
     LoadOptions,
+    QueryImagesOption,
     QuietOption,
     RerunOption,
     SplitOption,
@@ -60,7 +60,7 @@ class TaskOptions(EncodeOptions, RerunOption, BadImagesOption):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(TaskOptions, LoadOptions, DataOption, TasksOption, SplitOption, ImagesOption, LimitOption):
+class EvaluateOptions(TaskOptions, LoadOptions, DataOption, TasksOption, SplitOption, QueryImagesOption, LimitOption):
     """All options of the command."""
 
     model: str | None = option(MODELS, None, one_of="what")

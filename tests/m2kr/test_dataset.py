@@ -297,7 +297,8 @@ def test_a_folder_that_is_not_there_is_said_without_asking_the_hub(
 
 def test_a_hub_that_cannot_be_reached_is_one_clear_error() -> None:
     program = """
-from m2kr.dataset import HUB_ID, load_task
+from m2kr.dataset import load_task
+from m2kr.tasks import HUB_ID
 from m2kr.errors import run_command
 run_command(lambda _: load_task("OKVQA", HUB_ID))
 """

@@ -18,11 +18,11 @@ from m2kr.common.cli import option, options_table, parse
 from m2kr.dataset import TaskData
 from m2kr.errors import run_command
 from m2kr.evaluate.__main__ import main
-from m2kr.evaluate.options import TaskOptions
+from m2kr.evaluate.options import EvaluateOptions, TaskOptions
 from m2kr.evaluate.task import evaluate_task
 from m2kr.results.__main__ import main as show_results
 from m2kr.results.record import read_result
-from m2kr.tasks import TASKS
+from m2kr.tasks import HUB_ID, TASKS
 from tests.m2kr.evaluating import DIM, run_of
 
 
@@ -54,6 +54,33 @@ def test_the_command_passes_its_options_on(built: Path, world: Path, tmp_path: P
     assert len(registered[0].asked) == 3
     lines = gzip.decompress(run_of(tmp_path / "fake-single", "OKVQA.valid")).splitlines()
     assert len(lines) == 27
+
+
+def test_a_model_alone_is_enough_where_data_and_raw_files_lie_here(
+    data: Path,
+    world: Path,
+    tmp_path: Path,
+    registered: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data.rename(tmp_path / "m2kr-data")
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "coco").symlink_to(world / "coco")
+    monkeypatch.chdir(tmp_path)
+    assert main(["--model", "seeing"]) == 0
+    printed = capsys.readouterr()
+    assert "MSMARCO, OKVQA of m2kr-data, on cpu in float32, 32 at once" in printed.err.splitlines()[0]
+    assert {path.stem for path in (tmp_path / "results" / "fake-single").glob("*.json")} == {"MSMARCO", "OKVQA"}
+    result = read_result(tmp_path / "results" / "fake-single" / "OKVQA.json")
+    assert (result["device"], result["dtype"], result["ignored_inputs"]) == ("cpu", "float32", [])
+
+
+def test_where_no_benchmark_lies_here_it_is_the_published_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert parse(EvaluateOptions, ["--model", "bm25"], prog="", description="").data == HUB_ID
+    (tmp_path / "m2kr-data").mkdir()
+    assert parse(EvaluateOptions, ["--model", "bm25"], prog="", description="").data == "m2kr-data"
 
 
 def test_a_nano_result_has_a_name_of_its_own_and_says_so(

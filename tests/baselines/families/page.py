@@ -95,10 +95,9 @@ def _options() -> str:
 
 
 def _table(measured: list[tuple[Row, Measured]]) -> str:
-    header = (
-        "| family | names | reads | vectors | picture | text | reference | similarity | batch | prompt | instruction |"
-    )
-    lines = [header, "| --- " * 12 + "|"]
+    header = ["family", "names", "loads", "reads", "vectors", "picture", "text"]
+    header += ["reference", "similarity", "batch", "prompt", "instruction"]
+    lines = ["| " + " | ".join(header) + " |", "| --- " * len(header) + "|"]
     for row, found in measured:
         if found.refused:
             continue
@@ -106,6 +105,7 @@ def _table(measured: list[tuple[Row, Measured]]) -> str:
         cells = [row.family, names, "yes", found.reads, found.vectors, _changes(found.picture), _changes(found.text)]
         cells += [_below(found.reference), _below(found.similarity), _below(found.batch)]
         cells += [_changes(found.prompt), _changes(found.instruction)]
+        assert len(cells) == len(header)
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

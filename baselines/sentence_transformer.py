@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
+from PIL import Image
 
 from baselines.common.batching import as_array, device_of, dtype_of
 from baselines.common.checkpoints import PUBLISHED, count_parameters, find_checkpoint
@@ -14,6 +15,7 @@ from baselines.common.options import check_choice
 from baselines.encoders.modules import FILES, load_modules
 from baselines.encoders.template import TEMPLATES, TemplateEncoder
 from m2kr.errors import M2KRError, did_you_mean
+from m2kr.images.decode import to_rgb
 from m2kr.retriever import Input
 
 Fusion = Literal["sum", "image", "text"]
@@ -143,6 +145,8 @@ class SentenceTransformerRetriever:
         if isinstance(given, str):
             return [given]
         text, image = given.get("text"), given.get("image")
+        if isinstance(image, Image.Image):
+            image = to_rgb(image)  # as in an evaluation; transformers lays what is transparent on white
         if image is None or "image" not in self.reads:
             return [text or ""]
         if "text" not in self.reads or not text:

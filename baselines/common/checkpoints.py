@@ -234,16 +234,17 @@ def loading(failure: str, advice: str = "Get its files again.") -> Iterator[None
     transformers prints tables of unused weights otherwise, and progress bars where nobody watches.
 
     Raises:
-        M2KRError: ``failure``, the reason and ``advice``; where torchvision is what lacks, how to get it.
+        M2KRError: ``failure``, the reason and ``advice``; where torchvision lacks or fails, how to get it.
     """
     with quiet_loading():
         try:
             yield
         except Exception as error:
             reason = first_line(error)
-            if "torchvision" in str(error).lower() and find_spec("torchvision") is None:
-                reason = "transformers prepares its pictures with torchvision alone, which is not installed"
-                advice = "Install the extra vision: pip install -e '.[vision]', or torchvision itself."
+            if "torchvision" in str(error).lower():
+                if find_spec("torchvision") is None:
+                    reason = "transformers prepares its pictures with torchvision alone, which is not installed"
+                advice = "Install the extra vision: pip install 'm2kr[vision]'. torchvision has to be of torch's build."
             raise M2KRError(f"{failure} ({reason}). {advice}") from error
 
 

@@ -22,7 +22,7 @@ from m2kr.common.options import (
 from m2kr.errors import M2KRError
 from m2kr.retriever import REGISTRY
 
-MODELS = "a registered retriever (m2kr.evaluate --list-models), or a model folder, or a hub id, or mteb:NAME"
+MODELS = "a registered retriever (m2kr.evaluate --list-models), a model folder, a hub id, mteb:NAME or FILE.py:CLASS"
 
 
 @dataclass(frozen=True, kw_only=True)

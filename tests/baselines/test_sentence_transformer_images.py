@@ -13,8 +13,10 @@ from baselines.sentence_transformer import SentenceTransformerRetriever
 from m2kr.dataset import load_task
 from m2kr.evaluate.options import TaskOptions
 from m2kr.evaluate.task import evaluate_task
+from m2kr.images.roots import ImageRoots
 from m2kr.results.run import Run
 from m2kr.retriever import get_retriever
+from tests.baselines.images import MODES, write_picture
 
 TEXTS = ["an owl", "a tower that is very tall and stands beside the river"]
 
@@ -80,3 +82,16 @@ def test_a_task_of_pictures_alone_is_done_by_a_model_that_reads_them(
         ranked = Run.read_trec(tmp_path / name / "WIT.run.trec.gz").passage_ids
         found[name] = len({tuple(ids[:5]) for ids in ranked})
     assert found["blind"] == 1 < found["seen"]
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_a_picture_of_any_mode_is_read_as_in_an_evaluation(
+    folders: Callable[[str], Path], name: str, tmp_path: Path
+) -> None:
+    write_picture(name, tmp_path / name)
+    retriever = SentenceTransformerRetriever(checkpoint=str(folders("clip")))
+    given, decoded = (
+        retriever.encode_query([{"text": "", "image": image}])
+        for image in (Image.open(tmp_path / name), ImageRoots([tmp_path]).open(name))
+    )
+    np.testing.assert_array_equal(given, decoded)

@@ -11,7 +11,9 @@ import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -322,12 +324,21 @@ def test_damaged_files_are_one_line(bert: Path, file: str, content: str) -> None
     assert "\n" not in str(caught.value)
 
 
+def test_where_torchvision_is_of_another_build_than_torch_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What PyPI's torchvision raises beside a torch for CPUs alone."""
+    there = ModuleType("torchvision")
+    there.__spec__ = ModuleSpec("torchvision", None)
+    monkeypatch.setitem(sys.modules, "torchvision", there)
+    with pytest.raises(M2KRError, match=r"nms does not exist\).*'m2kr\[vision\]'.*torch's build"), loading("x"):
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+
 def test_where_torchvision_lacks_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     absent = (lambda: False, import_utils.TORCHVISION_IMPORT_ERROR)
     monkeypatch.setitem(import_utils.BACKENDS_MAPPING, "torchvision", absent)
     monkeypatch.setitem(sys.modules, "torchvision", None)
     with (
-        pytest.raises(M2KRError, match=r"^x could not be loaded .*torchvision.*'\.\[vision\]'") as caught,
+        pytest.raises(M2KRError, match=r"^x could not be loaded .*torchvision.*'m2kr\[vision\]'") as caught,
         loading("x could not be loaded"),
     ):
         import_utils.requires_backends("DINOv3ViTImageProcessor", ["torchvision"])

@@ -23,45 +23,11 @@ from m2kr.export.task import export_task
 from m2kr.images.pack import pack_task
 from m2kr.images.roots import parse_roots
 from m2kr.tasks import TASKS
+from tests.baselines.images import MODES, write_picture
 from tests.tolerance import assert_vectors_near
 
 KEY = "LLaVA"
 TEXT = "what is this"
-FORMATS = {
-    "RGB": "PNG",
-    "P": "PNG",
-    "P opaque": "PNG",
-    "P of GIF": "GIF",
-    "RGBA": "PNG",
-    "LA": "PNG",
-    "PA": "TIFF",
-    "1": "PNG",
-    "L": "PNG",
-    "I;16": "PNG",
-    "CMYK": "TIFF",
-    "MPO": "MPO",
-}
-"""Picture -> the format of its file. How the 16 bits of I;16 become 8 is not looked at, only that all do it alike."""
-
-
-def write(name: str, path: Path) -> None:
-    """Write a picture that is transparent in part, or has a transparent colour in opaque places, if its mode can be."""
-    rng = np.random.default_rng(len(name))
-    colours = rng.integers(0, 256, (20, 30, 4), dtype=np.uint8)
-    colours[..., 3] = np.where(colours[..., 3] < 128, 0, 255)
-    image = Image.fromarray(colours, "RGBA")
-    more: dict[str, Any] = {}
-    if name == "I;16":
-        image = Image.fromarray(rng.integers(0, 1 << 16, (20, 30), dtype=np.uint16))
-    elif name == "MPO":
-        image = image.convert("RGB")
-        more = {"save_all": True, "append_images": [Image.new("RGB", image.size, "red")]}
-    else:
-        palette = name.split()[0] == "P"
-        image = image.convert("RGB").convert("P") if palette else image.convert(name)
-        if palette and name != "P opaque":
-            more = {"transparency": int(np.asarray(image)[3, 4])}
-    image.save(path, FORMATS[name], **more)
 
 
 @dataclass
@@ -79,11 +45,11 @@ class Data:
 @pytest.fixture(scope="module")
 def data(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Data:
     root = tmp_path_factory.mktemp("modes")
-    made = Data(root / "data", root / "images", list(FORMATS))
+    made = Data(root / "data", root / "images", list(MODES))
     made.images.mkdir()
     for name in made.names:
-        write(name, made.images / name)
-    queries = pl.read_parquet(built / f"{KEY}_data" / "test-*.parquet").head(len(FORMATS))
+        write_picture(name, made.images / name)
+    queries = pl.read_parquet(built / f"{KEY}_data" / "test-*.parquet").head(len(MODES))
     passages = pl.read_parquet(built / f"{KEY}_passages" / "test_passages-*.parquet")
     queries = queries.with_columns(
         pl.Series("img_path", made.names), question=pl.lit(TEXT), instruction=pl.lit(None, pl.String)
@@ -177,7 +143,7 @@ def test_every_mode_is_the_same_on_every_road(
         assert_vectors_near([one], [other])
 
 
-@pytest.mark.parametrize("name", sorted(FORMATS.keys() - {"I;16"}))
+@pytest.mark.parametrize("name", sorted(MODES.keys() - {"I;16"}))
 def test_what_is_transparent_keeps_its_colour(name: str, data: Data, model: PreFLMR) -> None:
     """As in transformers 4.49, of which the published figures are. Pillow notes a palette's colour in the RGB, too."""
     plain = Image.fromarray(np.asarray(data.picture(name).convert("RGB")))

@@ -158,11 +158,12 @@ class SentenceTransformerRetriever:
         return [image] if self._fusion == "image" else [text]
 
     def _ready(self, vector: Any) -> np.ndarray[Any, Any]:
-        array = vector if isinstance(vector, np.ndarray) else as_array(vector)
+        """Return what is searched of a vector, or of many, as float32: the square of a length overflows float16."""
+        array = vector.astype(np.float32, copy=False) if isinstance(vector, np.ndarray) else as_array(vector)
         if not self._normalise:
             return array
         scaled: np.ndarray[Any, Any] = array / np.maximum(np.linalg.norm(array, axis=-1, keepdims=True), 1e-12)
-        return scaled.astype(array.dtype, copy=False)
+        return scaled
 
 
 def _kind_of(item: Any) -> str:

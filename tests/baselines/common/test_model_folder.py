@@ -67,6 +67,15 @@ def test_ranking_and_scores_are_those_of_the_model_s_similarity(folders: Callabl
     assert np.allclose(norms, 1.0) == (name == "cosine")
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_long_vectors_are_normalised_in_any_type(folders: Callable[[str], Path], dtype: str) -> None:
+    """The squares of these lengths are beyond float16."""
+    vectors = SentenceTransformerRetriever(checkpoint=str(folders("long")), dtype=dtype).encode_document(PASSAGES)
+    exact = SentenceTransformer(str(folders("long"))).encode_document(PASSAGES)
+    assert np.linalg.norm(exact, axis=1).min() > 1000
+    np.testing.assert_allclose(vectors, exact / np.linalg.norm(exact, axis=1, keepdims=True), atol=2e-3)
+
+
 @pytest.mark.parametrize("name", ["many", "pylate", "stanford"])
 def test_late_interaction_is_recognised_whoever_saved_it(folders: Callable[[str], Path], name: str) -> None:
     folder = folders(name)

@@ -133,11 +133,11 @@ def _mean(folder: Path, root: Path) -> None:
     _modules(folder, checkpoint("bare", root), "mean")
 
 
-def _compared_by(similarity: str) -> Callable[[Path, Path], None]:
+def _compared_by(similarity: str, of: str = "bare") -> Callable[[Path, Path], None]:
     """Return what makes a model of one vector, not normalised, that compares vectors so."""
 
     def make(folder: Path, root: Path) -> None:
-        encoder = Transformer(str(checkpoint("bare", root)))
+        encoder = Transformer(str(checkpoint(of, root)))
         pooling = Pooling(encoder.get_embedding_dimension(), "mean")
         SentenceTransformer(modules=[encoder, pooling], similarity_fn_name=similarity).save(str(folder))
 
@@ -441,6 +441,8 @@ MAKERS: dict[str, Callable[[Path, Path], None]] = {
     "stanford-without-metadata": _without_metadata,
     "lacking": _with_weights(**{"encoder.layer.0.attention.self.query.weight": None}),
     "left": _with_weights(**{"projection.weight": torch.ones(3, 3)}),
+    "long-plain": _with_weights(**{"encoder.layer.1.output.LayerNorm.weight": torch.full((32,), 2000.0)}),
+    "long": _compared_by("cosine", "long-plain"),
     **{name: _compared_by(name) for name in ("cosine", "dot", "euclidean", "manhattan")},
     **{f"{name}-modules": _as_modules(name) for name in ("clip", "siglip2")},
 }

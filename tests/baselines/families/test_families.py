@@ -16,6 +16,7 @@ from m2kr.retriever import REGISTRY
 from tests.baselines.families.page import PAGE
 from tests.baselines.families.rows import ROWS, Row, measure
 from tests.baselines.images import random_image
+from tests.tolerance import assert_vectors_near
 
 Folder = Callable[[str], Path]
 
@@ -78,6 +79,15 @@ def test_an_option_that_has_no_effect_is_refused(
 ) -> None:
     with pytest.raises(M2KRError, match=f"(?i){fact}"):
         SentenceTransformerRetriever(checkpoint=str(folders(name)), **options)
+
+
+def test_a_text_longer_than_the_template_takes_is_cut_at_its_end(folders: Folder) -> None:
+    """Only what lies within 1,800 tokens of GME counts: the same vector, whatever stands behind."""
+    retriever = SentenceTransformerRetriever(checkpoint=str(folders("gme")), template="gme")
+    text = "The tower is tall. " * 100
+    cut, longer, other = retriever.encode_document([text + "An owl.", text + "A red boat.", "A" + text])
+    assert_vectors_near([cut], [longer])
+    assert abs(cut - other).max() > 1e-4
 
 
 @pytest.mark.parametrize(

@@ -267,7 +267,7 @@ def write_card(out: Path, parts: dict[str, Any]) -> None:
         "license": sorted({licence.lower() for task in tasks for licence in task.licences}),
         "tags": ["mteb", "retrieval", "multimodal", *(["synthetic"] if made_up else [])],
         "configs": [{"config_name": name, "data_files": files} for name, files in configs.items()],
-        # datasets finds what it made of a folder before by the text of its card, not by the files.
+        # datasets 5.2 finds what it made of a folder before by what its card declares, not by the files.
         "dataset_info": [
             {"config_name": name, "description": f"fingerprint {digest(made_of)}"} for name, made_of in keys.items()
         ],

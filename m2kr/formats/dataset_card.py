@@ -60,8 +60,8 @@ def _dataset_info(config: str, splits: dict[str, Any]) -> dict[str, Any]:
         download_size=sum(split["bytes"] for split in splits.values()),
         dataset_size=sum(split["bytes"] for split in splits.values()),
     )
-    # datasets finds what it made of a folder before by the text of its card, not by the files. So the card changes when
-    # a shard does, whether or not its size does.
+    # datasets 5.2 finds what it made of a folder before by what its card declares here, not by the files. So that
+    # changes when a shard does, whether or not its size does.
     hashes = digest([shard["sha256"] for split in splits.values() for shard in split["shards"]])
     return {"config_name": config, "description": f"fingerprint {hashes}", **info._to_yaml_dict()}
 

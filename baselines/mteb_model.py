@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partialmethod
 from importlib.metadata import version
 from typing import Any, Literal
 
@@ -14,10 +15,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from baselines.common.batching import as_array, check_batch_size, device_of
-from baselines.common.checkpoints import count_parameters, loading
+from baselines.common.checkpoints import count_parameters, quiet_loading
 from baselines.common.model_folder import reporting_weights
 from baselines.common.options import check_choice
-from m2kr.errors import M2KRError, did_you_mean
+from m2kr.errors import M2KRError, did_you_mean, first_line
 from m2kr.export.mteb import mteb_module
 from m2kr.retriever import Input
 
@@ -105,15 +106,16 @@ class MtebRetriever:
             table = {name: [columns[row][name] for row in rows] for name in kind}
             if "text" in table:
                 table[alias] = table["text"]  # by which some of mteb's models read it
-            vectors = self._model.encode(
-                DataLoader(_Inputs(table), batch_size=batch_size, collate_fn=_batch),
-                task_metadata=self._task(kind),
-                hf_split="test",
-                hf_subset="default",
-                prompt_type=prompt_type,
-                batch_size=batch_size,
-                show_progress_bar=False,
-            )
+            with _no_bars():
+                vectors = self._model.encode(
+                    DataLoader(_Inputs(table), batch_size=batch_size, collate_fn=_batch),
+                    task_metadata=self._task(kind),
+                    hf_split="test",
+                    hf_subset="default",
+                    prompt_type=prompt_type,
+                    batch_size=batch_size,
+                    show_progress_bar=False,
+                )
             array = as_array(vectors) if isinstance(vectors, torch.Tensor) else np.asarray(vectors, dtype=np.float32)
             if array.ndim != 2 or len(array) != len(rows):
                 raise M2KRError(f"{self.name} gave vectors of the shape {array.shape} for {len(rows)} inputs.")
@@ -141,6 +143,20 @@ class MtebRetriever:
             base = mteb_module("mteb.abstasks.retrieval").AbsTaskRetrieval
             self._tasks[kind] = type("M2KR", (base,), {"metadata": metadata})
         return self._tasks[kind].metadata
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Show no bars of models that have one for every call, and do not ask whether they should."""
+    from tqdm.std import tqdm
+
+    bar: Any = tqdm
+    original = bar.__init__
+    bar.__init__ = partialmethod(original, disable=True)
+    try:
+        yield
+    finally:
+        bar.__init__ = original
 
 
 class _Inputs(Dataset[dict[str, Any]]):
@@ -201,19 +217,19 @@ def _metadata(name: str) -> Any:
 
 def _load(meta: Any, device: str, *, trusted: bool) -> Any:
     name = meta.name
-    packages = ", ".join(
-        f"{package} {version(package)}" for package in ("mteb", "transformers", "sentence-transformers")
-    )
-    advice = f"Its code has to go with the versions here: {packages}."
-    with (
-        loading(f"mteb could not load {name!r}", advice),
-        _remote_code(allowed=trusted),
-        reporting_weights() as weights,
-    ):
-        try:
+    try:
+        with quiet_loading(), _remote_code(allowed=trusted), reporting_weights() as weights:
             model = meta.load_model(device=device)
-        except ImportError as error:  # its first line says what is missing, the second how to install it
-            raise M2KRError(" ".join(str(error).split("\n")[:2])) from error
+    except Exception as error:  # loaders raise all kinds
+        here = ", ".join(
+            f"{package} {version(package)}" for package in ("mteb", "transformers", "sentence-transformers")
+        )
+        remedy = f"It needs files of the hub or of its cache, and code that goes with {here}."
+        reason = first_line(error)
+        if isinstance(error, ImportError):
+            reason = " ".join(str(error).split("\n")[:2])  # the second says how to install what is missing
+            remedy = f"Installed are {here}."
+        raise M2KRError(f"mteb could not load {name!r} ({reason}). {remedy}") from error
     weights.check(name)
     if not isinstance(model, mteb_module("mteb").EncoderProtocol):
         raise M2KRError(f"mteb loads {name} as {type(model).__name__}, which searches by itself. Name an encoder.")

@@ -82,7 +82,7 @@ def vector_difference(one: Array, other: Array) -> float:
 
 
 def _matrix(vectors: Array) -> npt.NDArray[np.float64]:
-    matrix: npt.NDArray[np.float64] = np.atleast_2d(as_tensor(vectors).double().cpu().numpy())
+    matrix: npt.NDArray[np.float64] = np.atleast_2d(as_tensor(vectors).cpu().double().numpy())
     return matrix
 
 

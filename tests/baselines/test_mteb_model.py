@@ -26,7 +26,9 @@ from tests.baselines.tampered import FAULTS, tampered
 
 mteb = pytest.importorskip("mteb", reason="its registry is read; pip install mteb")
 
+from mteb.abstasks.retrieval import AbsTaskRetrieval  # noqa: E402
 from mteb.models import ModelMeta, SentenceTransformerEncoderWrapper  # noqa: E402
+from mteb.models.abs_encoder import AbsEncoder  # noqa: E402
 from mteb.models.model_implementations import MODEL_REGISTRY  # noqa: E402
 from mteb.models.model_implementations.clip_models import CLIPModel as MtebClip  # noqa: E402
 from mteb.models.model_implementations.siglip_models import SiglipModelWrapper as MtebSiglip  # noqa: E402
@@ -156,7 +158,9 @@ def test_our_own_model_of_texts_has_the_figures_of_an_export_without_instruction
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip2"])
-def test_what_there_is_of_a_query_is_encoded_whatever_the_others_are(pictured: Callable[..., str], kind: str) -> None:
+def test_what_there_is_of_a_query_is_encoded_whatever_the_others_are(
+    pictured: Callable[..., str], capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
     retriever = get_retriever(pictured(kind))
     assert isinstance(retriever, Retriever)
     assert (retriever.reads, retriever.vectors, retriever.reads_instructions) == ({"text", "image"}, "single", False)
@@ -176,6 +180,7 @@ def test_what_there_is_of_a_query_is_encoded_whatever_the_others_are(pictured: C
     assert np.abs(together[1] - together[4]).max() > 1e-3
     np.testing.assert_allclose(retriever.encode_document(["  owl\n"])[0], together[0], atol=1e-5)
     assert retriever.encode_query([]).shape[0] == 0
+    assert "%|" not in capsys.readouterr().err  # mteb's SigLIP has a bar for every call
 
 
 class Encoder:
@@ -220,6 +225,22 @@ def test_it_is_told_what_is_a_query_and_may_get_the_instruction(register: Regist
     assert (query["batch_size"], query["features"], document["features"]) == (7, {"text", "query"}, {"text", "body"})
     metadata = query["task_metadata"]
     assert (metadata.type, metadata.category, metadata.modalities) == ("Retrieval", "t2t", ["text"])
+
+
+def test_a_model_with_instructions_gets_mtebs_own_for_retrieval(register: Register) -> None:
+    class Instructed(AbsEncoder):
+        """Encodes an instruction instead of texts, as mteb's own class chooses it."""
+
+        def encode(self, inputs: Any, *, task_metadata: Any, prompt_type: Any = None, **_: Any) -> Any:
+            text = self.get_instruction(task_metadata, prompt_type)
+            told.append(text)
+            return np.ones((len(inputs.dataset), 2))
+
+    told: list[str] = []
+    retriever = get_retriever(register(lambda *_, **__: Instructed()))
+    retriever.encode_query(["what?"])  # type: ignore[union-attr]
+    assert told == [AbsTaskRetrieval.abstask_prompt]
+    assert told[0]
 
 
 @pytest.mark.parametrize(
@@ -286,6 +307,15 @@ def test_a_name_that_the_registry_does_not_have_is_said(name: str, facts: list[s
     with pytest.raises(M2KRError) as error:
         get_retriever(name)
     assert all(fact in str(error.value) for fact in facts)
+
+
+def test_without_mteb_its_install_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(name: str) -> Any:
+        raise ModuleNotFoundError(f"No module named {name!r}")
+
+    monkeypatch.setattr("m2kr.export.mteb.import_module", gone)
+    with pytest.raises(M2KRError, match=r"cannot be imported .*python -m pip install 'mteb>="):
+        get_retriever("mteb:intfloat/e5-base-v2")
 
 
 def test_two_checkpoints_are_one_too_many(register: Register) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from m2kr.answer.bem import EquivalenceModel
 from m2kr.errors import M2KRError
+from tests.baselines.tampered import with_tensors
 
 
 @pytest.fixture(scope="module", params=[2, 3])
@@ -81,3 +82,9 @@ def test_what_is_no_equivalence_model_is_refused(bert: Path, tmp_path: Path) -> 
     BertForSequenceClassification(config).save_pretrained(tmp_path)
     with pytest.raises(M2KRError, match="has two classes: this one has 3"):
         EquivalenceModel(str(tmp_path))
+
+
+def test_weights_that_nothing_takes_are_refused_by_name(bert: Path, tmp_path: Path) -> None:
+    folder = with_tensors(bert, tmp_path / "bem", "adapter.weight")
+    with pytest.raises(M2KRError, match=r"its checkpoint has, to no use, adapter\.weight"):
+        EquivalenceModel(str(folder))

@@ -7,6 +7,7 @@ import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -154,6 +155,7 @@ def entry_points_of(fakes: Mapping[str, Any], made: list[Any]) -> list[Any]:
                 made.append(self.cls(**given))
                 return made[-1]
 
+            make.__signature__ = signature(self.cls)  # type: ignore[attr-defined]
             return make
 
     return [Point(name, cls) for name, cls in fakes.items()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 import numpy as np
@@ -19,66 +20,37 @@ from m2kr.evaluate.encode import Encoder
 from m2kr.evaluate.options import EncodeOptions, TaskOptions
 from m2kr.evaluate.task import evaluate_task
 from m2kr.images.decode import ImageError
+from tests.m2kr.evaluating import Single, entry_points_of, text_of
 
 
-class Letters:
-    """One vector a text: how often each letter stands in it. It keeps what it is given."""
+class Letters(Single):
+    """One vector a text: how often each letter stands in it."""
 
-    vectors = "single"
-    reads = frozenset({"text"})
-    reads_instructions = False
-    name = "letters"
+    def __init__(
+        self, checkpoint: str | None = None, device: str = "cpu", dtype: str = "float32", mood: str = ""
+    ) -> None:
+        super().__init__()
+        self.name = type(self).__name__.lower()
 
-    def __init__(self, **_: Any) -> None:
-        self.settings: dict[str, Any] = {}
-        self.asked: list[Any] = []
-        self.read: list[Any] = []
-
-    def encode_query(self, inputs: Sequence[Any], batch_size: int = 32) -> Any:
-        self.asked.extend(inputs)
-        return self._vectors(inputs)
-
-    def encode_document(self, inputs: Sequence[Any], batch_size: int = 32) -> Any:
-        self.read.extend(inputs)
-        return self._vectors(inputs)
-
-    def _vectors(self, inputs: Sequence[Any]) -> Any:
-        texts = [item if isinstance(item, str) else item["text"] for item in inputs]
-        counts = np.array([[text.lower().count(letter) for letter in "abcdefghijklmnopqrstuvwxyz"] for text in texts])
+    def encode(self, inputs: Sequence[Any]) -> Any:
+        counts = np.array([[text_of(item).lower().count(letter) for letter in ascii_lowercase] for item in inputs])
         return (counts / np.linalg.norm(counts + 1e-9, axis=1, keepdims=True)).astype(np.float32)
 
 
 class Seeing(Letters):
-    name = "seeing"
     reads = frozenset({"text", "image"})
     reads_instructions = True
 
 
 class Preparing(Seeing):
-    def __init__(self, **_: Any) -> None:
-        super().__init__()
-        self.prepare_image = np.asarray
+    prepare_image = staticmethod(np.asarray)
 
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Register the fakes and bm25; return those that are made."""
     found: list[Any] = []
-
-    class Point:
-        def __init__(self, name: str, cls: Any) -> None:
-            self.name, self.value, self.cls = name, f"tests:{name}", cls
-
-        def load(self) -> Any:
-            def make(
-                *, checkpoint: str | None = None, device: str = "cpu", dtype: str = "float32", mood: str = ""
-            ) -> Any:
-                found.append(self.cls())
-                return found[-1]
-
-            return make
-
-    points = [Point("letters", Letters), Point("seeing", Seeing), Point("preparing", Preparing), Point("bm25", BM25)]
+    points = entry_points_of({"letters": Letters, "seeing": Seeing, "preparing": Preparing, "bm25": BM25}, found)
     monkeypatch.setattr(registry, "entry_points", lambda group: points)
     return found
 
@@ -140,7 +112,7 @@ def test_one_process_at_a_time_encodes_and_others_leave_its_work_alone(built: Pa
 
     first = asked(Letters())
     encoding, others = Letters(), [Letters(), Letters()]
-    vectors = encoding._vectors
+    vectors = encoding.encode
 
     def meanwhile(inputs: Sequence[Any]) -> Any:
         with pytest.raises(M2KRError, match=r"MSMARCO\.test\.ask is being made by process \d+, since"):
@@ -148,7 +120,7 @@ def test_one_process_at_a_time_encodes_and_others_leave_its_work_alone(built: Pa
         assert asked(others[1]) == first  # whose passages are there
         return vectors(inputs)
 
-    encoding._vectors = meanwhile  # type: ignore[method-assign]
+    encoding.encode = meanwhile  # type: ignore[method-assign]
     asked(encoding, store_dtype="float16")
     assert not any(one.read for one in others)
     assert len(list((tmp_path / "m" / ".embeddings").iterdir())) == 2

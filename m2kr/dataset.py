@@ -15,7 +15,7 @@ import polars as pl
 from m2kr.common.files import digest
 from m2kr.errors import M2KRError, first_line
 from m2kr.formats.integrity import WITHOUT_MANIFEST, Identity, ReadFile, identify
-from m2kr.formats.rules import DatasetError, check_loaded
+from m2kr.formats.rules import DatasetError, check_usable
 from m2kr.formats.shards import readable, split_shards
 from m2kr.images.packed import packed_images
 from m2kr.images.roots import ImageRoots, parse_roots
@@ -237,17 +237,13 @@ def load_task(
 def check_read(
     task: Task, split: str, queries: pl.DataFrame | pl.LazyFrame, passages: pl.DataFrame | pl.LazyFrame, data: object
 ) -> None:
-    """Check the tables of a split before anything is made of them: `m2kr.formats.rules.check_loaded`.
+    """Check the tables of a split before anything is made of them: `m2kr.formats.rules.check_usable`.
 
     Raises:
         M2KRError: a table breaks a rule; ``data`` says where it is from.
     """
-    needed = ["question_id", "question", "instruction", "pos_item_ids"]
-    needed += ["img_path"] if "img_path" in task.query_columns else []  # answers are optional: questions of one's own
     try:
-        check_loaded(task.data_config, queries, f"{task.data_config}/{split} in {data}", needed)
-        where = f"{task.passages_config}/{split}_passages in {data}"
-        check_loaded(task.passages_config, passages, where, ("passage_id", "passage_content"))
+        check_usable(task, split, queries, passages, f" in {data}")
     except DatasetError as error:
         raise M2KRError(f"{error} Get or build it again; python -m m2kr.check looks for more in a folder.") from error
 

@@ -10,6 +10,7 @@ import polars as pl
 from m2kr import __version__
 from m2kr.build.hashing import FileHasher
 from m2kr.build.inputs import TaskInputs
+from m2kr.formats.integrity import are_listed
 from m2kr.formats.manifest import read_manifest, shards_of
 from m2kr.formats.rules import check_images
 from m2kr.formats.shards import split_shards
@@ -26,12 +27,12 @@ def is_up_to_date(inputs: TaskInputs, out: Path) -> bool:
         return False
     if not set(entry["absent"]) <= set(inputs.absent()):
         return False
-    if not all(_has_size(out / shard["path"], shard["bytes"]) for shard in shards_of(entry)):
-        return False
     if not all(label.partition("/")[0] in inputs.folders for label in entry["sources"]):
         return False
     used = {label: inputs.folders[label.partition("/")[0]] / label.partition("/")[2] for label in entry["sources"]}
     if not all(_has_size(path, entry["sources"][label]["bytes"]) for label, path in used.items()):
+        return False
+    if not are_listed(out, shards_of(entry)):
         return False
     with FileHasher() as hashing:
         return bool(file_facts(used, hashing) == entry["sources"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -133,6 +133,19 @@ def identify_images(folder: Path, shards: Sequence[Path]) -> tuple[ReadFile, ...
     return found
 
 
+def are_listed(data: Path, listed: Iterable[Shard], *, trust: bool = False) -> bool:
+    """Whether all shards that a manifest lists are there, of the size and, unless ``trust``, the hash that it lists."""
+    known = KnownHashes(data)
+    for shard in listed:
+        path = data / shard["path"]
+        if not path.is_file():
+            return False
+        file = ReadFile.at(path)
+        if file.bytes != shard["bytes"] or (not trust and known.hashed(file).sha256 != shard["sha256"]):
+            return False
+    return True
+
+
 def _check_none_lacks(data: Path, entry: dict[str, Any], found: Sequence[ReadFile]) -> None:
     """Raise `M2KRError` where the manifest lists more shards of the splits that are used."""
     names = {_name(data, file.path) for file in found}
@@ -146,7 +159,6 @@ def _check_none_lacks(data: Path, entry: dict[str, Any], found: Sequence[ReadFil
 
 def _compared(data: Path, file: ReadFile, listed: dict[str, Shard], known: KnownHashes, *, trust: bool) -> ReadFile:
     """Return a shard after comparing it with what the manifest lists."""
-    remedy = "Get that file again, or build the task again with python -m m2kr.build."
     shard = listed.get(_name(data, file.path))
     if shard is None:
         raise M2KRError(
@@ -160,9 +172,12 @@ def _compared(data: Path, file: ReadFile, listed: dict[str, Shard], known: Known
         if file.sha256 == shard["sha256"]:
             return file
     sha256 = file.sha256 or _sha256(file.path)
+    remedy = "build the task again with python -m m2kr.build"
+    if Path(shard["path"]).parent.name.endswith("_images"):
+        remedy = "pack the images again with python -m m2kr.images pack --rerun"
     raise M2KRError(
         f"{file.path} is not the file that {MANIFEST} lists: it has {file.bytes:,} bytes of SHA-256 {sha256[:12]}, and "
-        f"{shard['bytes']:,} of {shard['sha256'][:12]} are listed. {remedy}"
+        f"{shard['bytes']:,} of {shard['sha256'][:12]} are listed. Get that file again, or {remedy}."
     )
 
 

@@ -68,22 +68,32 @@ def check_columns(config: str, found: pa.Schema, where: str) -> None:
             raise DatasetError(f"{where}: column {field.name} has type {kind}, {config} wants {field.type}.")
 
 
-def check_loaded(config: str, frame: pl.DataFrame | pl.LazyFrame, where: str, needed: Sequence[str]) -> None:
-    """Check a table that is to be used: columns, types, ids, and nulls where none may be. No text is looked at.
+def check_usable(
+    task: Task, split: str, queries: pl.DataFrame | pl.LazyFrame, passages: pl.DataFrame | pl.LazyFrame, place: str = ""
+) -> None:
+    """Check the tables of a split that is to be used: columns, types, ids, and nulls where none may be, but no text.
 
     It is more lenient than `check_columns`, for tables that others wrote: columns beyond the format are let be, and so
     are columns without any value, numbers of another width, and strings where the format has nulls only.
 
     Args:
-        config: ``<TASK>_data`` or ``<TASK>_passages``.
-        frame: its rows, of one split.
-        where: it is from, for messages.
-        needed: columns that have to be there.
+        task: the task.
+        split: its query split.
+        queries: rows of ``<TASK>_data`` of that split.
+        passages: rows of ``<TASK>_passages`` of that split.
+        place: where they are from, for messages.
 
     Raises:
         DatasetError: naming the first column or row that is wrong, and how many rows are.
     """
-    rows = frame.lazy()
+    needed = ["question_id", "question", "instruction", "pos_item_ids"]
+    needed += ["img_path"] if "img_path" in task.query_columns else []  # answers are optional: questions of one's own
+    _check_loaded(task.data_config, queries.lazy(), f"{task.data_config}/{split}{place}", needed)
+    where = f"{task.passages_config}/{split}_passages{place}"
+    _check_loaded(task.passages_config, passages.lazy(), where, ("passage_id", "passage_content"))
+
+
+def _check_loaded(config: str, rows: pl.LazyFrame, where: str, needed: Sequence[str]) -> None:
     schema = rows.collect_schema()
     if lacking := [name for name in needed if name not in schema]:
         raise DatasetError(f"{where} has no column {', '.join(lacking)}; it is not in the M2KR format.")

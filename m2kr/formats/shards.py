@@ -192,7 +192,17 @@ def readable(what: object, remedy: str = "Get or build it again.") -> Iterator[N
 
     try:
         yield
-    except (pa.ArrowException, pl.exceptions.PolarsError, OSError, KeyError) as error:
+    except M2KRError:
+        raise
+    # Polars panics over some damage, and Arrow raises what Python raises of a text that is none.
+    except (
+        pa.ArrowException,
+        pl.exceptions.PolarsError,
+        pl.exceptions.PanicException,
+        OSError,
+        KeyError,
+        ValueError,
+    ) as error:
         raise M2KRError(f"{what} could not be read ({first_line(error)}). {remedy}") from error
 
 

@@ -19,6 +19,7 @@ from m2kr.common.locks import is_left_locked, one_writer
 from m2kr.common.progress import progress, say
 from m2kr.common.work import discard, move_into_place
 from m2kr.errors import M2KRError
+from m2kr.formats.integrity import are_listed
 from m2kr.formats.manifest import MANIFEST, publish_images, read_manifest, split_facts
 from m2kr.formats.shards import Shard, shard_path, write_shard
 from m2kr.images.packed import SPLIT
@@ -85,7 +86,7 @@ def pack_task(
 def _packed(out: Path, task: Task, key: str, *, rerun: bool) -> dict[str, Any] | None:
     """Return the manifest entry of images that are packed and need not be packed again."""
     known = read_manifest(out).get("images", {}).get(task.key, {})
-    whole = not rerun and known.get("key") == key and all((out / shard["path"]).is_file() for shard in known["shards"])
+    whole = not rerun and known.get("key") == key and are_listed(out, known["shards"], trust=True)
     return dict(known) if whole else None
 
 

@@ -37,6 +37,21 @@ def test_a_changed_raw_file_or_option_is_built_again(raw, tmp_path, capsys):
     assert pl.read_parquet(out / "MSMARCO_passages" / "test_passages-*.parquet").height == 70
 
 
+@pytest.mark.parametrize("damage", ["a flipped bit", "another's", "none"])
+def test_a_task_whose_shards_are_not_those_of_the_manifest_is_built_again(world, built, tmp_path, capsys, damage):
+    out = Path(shutil.copytree(built, tmp_path / "out"))
+    path = out / "MSMARCO_passages" / "test_passages-00000-of-00001.parquet"
+    if damage == "a flipped bit":
+        content = bytearray(path.read_bytes())
+        content[100] ^= 1
+        path.write_bytes(content)
+    elif damage == "another's":
+        shutil.copyfile(path.with_name("train_passages-00000-of-00001.parquet"), path)
+    assert build(world, out, "--tasks", "MSMARCO") == 0
+    assert ("up to date" in capsys.readouterr().err) == (damage == "none")
+    assert contents(out) == contents(built)
+
+
 @pytest.mark.parametrize("packed", [False, True])
 def test_images_are_looked_for_in_a_finished_build_too(raw, world, tmp_path, capsys, packed):
     place = tmp_path / "images" / "coco"

@@ -2,12 +2,21 @@
 
 import hashlib
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from m2kr.errors import M2KRError
-from m2kr.formats.shards import find_shards, missing_shards, read_batches, split_shards, tasks_in, write_shards
+from m2kr.formats.shards import (
+    find_shards,
+    missing_shards,
+    read_batches,
+    readable,
+    split_shards,
+    tasks_in,
+    write_shards,
+)
 
 SCHEMA = pa.schema([("n", pa.int64())])
 
@@ -64,6 +73,17 @@ def test_what_fails_on_the_way_leaves_no_shard(tmp_path):
     (tmp_path / "train-00000.parquet.part").mkdir()
     with pytest.raises((M2KRError, OSError)):
         write(tmp_path, groups(20))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [pl.exceptions.PanicException("assertion failed"), UnicodeDecodeError("utf-8", b"", 0, 1, "assertion failed")],
+)
+def test_what_readers_raise_of_damage_is_an_error_that_names_the_file(error):
+    with pytest.raises(M2KRError, match=r"x\.parquet could not be read \(.*assertion failed"), readable("x.parquet"):
+        raise error
+    with pytest.raises(M2KRError, match=r"^kept$"), readable("x.parquet"):
+        raise M2KRError("kept")
 
 
 def test_missing_and_damaged_shards_are_named(tmp_path):

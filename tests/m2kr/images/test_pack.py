@@ -95,6 +95,15 @@ def test_what_is_packed_is_not_packed_again_unless_asked(data, world, capsys):
     assert capsys.readouterr().out.count("OKVQA_images: ") == 3
 
 
+def test_a_shard_of_another_size_is_packed_again(data, world, small):
+    assert command(data, world) == 0
+    before = shards(data / "OKVQA_images")
+    path = sorted((data / "OKVQA_images").iterdir())[1]
+    path.write_bytes(path.read_bytes()[:-1])
+    assert command(data, world) == 0
+    assert shards(data / "OKVQA_images") == before
+
+
 def test_a_run_after_a_kill_keeps_the_finished_shards(data, world, small, monkeypatch):
     write, done = pack.write_shard, []
 

@@ -57,13 +57,16 @@ REMEDIES = {
 
 
 def system_error(error: BaseException | None) -> int | None:
-    """Return the number of the system's error behind an exception, as in `errno`; None where there is none."""
+    """Return the number of the system's error behind an exception, as in `errno`; None where there is none.
+
+    Libraries that are not of Python raise errors of their own, and tell the number in their message.
+    """
     while error is not None:
         if isinstance(error, OSError) and error.errno is not None:
             return error.errno
         if told := re.search(r"\(os error (\d{1,4})\)|\[[Ee]rrno (\d{1,4})\]", str(error)):
             return int(told[1] or told[2])
-        error = error.__cause__ or error.__context__
+        error = error.__cause__
     return None
 
 
@@ -107,11 +110,15 @@ def _explained(error: BaseException) -> int:
     if isinstance(error, M2KRError):
         _tell(f"error: {error}")
         return 2
-    if isinstance(error, OSError) and error.errno in REMEDIES:
+    number = system_error(error)
+    if isinstance(error, OSError) and number in REMEDIES:
         if not error.filename:
             _drop_output()
         name = f"{error.filename!s:.200}: " if error.filename else ""
-        _tell(f"error: {name}{error.strerror}. {REMEDIES[error.errno]}")
+        _tell(f"error: {name}{error.strerror}. {REMEDIES[number]}")
+        return 2
+    if isinstance(error, Exception) and number in REMEDIES:  # as libraries in Rust tell it
+        _tell(f"error: {first_line(error):.400}. {REMEDIES[number]}")
         return 2
     raise error
 

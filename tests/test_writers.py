@@ -191,6 +191,9 @@ def test_a_kill_at_any_point_of_replacing_an_old_folder_changes_nothing(
 ) -> None:
     out = tmp_path / "out"
 
+    counts = {"queries": 1, "passages": 1, "synthetic": True, "images": False, "instructions": True}
+    part = {"key": "0", "task": "MSMARCO", "split": "test", "dataset": "0", **counts}
+
     def old() -> None:
         cleared(out)
         folder = out if name == "site" else out / "MSMARCO"
@@ -198,7 +201,7 @@ def test_a_kill_at_any_point_of_replacing_an_old_folder_changes_nothing(
         for path in (".m2kr-leaderboard", "a", "sub/b"):
             (folder / path).touch()
         if name == "trec":
-            write_json(out / "export.json", {"format": 1, "m2kr": "0", "to": "trec", "parts": {"MSMARCO": {}}})
+            write_json(out / "export.json", {"format": 1, "m2kr": "0", "to": "trec", "parts": {"MSMARCO": part}})
 
     move = sys.modules[module].move_into_place  # type: ignore[attr-defined]
 

@@ -15,10 +15,7 @@ from m2kr.errors import REMEDIES, M2KRError, first_line, system_error
 
 
 def not_written(path: Path, error: BaseException) -> M2KRError:
-    """Return what to tell where a file or folder could not be written: what the system says, and what helps.
-
-    The cause is looked for in what came before, too, and in the messages of libraries that hold the system's number.
-    """
+    """Return what to tell where a file or folder could not be written: what the system says, and what helps."""
     number = system_error(error)
     reason = os.strerror(number) if number else first_line(error)
     return M2KRError(f"{path} could not be written: {reason}. {REMEDIES.get(number or 0, 'Choose another folder.')}")

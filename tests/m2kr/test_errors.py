@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from m2kr.errors import M2KRError, run_command
+from m2kr.errors import REMEDIES, M2KRError, run_command
 
 PREFIX = "import sys, time, os, threading\nfrom pathlib import Path\nfrom m2kr.errors import run_command\n"
 
@@ -118,6 +118,21 @@ def test_an_error_of_the_system_is_a_line_that_names_the_file(number, capsys):
     shown = capsys.readouterr().err
     assert shown.startswith(f"error: some/file: {os.strerror(number)}. ")
     assert len(shown.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        ValueError("[Errno 28] Error writing bytes to file. Detail: [errno 28] No space left on device"),
+    ],
+)
+def test_a_full_disk_is_told_in_a_line_whatever_a_library_makes_of_it(error, capsys):
+    def main(_):
+        raise error
+
+    assert run_command(main) == 2
+    assert capsys.readouterr().err == f"error: {error}. {REMEDIES[errno.ENOSPC]}\n"
 
 
 def test_a_name_too_long_for_the_system_is_refused_in_a_line(capsys):

@@ -14,7 +14,7 @@ from baselines.preflmr.training.runs import run_training
 from leaderboard.__main__ import main as leaderboard
 from m2kr.build.__main__ import main as build
 from m2kr.dataset import load_task
-from m2kr.errors import REMEDIES, run_command
+from m2kr.errors import REMEDIES, M2KRError, run_command
 from m2kr.evaluate.__main__ import main as evaluate
 from m2kr.export.__main__ import main as export
 from m2kr.images.__main__ import main as images
@@ -46,6 +46,27 @@ def train(arguments: list[str]) -> int:
 
     run_training(Path(arguments[-1]), {"seed": 1}, stop, stop, quiet=True)
     return 0
+
+
+class FullTrainer:
+    """A trainer whose disk is full when torch writes a checkpoint."""
+
+    def add_callback(self, _: Any) -> None: ...
+
+    def remove_callback(self, _: Any) -> None: ...
+
+    def train(self, **_: Any) -> None:
+        raise RuntimeError(
+            "[enforce fail at x.cc:1] . PytorchStreamWriter failed writing file data/0: file write failed"
+        )
+
+
+def test_a_checkpoint_that_torch_cannot_write_is_told_in_a_line(tmp_path: Path) -> None:
+    with pytest.raises(
+        M2KRError, match=r"run.checkpoints could not be written .*PytorchStreamWriter.* Free some space"
+    ):
+        run_training(tmp_path / "run", {"seed": 1}, lambda _: FullTrainer(), lambda _: {}, quiet=True)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.json"]
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from m2kr.common.locks import clear_lock, one_writer
 from m2kr.common.measure import versions
 from m2kr.common.progress import say
 from m2kr.common.work import claim
-from m2kr.errors import M2KRError
+from m2kr.errors import M2KRError, first_line
 
 RUN, DONE, CHECKPOINTS = "run.json", "training.json", "checkpoints"
 _STATE = "trainer_state.json"  # the trainer writes it last, so a checkpoint with it is whole
@@ -82,7 +82,14 @@ def _trained(
         trainer.remove_callback(PrinterCallback)
         trainer.remove_callback(ProgressCallback)
     began, computed = time.perf_counter(), time.process_time()
-    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    try:
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
+    except RuntimeError as error:
+        if "PytorchStreamWriter" in str(error):  # as torch says that a file could not be written whole
+            raise M2KRError(
+                f"{out / CHECKPOINTS} could not be written ({first_line(error)}). Free some space, then run it again."
+            ) from error
+        raise
     result = {
         **settings,
         "seconds": round(time.perf_counter() - began, 1),

@@ -185,7 +185,7 @@ class _Evaluation:
             phases.seconds, phases.memory, phases.reused = (
                 note.facts[name] for name in ("seconds", "memory", "reused")
             )
-            self.batch_effect = note.facts["batch_effect"]
+            self.batch_effect = note.facts.get("batch_effect")
             return Run.read_trec(self.run_path), note.facts["run_sha256"]
         found = self._searched(self.encoder, texts, sizes) if self.encoder else self._ranked(texts)
         queries = self.data.queries["question_id"].to_list()

@@ -19,9 +19,6 @@ from m2kr.errors import M2KRError
 FILES = "modules.json, config.json, tokenizer files, model.safetensors, 1_Pooling/"
 """The files of a model folder, for messages."""
 
-_SIGLIP_LENGTH = 64
-# SigLIP and SigLIP2 were trained on texts of 64 tokens, filled up without a mask; their vectors depend on both.
-
 
 def load_modules(held: ModelFolder, name: str, *, device: torch.device, dtype: torch.dtype, pooling: str | None) -> Any:
     """Return a ``SentenceTransformer`` or ``MultiVectorEncoder`` in evaluation mode.
@@ -57,7 +54,7 @@ def load_modules(held: ModelFolder, name: str, *, device: torch.device, dtype: t
     if isinstance(tokenizer, PreTrainedTokenizerBase) and not knows_words(tokenizer):
         raise M2KRError(f"the model {name!r} has no tokenizer: its files are missing. A model folder needs {FILES}.")
     if held.model_type in ("siglip", "siglip2"):
-        _read_as_siglip(model[0])
+        _read_as_siglip(model[0], second=held.model_type == "siglip2")
     elif held.model_type == "colqwen2":
         _read_as_colqwen2(model[0])
     elif held.model_type == "colmodernvbert":
@@ -101,18 +98,25 @@ def _pictures_by_pillow() -> Iterator[None]:
         AutoImageProcessor.from_pretrained = image_processor  # type: ignore[method-assign]
 
 
-def _read_as_siglip(encoder: Any) -> None:
-    """Give texts the length SigLIP was trained with, and those of SigLIP2 in lower case.
+def _read_as_siglip(encoder: Any, *, second: bool) -> None:
+    """Fill texts up to all positions (64 as a rule) without a mask, as SigLIP was trained; SigLIP2's in lower case.
 
     SigLIP2 put its texts in lower case before Gemma's tokenizer (section 2 of Tschannen et al., 2025), which the
-    tokenizer files beside its checkpoints do not; SigLIP's own tokenizer does.
+    tokenizer files beside its checkpoints do not; SigLIP's own tokenizer does. Checkpoints of SigLIP2 for pictures of
+    one size have the network of SigLIP, and are told by their tokenizer.
     """
     from tokenizers.normalizers import Lowercase, Sequence
 
-    filled = {"padding": "max_length", "max_length": _SIGLIP_LENGTH, "truncation": True, "return_attention_mask": False}
+    length = int(encoder.config.text_config.max_position_embeddings)
+    own: dict[str, Any] = {
+        "text": {"padding": "max_length", "max_length": length, "truncation": True, "return_attention_mask": False}
+    }
+    if second:  # its processor's defaults would go before what the folder says of pictures
+        pixels = encoder.processor.image_processor
+        own["image"] = {"max_num_patches": pixels.max_num_patches, "patch_size": pixels.patch_size}
     given = encoder.processing_kwargs or {}
-    encoder.processing_kwargs = {**given, "text": {**filled, **given.get("text", {})}}
-    if "gemma" in type(encoder.tokenizer).__name__.lower():
+    encoder.processing_kwargs = {**given, **{kind: {**told, **given.get(kind, {})} for kind, told in own.items()}}
+    if second or "gemma" in type(encoder.tokenizer).__name__.lower():
         backend = encoder.tokenizer.backend_tokenizer
         backend.normalizer = Sequence([Lowercase(), *([backend.normalizer] if backend.normalizer else [])])
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from baselines.sentence_transformer import SentenceTransformerRetriever
@@ -16,6 +17,7 @@ from m2kr.evaluate.task import evaluate_task
 from m2kr.images.roots import ImageRoots
 from m2kr.results.run import Run
 from m2kr.retriever import get_retriever
+from tests.baselines.families.references import siglip2
 from tests.baselines.images import MODES, write_picture
 
 TEXTS = ["an owl", "a tower that is very tall and stands beside the river"]
@@ -95,3 +97,11 @@ def test_a_picture_of_any_mode_is_read_as_in_an_evaluation(
         for image in (Image.open(tmp_path / name), ImageRoots([tmp_path]).open(name))
     )
     np.testing.assert_array_equal(given, decoded)
+
+
+def test_a_siglip_of_fewer_positions_reads_so_many_tokens(folders: Callable[[str], Path]) -> None:
+    folder = folders("siglip2-short")
+    with torch.no_grad():
+        wanted = [siglip2(folder, text, None, query=False) for text in TEXTS]
+    vectors = SentenceTransformerRetriever(checkpoint=str(folder)).encode_document(TEXTS)
+    np.testing.assert_allclose(vectors, wanted, atol=1e-5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -201,15 +202,26 @@ def _around(tokenizer: Any, first: str, last: str) -> Any:
     return TemplateProcessing(single=f"{first} $A {last}", special_tokens=ids)
 
 
-def _siglip2(folder: Path, root: Path) -> None:
+def _siglip2(folder: Path, root: Path, length: int = 64) -> None:
     """SigLIP2 of one resolution: the network of SigLIP, and Gemma's tokenizer, which leaves capital letters."""
     tokenizer = gemma_tokenizer()
-    tokenizer.model_max_length = 64  # as the published files say
-    text = {**TINY, "vocab_size": len(tokenizer), "max_position_embeddings": 64}
+    tokenizer.model_max_length = length  # as the published files say
+    text = {**TINY, "vocab_size": len(tokenizer), "max_position_embeddings": length}
     ids = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 1}
     model = transformers.SiglipModel(transformers.SiglipConfig(text_config={**text, **ids}, vision_config=_VISION))
     pixels = transformers.SiglipImageProcessorPil(size={"height": 32, "width": 32})
     _save(folder, model, tokenizer, pixels)
+
+
+def _naflex(folder: Path, root: Path) -> None:
+    """SigLIP2 for pictures of any shape."""
+    tokenizer = gemma_tokenizer()
+    text = {**TINY, "vocab_size": len(tokenizer), "max_position_embeddings": 64, "projection_size": 32}
+    ids = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 1}
+    vision = {**TINY, "num_hidden_layers": 1, "patch_size": 16, "num_patches": 16}
+    config = transformers.Siglip2Config(text_config={**text, **ids}, vision_config=vision)
+    pixels = transformers.Siglip2ImageProcessorPil(patch_size=16, max_num_patches=16)
+    _save(folder, transformers.Siglip2Model(config), tokenizer, pixels)
 
 
 def _as_modules(name: str) -> Callable[[Path, Path], None]:
@@ -425,6 +437,8 @@ MAKERS: dict[str, Callable[[Path, Path], None]] = {
     "stanford": _stanford,
     "clip": _clip,
     "siglip2": _siglip2,
+    "siglip2-naflex": _naflex,
+    "siglip2-short": partial(_siglip2, length=16),
     "blip2": _blip2,
     "gme": _gme,
     "qwen3-vl-embedding": _qwen3_vl_embedding,

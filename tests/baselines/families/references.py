@@ -100,12 +100,26 @@ def clip(folder: Path, text: str | None, image: Image | None, query: bool, promp
 
 
 def siglip2(folder: Path, text: str | None, image: Image | None, query: bool, prompt: str = "") -> np.ndarray:
-    """SigLIP2: texts in lower case, filled up to 64 tokens without a mask."""
+    """SigLIP2: texts in lower case, filled up to 64 tokens, or as many as there are positions, without a mask."""
     model = _loaded("SiglipModel", folder)
     if image is not None:
         pixels = _loaded("SiglipImageProcessorPil", folder)(image, return_tensors="pt")["pixel_values"]
         return _one(model.vision_model(pixels).pooler_output[0])
-    ids = _ids(folder, (prompt + str(text)).lower(), truncation=True, max_length=64, padding="max_length")
+    length = model.config.text_config.max_position_embeddings
+    ids = _ids(folder, (prompt + str(text)).lower(), truncation=True, max_length=length, padding="max_length")
+    return _one(model.text_model(ids).pooler_output[0])
+
+
+def siglip2_naflex(folder: Path, text: str | None, image: Image | None, query: bool, prompt: str = "") -> np.ndarray:
+    """SigLIP2 for pictures of any shape: patches up to a number, in their shape; texts as of the other."""
+    model = _loaded("Siglip2Model", folder)
+    if image is not None:
+        seen = _loaded("Siglip2ImageProcessorPil", folder)(image, return_tensors="pt")
+        shape = {name: seen[name] for name in ("pixel_attention_mask", "spatial_shapes")}
+        return _one(model.vision_model(seen["pixel_values"], **shape).pooler_output[0])
+    tokenizer = transformers.GemmaTokenizer.from_pretrained(folder)
+    text = (prompt + str(text)).lower()
+    ids = tokenizer(text, truncation=True, max_length=64, padding="max_length", return_tensors="pt")["input_ids"]
     return _one(model.text_model(ids).pooler_output[0])
 
 

@@ -60,6 +60,7 @@ ROWS = [
     Row("PyLate", "pylate", references.pylate),
     Row("CLIP", "clip", references.clip, ("clip-vit-b-16", "clip-vit-b-32", "clip-vit-l-14")),
     Row("SigLIP2", "siglip2", references.siglip2, ("siglip2-base", "siglip2-so400m")),
+    Row("SigLIP2 NaFlex", "siglip2-naflex", references.siglip2_naflex),
     Row(
         "GME (Qwen2-VL)",
         "gme",

@@ -61,7 +61,8 @@ class Note:
         try:
             found = read_json(path, dict[str, Any], "note", "It is made again.")
             of = found.pop("key")
-            as_record(found, _Progress)
+            if "rows" in found:  # other notes have times of their own
+                as_record(found, _Progress)
             if key in (None, of) and whole(found):
                 self.key, self.facts = of, found
         except (M2KRError, OSError, ValueError, TypeError, KeyError, AttributeError):

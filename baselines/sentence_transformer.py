@@ -10,11 +10,11 @@ from PIL import Image
 
 from baselines.common.batching import as_array, device_of, dtype_of
 from baselines.common.checkpoints import PUBLISHED, count_parameters, find_checkpoint
-from baselines.common.model_folder import Pooling, plain_model_folder, read_model_folder
+from baselines.common.model_folder import ModelFolder, Pooling, plain_model_folder, read_model_folder
 from baselines.common.options import check_choice
 from baselines.encoders.modules import FILES, load_modules
 from baselines.encoders.template import TEMPLATES, TemplateEncoder
-from m2kr.errors import M2KRError, did_you_mean
+from m2kr.errors import M2KRError
 from m2kr.images.decode import to_rgb
 from m2kr.retriever import Input
 
@@ -68,26 +68,16 @@ class SentenceTransformerRetriever:
         self.reads_instructions = _yes("instructions", instructions)
         self._fusion = fusion
         found = find_checkpoint(checkpoint, files=FILES)
-        on, kind = device_of(device), dtype_of(dtype)
-        if template is not None:
-            if template not in TEMPLATES:
-                known = ", ".join(TEMPLATES)
-                raise M2KRError(
-                    f"--option template={template} is not known.{did_you_mean(template, TEMPLATES)} There are: {known}."
-                )
-            held = plain_model_folder(found.folder)
-            self._model: Any = TemplateEncoder(template, held, checkpoint, device=on, dtype=kind)
-        else:
+        where: dict[str, Any] = {"device": device_of(device), "dtype": dtype_of(dtype)}
+        if template is None:
             held = read_model_folder(found.folder)
-            if held.bare and pooling is None:
-                raise M2KRError(
-                    f"{checkpoint} is a bare encoder ({held.model_type}): nothing says how its token vectors become "
-                    f"one. Pass --option pooling={'|'.join(get_args(Pooling))} to choose; name and settings will say "
-                    "so."
-                )
-            self._model = load_modules(held, checkpoint, device=on, dtype=kind, pooling=pooling)
-        if not held.bare and pooling is not None:
-            raise M2KRError(f"{checkpoint} has its own pooling. Leave --option pooling={pooling} out.")
+            _check_pooling(held, checkpoint, pooling)
+            self._model: Any = load_modules(held, checkpoint, pooling=pooling, **where)
+        else:
+            check_choice("template", template, TEMPLATES)
+            held = plain_model_folder(found.folder)
+            _check_pooling(held, checkpoint, pooling)
+            self._model = TemplateEncoder(template, held, checkpoint, **where)
         self.vectors = held.kind
         marker = (self._model.prompts.get("query") or "") if held.kind == "multi" else ""
         self._prompt = None if prompt is None else marker + prompt
@@ -95,12 +85,13 @@ class SentenceTransformerRetriever:
         supports: Callable[[Any], bool] = self._model.supports
         self._together = supports(("image", "text"))
         self.reads = frozenset(kind for kind in ("text", "image") if supports(kind))
+        apart = len(self.reads) == 2 and not self._together
         for option, given, applies in (
-            ("fusion", fusion != "sum", len(self.reads) == 2 and not self._together),
+            ("fusion", fusion != "sum", apart),
             ("image_first", not self._image_first, self._together),
         ):
             if given and not applies:
-                how = "together" if self._together else "apart" if len(self.reads) == 2 else "not both"
+                how = "together" if self._together else "apart" if apart else "not both"
                 raise M2KRError(f"{checkpoint} reads picture and text {how}: leave --option {option} out.")
         if fusion == "text":
             self.reads = frozenset({"text"})
@@ -168,6 +159,17 @@ class SentenceTransformerRetriever:
 
 def _kind_of(item: Any) -> str:
     return "both" if isinstance(item, dict) else "text" if isinstance(item, str) else "image"
+
+
+def _check_pooling(held: ModelFolder, name: str, pooling: str | None) -> None:
+    """Refuse a bare encoder without pooling, and another model with it."""
+    if held.bare and pooling is None:
+        raise M2KRError(
+            f"{name} is a bare encoder ({held.model_type}): nothing says how its token vectors become one. Pass "
+            f"--option pooling={'|'.join(get_args(Pooling))} to choose; name and settings will say so."
+        )
+    if not held.bare and pooling is not None:
+        raise M2KRError(f"{name} has its own pooling. Leave --option pooling={pooling} out.")
 
 
 def _yes(name: str, value: str) -> bool:

@@ -9,12 +9,12 @@ from m2kr.errors import M2KRError, did_you_mean
 
 
 def check_choice(name: str, value: str, choices: Any) -> None:
-    """Refuse a value that is not one of a ``Literal``.
+    """Refuse a value that is not one of a ``Literal``, or among the keys of a dict.
 
     Raises:
         M2KRError: it is not; with the choices.
     """
-    known = list(get_args(choices))
+    known = list(get_args(choices) or choices)
     if value not in known:
         raise M2KRError(f"{name} {value!r} is not known.{did_you_mean(value, known)} Choose one of {', '.join(known)}.")
 

@@ -13,6 +13,7 @@ from leaderboard.measures import MEASURES, short
 from leaderboard.published import BLOCKS, read_published
 from leaderboard.records import read_records
 from m2kr.common.cli import option, parse
+from m2kr.common.files import atomic
 from m2kr.errors import M2KRError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -103,5 +104,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.check:
         print(f"{options.readme}: the leaderboard's table is stale; run python -m leaderboard readme")
         return 1
-    options.readme.write_text(new, encoding="utf-8", newline="\n")
+    with atomic(options.readme, "w") as file:
+        file.write(new)
     return 0

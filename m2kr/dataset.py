@@ -219,7 +219,7 @@ def load_task(
     if images is not None:
         images = images.for_task(task)
     elif task.reads_images and folder.is_dir():
-        images = packed_images(folder, task)
+        images = packed_images(folder, task, trust=trust)
     return TaskData(
         task=task,
         split=split,

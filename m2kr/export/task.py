@@ -161,7 +161,7 @@ def _read_split(
         )
     roots = None
     if with_images:
-        roots = images.for_task(task) if images else packed_images(data, task)
+        roots = images.for_task(task) if images else packed_images(data, task, trust=trust)
         if roots is None:
             raise M2KRError(
                 f"the queries of {task.key} have images, and none are packed in {data}. Name their folder with "

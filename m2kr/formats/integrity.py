@@ -117,19 +117,23 @@ def identify(data: Path, task: Task, shards: Sequence[Path], *, trust: bool = Fa
     return Identity(entry["fingerprint"], entry["synthetic"] is not None, files)
 
 
-def identify_images(folder: Path, shards: Sequence[Path]) -> tuple[ReadFile, ...]:
-    """Compare the sizes of shards of packed images with the manifest, where it lists their folder; return the shards.
+def identify_images(folder: Path, shards: Sequence[Path], *, trust: bool) -> tuple[ReadFile, ...]:
+    """Compare shards of packed images with the manifest, where it lists their folder, and return the shards.
+
+    Args:
+        folder: the folder of the shards, in that of the benchmark.
+        shards: which.
+        trust: compare sizes alone, no hashes.
 
     Raises:
-        M2KRError: one has another size, or is not listed.
+        M2KRError: one is not the file that the manifest lists.
     """
     data, found = folder.parent, tuple(ReadFile.at(path) for path in shards)
     entries = read_manifest(data).get("images", {}).values()
     listed = {shard["path"]: shard for entry in entries for shard in entry["shards"]}
     if any(path.startswith(f"{folder.name}/") for path in listed):
         known = KnownHashes(data)
-        for file in found:
-            _compared(data, file, listed, known, trust=True)
+        return tuple(_compared(data, file, listed, known, trust=trust) for file in found)
     return found
 
 

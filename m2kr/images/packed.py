@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -33,21 +33,24 @@ class PackedImages:
     """Reads images from the shards of a task. Calling it with an ``img_path`` finds one, as `ImageRoots` wants it.
 
     The paths are listed at the first call; of the shards themselves only the row groups asked for are read, and the
-    last few are kept, as questions come in the order of the images.
+    last few are kept, as questions come in the order of the images. Where a manifest lists the shards, their sizes are
+    compared with it when they are listed, and the hash of each, unless ``trust``, when it is first read from.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, trust: bool = False) -> None:
         self.folder = folder
+        self.trust = trust
         self._lock = threading.Lock()
         self._places: dict[str, tuple[Path, int, int]] | None = None
-        self._files: tuple[ReadFile, ...] = ()
+        self._files: dict[Path, ReadFile] = {}
+        self._hashed: set[Path] = set()
         self._groups: OrderedDict[tuple[Path, int], Any] = OrderedDict()
 
     def __str__(self) -> str:
         return str(self.folder)
 
-    def __reduce__(self) -> tuple[type[PackedImages], tuple[Path]]:
-        return PackedImages, (self.folder,)  # another process lists and locks for itself
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(PackedImages, trust=self.trust), (self.folder,)  # another process lists and locks for itself
 
     def __call__(self, path: str) -> ImageFile | None:
         """Return the image of a path, or None.
@@ -66,7 +69,7 @@ class PackedImages:
         Raises:
             M2KRError: they have changed.
         """
-        for file in self._files:
+        for file in self._files.values():
             file.check_unchanged()
 
     def paths(self) -> list[str]:
@@ -85,10 +88,7 @@ class PackedImages:
                 )
             if some := missing_shards(shards):
                 raise ImageError(f"{self.folder} has {some.replace('the', 'its')}. Get the rest.", "unreadable")
-            try:
-                self._files = identify_images(self.folder, shards)
-            except M2KRError as error:
-                raise ImageError(str(error), "unreadable") from error
+            self._identify(shards, trust=True)
             places: dict[str, tuple[Path, int, int]] = {}
             for shard in shards:
                 with _opened(shard) as file:
@@ -99,10 +99,20 @@ class PackedImages:
             self._places = places
             return places
 
+    def _identify(self, shards: Sequence[Path], *, trust: bool) -> None:
+        try:
+            self.check_unchanged()
+            self._files |= {file.path: file for file in identify_images(self.folder, shards, trust=trust)}
+        except M2KRError as error:
+            raise ImageError(str(error), "unreadable") from error
+
     def _read(self, shard: Path, group: int, row: int) -> bytes:
         with self._lock:
             column = self._groups.pop((shard, group), None)
             if column is None:
+                if not self.trust and shard not in self._hashed:
+                    self._identify([shard], trust=False)
+                    self._hashed.add(shard)
                 with _opened(shard) as file:
                     column = file.read_row_group(group, columns=["image"]).column("image")
             self._groups[shard, group] = column
@@ -124,7 +134,7 @@ def _opened(shard: Path) -> Iterator[pq.ParquetFile]:
         raise ImageError(f"{shard} could not be read ({reason}). Get this file again.", "unreadable", reason) from error
 
 
-def packed_images(data: Path, task: Task) -> ImageRoots | None:
-    """Return the packed images of a task; None where there are none in the folder."""
+def packed_images(data: Path, task: Task, *, trust: bool = False) -> ImageRoots | None:
+    """Return the packed images of a task; None where there are none in the folder. ``trust`` as in `PackedImages`."""
     folder = data / task.images_config
-    return ImageRoots([], finders=[PackedImages(folder)]) if folder.is_dir() else None
+    return ImageRoots([], finders=[PackedImages(folder, trust=trust)]) if folder.is_dir() else None

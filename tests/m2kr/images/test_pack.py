@@ -201,6 +201,24 @@ def test_shards_that_are_damaged_or_missing_are_named(data, world, small):
         load_task("OKVQA", data).images.open(image)
 
 
+def test_the_hash_of_a_shard_is_compared_when_it_is_read_unless_trusted(data, world, small):
+    pack_task(data, TASK, ImageRoots([world]), out=data, quiet=True)
+    images = PackedImages(data / "OKVQA_images").paths()
+    last = sorted((data / "OKVQA_images").iterdir())[-1]
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 1
+    last.write_bytes(content)
+    loaded = load_task("OKVQA", data)
+    assert loaded.images.open(images[0])  # of the first shard
+    with pytest.raises(ImageError, match=rf"{last.name} is not the file that manifest.json lists.*images pack --rerun"):
+        loaded.images.open(images[-1])
+    with pytest.raises(ImageError, match=r"is not the file"):
+        pickle.loads(pickle.dumps(loaded.images)).open(images[-1])
+    found = load_task("OKVQA", data, trust=True).images.find(images[-1])
+    assert found.read()
+    assert pickle.loads(pickle.dumps(load_task("OKVQA", data, trust=True).images)).find(images[-1]).read()
+
+
 def test_packed_images_that_change_while_they_are_read_are_noticed(data, world, small):
     pack_task(data, TASK, ImageRoots([world]), out=data, quiet=True)
     loaded = load_task("OKVQA", data)
@@ -209,7 +227,7 @@ def test_packed_images_that_change_while_they_are_read_are_noticed(data, world, 
     loaded.check_unchanged()  # none was read yet
     loaded.query_image(0)
     loaded.check_unchanged()
-    os.utime(path, ns=(0, 10**17))
+    path.write_bytes(path.read_bytes()[::-1])
     with pytest.raises(M2KRError, match=r"images-00000-of-.* changed while it was used"):
         loaded.check_unchanged()
 

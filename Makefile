@@ -10,13 +10,14 @@ DEMO ?= demo
 SCALE ?= 1
 MINIS ?= runs/mini
 FUZZ_SECONDS ?= 600
+TORTURE_SECONDS ?= 3600
 SOURCES := m2kr baselines leaderboard tests
 
 .PHONY: help
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  Variables: PYTHON (interpreter of the new environment), VENV, DEMO (folder), SCALE (of the demo's world), MINIS (folder of train-mini),"
-	@echo "    FUZZ_SECONDS (of each half of fuzz)"
+	@echo "    FUZZ_SECONDS (of each half of fuzz), TORTURE_SECONDS"
 
 # pyproject.toml and constraints.txt decide what is installed; a change of either installs again.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -87,6 +88,10 @@ bench: setup  ## Run the benchmarks (minutes); figures are kept in tests/benchma
 fuzz: setup  ## Build damaged raw releases, and run property tests with fresh seeds: FUZZ_SECONDS each
 	$(BIN)/python tests/fuzz/fuzz_sources.py --seconds $(FUZZ_SECONDS)
 	$(BIN)/python tests/fuzz/explore.py --seconds $(FUZZ_SECONDS)
+
+.PHONY: torture
+torture: setup  ## Kill commands, fill their disks, damage what they read: TORTURE_SECONDS; the table goes into docs/reliability.md
+	$(BIN)/python -m tests.torture --seconds $(TORTURE_SECONDS) --report
 
 .PHONY: train-mini
 train-mini: setup  ## Train the small models anew and judge them (less than an hour on 2 cores)

@@ -189,10 +189,10 @@ def read_pieces(path: Path, advance: Advance) -> Iterator[bytes | BadRow]:
                     pieces.append(piece)
                     size += len(piece)
             except UnreadableError as error:
-                ended = BadRow("the beginning", str(error))
+                ended = BadRow("the beginning", str(error), ends=True)
             except gzip.BadGzipFile as error:
                 reason = f"{error}; what follows cannot be read"
-                ended = BadRow(f"after {total + size:,} decompressed bytes", reason)
+                ended = BadRow(f"after {total + size:,} decompressed bytes", reason, ends=True)
             if pieces:
                 total += size
                 advance(max(0, raw.tell() - done))

@@ -94,10 +94,10 @@ def stream_json_array(path: Path, advance: Advance = lambda _: None, *, member: 
 
 def _stopped(error: Exception, where: str) -> BadRow:
     if isinstance(error, UnreadableError):
-        return BadRow(where, str(error))
+        return BadRow(where, str(error), ends=True)
     reason = " ".join(str(error).split())[:120]
     fault = "damaged" if isinstance(error, (*DAMAGED_GZIP, zipfile.BadZipFile, tarfile.TarError)) else "invalid JSON"
-    return BadRow(f"after {where}", f"{fault} from here on ({reason}); what follows cannot be read")
+    return BadRow(f"after {where}", f"{fault} from here on ({reason}); what follows cannot be read", ends=True)
 
 
 class _Guarded:
@@ -131,13 +131,15 @@ def _salvage(path: Path, member: str, *, skip: int) -> Iterator[Element]:
     try:
         check_depth(text)
     except NestingError as error:
-        yield BadRow(f"after record {skip}" if skip else "the beginning", f"{error}; what follows cannot be read")
+        yield BadRow(
+            f"after record {skip}" if skip else "the beginning", f"{error}; what follows cannot be read", ends=True
+        )
         return
     decoder = json.JSONDecoder()
     opening = re.search(rf'"{re.escape(member)}"\s*:\s*\[' if member else r"\A\s*\[", text)
     if opening is None:
         what = f'an array under "{member}"' if member else "a JSON array"
-        yield BadRow("line 1", damage or f"the file does not hold {what}", text[:200])
+        yield BadRow("line 1", damage or f"the file does not hold {what}", text[:200], ends=True)
         return
     position, count = opening.end(), 0
     separator = re.compile(r"[\s,]*")
@@ -147,7 +149,7 @@ def _salvage(path: Path, member: str, *, skip: int) -> Iterator[Element]:
         if position >= closing or text[position] == "]":
             if damage or position >= closing:
                 reason = damage or "the array is not closed: the file ends early"
-                yield BadRow(f"line {text.count(chr(10)) + 1}", reason)
+                yield BadRow(f"line {text.count(chr(10)) + 1}", reason, ends=True)
             return
         try:
             value, end = decoder.raw_decode(text, position)

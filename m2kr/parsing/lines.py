@@ -54,7 +54,10 @@ def read_lines(path: Path, advance: Advance = lambda _: None) -> Iterator[Batch]
         carry.append(block[cut:])
         if sum(map(len, carry)) > MAX_LINE_BYTES:
             reason = f"the line is longer than {MAX_LINE_BYTES >> 20} MiB; it and what follows are not read"
-            yield Batch(pl.DataFrame(schema={"row": pl.String, "text": pl.String}), [BadRow(f"line {number}", reason)])
+            yield Batch(
+                pl.DataFrame(schema={"row": pl.String, "text": pl.String}),
+                [BadRow(f"line {number}", reason, ends=True)],
+            )
             return
     if rest := b"".join(carry):
         yield batch(rest)

@@ -147,10 +147,10 @@ class RawFiles:
             with progress(state.st_size, f"read {path.name}", unit="B", quiet=self.quiet) as bar:
                 refined = ordered_map(refine, prefetch(batches(path, bar.update)), self.workers)
                 rows = _write(target, self._good(path, refined, bad), path)
-            if bad and not rows:
+            if not rows and (ended := [row for row in bad if row.ends]):
                 # A file that cannot be read is no row to be left out: its split would vanish.
                 raise BadRowsError(
-                    f"{path}, {bad[0].row}: {bad[0].reason}. No row of the file can be used: get it again."
+                    f"{path}, {ended[0].row}: {ended[0].reason}. No row of the file can be used: get it again."
                 )
             write_json(faults, [asdict(row) for row in bad])
 

@@ -26,12 +26,14 @@ class BadRow:
         reason: why it cannot be used.
         content: the beginning of the record.
         id: its id, where it has one.
+        ends: whether nothing of the file behind it can be read.
     """
 
     row: str
     reason: str
     content: str = ""
     id: str = ""
+    ends: bool = False
 
     def __post_init__(self) -> None:
         # What is quoted may hold halves of characters, which no file can be written with.

@@ -45,7 +45,9 @@ ever run. A name is a record in `baselines/models.toml`; a package of yours can 
 
 Vectors are compared by the model's own similarity: cosine, dot product or MaxSim. A picture and a question are read
 together where the model does that, in the order of its template. Where it reads them apart, the vectors are added (of
-many vectors: joined). Pictures are prepared by transformers' Pillow code where torchvision is not installed.
+many vectors: joined). ColPali, ColQwen2 and ColModernVBERT were made to find pictures of pages: the passages here are
+texts, which they read as they do queries, so that no figure given for them elsewhere compares. Pictures are prepared
+by transformers' Pillow code, whether torchvision is installed or not.
 
 ## Options
 

@@ -12,9 +12,9 @@ from transformers import AutoImageProcessor, Qwen2VLProcessor
 from baselines.encoders.template import TEMPLATES
 from baselines.sentence_transformer import SentenceTransformerRetriever
 from m2kr.errors import M2KRError
-from m2kr.retriever import REGISTRY
+from m2kr.retriever import REGISTRY, Retriever, get_retriever
 from tests.baselines.families.page import PAGE
-from tests.baselines.families.rows import ROWS, Row, measure
+from tests.baselines.families.rows import ROWS, TEXTS, Row, measure
 from tests.baselines.images import random_image
 from tests.tolerance import assert_vectors_near
 
@@ -33,6 +33,19 @@ def test_a_family_gives_what_its_authors_compute(folders: Folder, row: Row) -> N
     for name in row.names:
         assert " and ".join(sorted(REGISTRY.records()[name].reads)) == found.reads
         assert REGISTRY.records()[name].vectors == found.vectors
+
+
+@pytest.mark.parametrize(("name", "of"), [(name, row.checkpoint) for row in ROWS for name in row.names])
+def test_a_registered_name_loads_its_family_with_its_options(folders: Folder, name: str, of: str) -> None:
+    folder = str(folders(of))
+    named = get_retriever(name, checkpoint=folder)
+    plain = SentenceTransformerRetriever(checkpoint=folder, **REGISTRY.records()[name].options)
+    assert isinstance(named, Retriever)
+    queries: list[Any] = [*TEXTS]
+    if "image" in plain.reads:
+        queries.append({"text": TEXTS[0], "image": random_image(0, (60, 90))})
+    assert_vectors_near(named.encode_query(queries), plain.encode_query(queries))
+    assert_vectors_near(named.encode_document(TEXTS), plain.encode_document(TEXTS))
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row.refused], ids=lambda row: row.checkpoint)

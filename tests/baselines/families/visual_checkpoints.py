@@ -12,6 +12,7 @@ from typing import Any
 import transformers
 from safetensors.torch import load_file, save_file
 from sentence_transformers.sentence_transformer.modules import Pooling
+from tokenizers import pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from tests.baselines.families.making import (
@@ -44,21 +45,16 @@ CHAT_TEMPLATE = (
 
 
 def _clip(folder: Path, root: Path) -> None:
-    end = "<|endoftext|>"
-    tokenizer = byte_tokenizer(end, pad=end, eos_token=end, bos_token="<|startoftext|>", model_max_length=77)
-    tokenizer.backend_tokenizer.post_processor = _around(tokenizer, "<|startoftext|>", end)
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    tokenizer = transformers.CLIPTokenizer(
+        vocab={token: row for row, token in enumerate(tokens)}, merges=[], model_max_length=77
+    )
     ids = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id}
     text = {**TINY, **ids, "vocab_size": len(tokenizer), "max_position_embeddings": 77}
     model = transformers.CLIPModel(transformers.CLIPConfig(text_config=text, vision_config=_VISION, projection_dim=16))
     size = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
     save(folder, model, transformers.CLIPProcessor(transformers.CLIPImageProcessorPil(**size), tokenizer))
-
-
-def _around(tokenizer: Any, first: str, last: str) -> Any:
-    from tokenizers.processors import TemplateProcessing
-
-    ids = [(token, tokenizer.convert_tokens_to_ids(token)) for token in (first, last)]
-    return TemplateProcessing(single=f"{first} $A {last}", special_tokens=ids)
 
 
 def _siglip2(folder: Path, root: Path, length: int = 64) -> None:

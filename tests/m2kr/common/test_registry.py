@@ -233,5 +233,5 @@ def test_a_prefix_is_what_loads_and_the_rest_its_checkpoint(get: Get, register: 
 
 def test_every_model_of_the_baselines_has_a_record() -> None:
     records = retriever.REGISTRY.records()
-    assert set(retriever.REGISTRY.registered()) - set(records) == {"sentence-transformer", "mteb"}
+    assert set(retriever.REGISTRY.registered()) - set(records) <= {"mteb", "sentence-transformer"}
     assert all(record.licence and record.source for record in records.values())

@@ -77,7 +77,8 @@ class Outcome:
         lines = [line for line in self.said.splitlines() if line.strip()]
         found = {
             "traceback": "Traceback" in self.said,
-            f"exit code {self.code}": self.code not in (0, 1, 2, 130, 143, -signal.SIGKILL),
+            f"exit code {self.code}": self.code
+            not in (0, 1, 2, 130, 143, -signal.SIGKILL, -signal.SIGINT, -signal.SIGTERM),
             "an orphan": self.orphans,
             f"{self.seconds:.0f} seconds": self.seconds > MOST_SECONDS,
             f"{self.memory / 1e9:.1f} GB": self.memory > MOST_BYTES,
@@ -101,6 +102,7 @@ class Running:
         code = 1
         try:
             os.setpgid(0, 0)
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a signal before the command has its handlers just ends it
             said = os.open(self._notes, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(said, 1)
             os.dup2(said, 2)

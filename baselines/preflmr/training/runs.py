@@ -97,7 +97,9 @@ def _trained(
         "resumed": last is not None,
         **finish(trainer),
         "versions": versions(),
-        "log": [entry for entry in trainer.state.log_history if "loss" in entry or METRIC in entry],
+        "log": [
+            dict(sorted(entry.items())) for entry in trainer.state.log_history if "loss" in entry or METRIC in entry
+        ],
     }
     if trainer.is_world_process_zero():
         write_json(out / DONE, result)

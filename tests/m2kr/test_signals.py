@@ -1,0 +1,52 @@
+"""Ctrl-C at a terminal reaches a command and the processes it started; one line comes of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+COMMANDS = {
+    "build": ["m2kr.build", "--raw", "{world}", "--out", "{out}", "--workers", "1"],
+    "evaluate": [
+        *("m2kr.evaluate", "--model", "clip-mini", "--data", "{built}", "--images", "{world}", "--out", "{out}"),
+        *("--split", "train", "--tasks", "WIT,OVEN,OKVQA", "--workers", "2", "--batch-size", "1"),
+    ],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+@pytest.mark.parametrize("wait", [0.0, 1.0])
+def test_ctrl_c_at_a_terminal_ends_a_command_and_its_processes_with_one_line(
+    command: list[str], wait: float, world: Path, built: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    argv = [word.format(world=world, built=built, out=out) for word in command]
+    process = subprocess.Popen(
+        [sys.executable, "-m", *argv, "--quiet"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # a process group, as a terminal makes one
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    while not out.exists() and process.poll() is None:
+        time.sleep(0.02)
+    time.sleep(wait)
+    os.killpg(process.pid, signal.SIGINT)
+    said, told = process.communicate(timeout=60)
+    assert (process.returncode, said) == (130, "")
+    assert told.splitlines() == ["interrupted; what was finished is kept, and the same command goes on from there"]
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:  # the workers look for it that it has ended
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    pytest.fail("a process of it is still there")

@@ -103,7 +103,7 @@ def test_results_that_cannot_be_compared_are_refused(
     refused("needs two results or more", one)
     refused("share no task and split", one, compared / "single" / "MSMARCO.json")
     refused("holds no result files", one, tmp_path)
-    refused("nowhere.json is no result file", one, tmp_path / "nowhere.json")
+    refused("nowhere.json could not be read", one, tmp_path / "nowhere.json")
     evaluated(Single(), load_task("OKVQA", built, limit=3), compared / "short")
     refused("are of different queries (queries 30 and 3)", one, compared / "short" / "OKVQA.json")
     changed = json.loads(two.read_text()) | {"dataset": "another"}

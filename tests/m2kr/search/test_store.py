@@ -301,7 +301,7 @@ def full_disk() -> Iterator[None]:
 def test_a_full_disk_is_said_and_leaves_the_store_whole(tmp_path: Path) -> None:
     store = EmbeddingStore(tmp_path, "key")
     store.append(items_of([3]))
-    with full_disk(), pytest.raises(M2KRError, match=r"000000000001.vectors could not be written: (File too large|No space)"):
+    with full_disk(), pytest.raises(M2KRError, match=r"1.vectors could not be written: (File too large|No space)"):
         store.append(items_of([3000]))
     assert store.rows == EmbeddingStore(tmp_path, "key").rows == 1
     assert not list(tmp_path.glob(".*"))

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypedDict, runtime_checkable
 
 from m2kr.common.registry import Registry
+from m2kr.errors import M2KRError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -135,6 +136,8 @@ def get_retriever(
     retriever: Retriever | SparseRetriever = REGISTRY.make(
         name, (Retriever, SparseRetriever), checkpoint=checkpoint, device=device, dtype=dtype, options=options
     )
+    if isinstance(retriever, Retriever) and retriever.vectors not in ("single", "multi"):
+        raise M2KRError(f"{retriever.name}: its vectors is {retriever.vectors!r} and has to be 'single' or 'multi'.")
     if options:
         retriever.settings = {**retriever.settings, "options": dict(options)}
     return retriever

@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 _OWN = ("checkpoint", "device", "dtype")
 """Keyword arguments that have arguments of their own on the command line."""
 
+_ATTRIBUTES = {
+    "name": (str, "a text"),
+    "reads": ((frozenset, set), "a set of 'text' and 'image'"),
+    "settings": (dict, "a dictionary"),
+}
+"""What the attributes that all protocols share have to be."""
+
 
 @dataclass(frozen=True)
 class Registry:
@@ -135,6 +142,9 @@ class Registry:
             raise M2KRError(
                 f"{code} does not speak the protocol of m2kr.{self.kind}.{protocol}: it lacks {', '.join(lacks)}."
             )
+        for attribute, (type_, wanted) in _ATTRIBUTES.items():
+            if not isinstance(value := getattr(made, attribute), type_):
+                raise M2KRError(f"{code}: its {attribute} is {value!r} and has to be {wanted}.")
         if own:
             made.settings = {**made.settings, **own.settings}
         return made

@@ -136,13 +136,22 @@ class Encoder:
         """Return what the retriever makes of inputs, in batches of the size that the options say.
 
         Raises:
-            M2KRError: it returned another number of items.
+            M2KRError: it returned another number of items, or not what its ``vectors`` says.
         """
         retriever = self.retriever
         encode = retriever.encode_document if what == "passages" else retriever.encode_query
         embeddings = encode(inputs, batch_size=self.options.batch_size)
         if len(embeddings) != len(inputs):
             raise M2KRError(f"{label}: the retriever returned {len(embeddings)} items for {len(inputs)} inputs.")
+        single, shape = retriever.vectors == "single", _shape(embeddings)
+        fits = len(shape) == 2 if single else not shape and all(len(_shape(own)) == 2 for own in embeddings)
+        if not fits:
+            wanted = "an array of shape (n, dim)" if single else "a list of arrays of shape (tokens, dim)"
+            found = f"an array of shape {shape}" if shape else f"a {type(embeddings).__name__} of other things"
+            raise M2KRError(
+                f"{label}: {retriever.name} returned {found}. Its vectors is {retriever.vectors!r}, so it has to "
+                f"return {wanted}."
+            )
         return embeddings
 
     def has_passages(self, texts: Iterable[str]) -> bool:
@@ -213,3 +222,8 @@ def texts_key(*groups: Iterable[str]) -> str:
 
 def _from(texts: Sequence[str], row: int) -> Generator[Input]:
     yield from islice(texts, row, None)
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    """Return the shape of an array or tensor; that of anything else is empty."""
+    return tuple(getattr(value, "shape", ()))

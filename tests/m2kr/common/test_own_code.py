@@ -45,6 +45,19 @@ class Lacking:
     def encode_query(self, inputs, batch_size=32): ...
 
 
+class Listing(Own):
+    reads = ["text"]
+
+
+class Unset(Own):
+    def __init__(self, **given):
+        self.settings = None
+
+
+class Many(Own):
+    vectors = "many"
+
+
 class Narrow:
     def __init__(self, checkpoint): ...
 """
@@ -88,6 +101,9 @@ def test_processes_that_decode_pictures_can_import_it(file: Path) -> None:
         ("code/missing.py:Own", ["no file code/missing.py"]),
         ("code/own_model.py:Onw", ["no 'Onw'", "Did you mean Own?", "halved, Own, Lacking"]),
         ("code/own_model.py:Lacking", ["m2kr.retriever.Retriever", "it lacks name, reads, settings, encode_document"]),
+        ("code/own_model.py:Listing", ["its reads is ['text']", "a set of"]),
+        ("code/own_model.py:Unset", ["its settings is None", "a dictionary"]),
+        ("code/own_model.py:Many", ["its vectors is 'many'", "'single' or 'multi'"]),
         ("code/own_model.py:Narrow", ["by keyword", "does not take device, dtype"]),
         ("code/json.py:Own", ["cannot be imported", "json", "Call it"]),
         ("code/my-model.py:Own", ["cannot be imported", "name", "Call it"]),

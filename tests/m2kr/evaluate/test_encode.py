@@ -11,6 +11,7 @@ import pytest
 
 from m2kr.common.work import Note
 from m2kr.dataset import load_task
+from m2kr.errors import M2KRError
 from m2kr.evaluate import encode
 from m2kr.evaluate.encode import Encoder, texts_key
 from m2kr.evaluate.options import EncodeOptions
@@ -124,6 +125,23 @@ def test_unfinished_embeddings_are_not_kept_and_their_time_is_added_up(
     assert killed.given + again.given == TEXTS
     assert made.seconds > before.seconds > 0
     assert not made.reused
+
+
+@pytest.mark.parametrize(
+    ("vectors", "returned", "facts"),
+    [
+        ("single", [[1.0, 2.0]], "a list of other things"),
+        ("single", [np.ones(2)], "a list of other things"),
+        ("single", np.ones(1), r"an array of shape \(1,\)"),
+        ("multi", np.ones((1, 2)), r"an array of shape \(1, 2\)"),
+        ("multi", [np.ones(2)], "a list of other things"),
+    ],
+)
+def test_a_retriever_returns_what_it_says(tmp_path: Path, vectors: str, returned: Any, facts: str) -> None:
+    retriever: Any = Lengths()
+    retriever.vectors, retriever.encode_document = vectors, lambda inputs, batch_size: returned
+    with pytest.raises(M2KRError, match=f"lengths returned {facts}.*'{vectors}'.* shape"):
+        Encoder(retriever, tmp_path / "kept", EncodeOptions(quiet=True)).passages(["a"], tmp_path / "work", "MSMARCO")
 
 
 def test_instructions_end_as_the_retriever_wants_it(built: Path, tmp_path: Path) -> None:

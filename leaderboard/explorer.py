@@ -139,7 +139,7 @@ def explore(
 
     Raises:
         M2KRError: the benchmark cannot be read; a run cannot be read, is not the one of its result, or gives other
-            measures than the result file has.
+            measures than the result file has; the benchmark changes meanwhile.
     """
     exploration = Exploration()
     with progress(len(records), "look into runs", unit="runs", quiet=quiet) as bar:
@@ -161,6 +161,7 @@ def explore(
                 else:
                     exploration.runs[record.path] = _explored(record, loaded, thumbnails, shown)
                 bar.update()
+            loaded.check_unchanged()
     return exploration
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _OWN = ("checkpoint", "device", "dtype")
 """Keyword arguments that have arguments of their own on the command line."""
 
-_ATTRIBUTES = {
+_ATTRIBUTES: dict[str, tuple[type | tuple[type, ...], str]] = {
     "name": (str, "a text"),
     "reads": ((frozenset, set), "a set of 'text' and 'image'"),
     "settings": (dict, "a dictionary"),

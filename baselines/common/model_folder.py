@@ -20,6 +20,7 @@ Pooling = Literal["mean", "cls", "last"]
 """How a bare encoder's token vectors become one: their mean, the first, or the last."""
 
 _OWN_MODULES = ("sentence_transformers.", "pylate.")
+_OF_COLPALI_ENGINE = re.compile(r"(Col|Bi)[A-Z]\w*(?<!ForRetrieval)")
 _ONE_VECTOR = ("clip", "siglip", "siglip2")
 # Types of transformers whose text and image halves each end in one vector of their own, so that nothing is pooled.
 _BUFFERS = ("position_ids", "token_type_ids", "rotary_emb.inv_freq")
@@ -99,6 +100,12 @@ def read_model_folder(path: Path) -> ModelFolder:
     config, modules = _json(path / "config.json"), _json(path / "modules.json")
     told = _json(path / "config_sentence_transformers.json") or {}
     if config is None and modules is None:
+        if (adapter := _json(path / "adapter_config.json")) is not None:
+            base = adapter.get("base_model_name_or_path") or "its model"
+            raise M2KRError(
+                f"{path} holds an adapter alone, of {base}. Merge it into that, save the model with transformers, and "
+                "name its folder."
+            )
         raise M2KRError(f"{path} holds neither modules.json nor config.json: it is no model folder.")
     config = config or {}
     types = [str(module.get("type", "")) for module in modules or []]
@@ -110,15 +117,16 @@ def read_model_folder(path: Path) -> ModelFolder:
         return M2KRError(f"{path} holds {what}. {remedy}")
 
     elsewhere = "Search with its own tool instead."
+    own_code = (
+        "One of a registered family takes its name as --model (--list-models has all) and this folder as --checkpoint; "
+        "for another, register a retriever that loads it."
+    )
     if named == "SparseEncoder" or any(".sparse_encoder." in name for name in types):
         raise refused("a sparse encoder (SPLADE), which has a weight for each word and no dense vectors", elsewhere)
     if named == "CrossEncoder" or any(name.endswith("ForSequenceClassification") for name in architectures):
         raise refused("a reranker (CrossEncoder), which scores pairs and has no vectors", elsewhere)
     if foreign := [name for name in types if not name.startswith(_OWN_MODULES)]:
-        raise refused(
-            f"a model with modules of its own code ({foreign[0]}), which is not run",
-            "Register a retriever that loads it; README says how.",
-        )
+        raise refused(f"a model with modules of its own code ({foreign[0]}), which is not run", own_code)
     if blip := [name for name in architectures if name.endswith("ForImageTextRetrieval")]:
         vectors = (
             "its score is the best product of a text's vector with a picture's 32, which neither a dot product nor "
@@ -133,10 +141,7 @@ def read_model_folder(path: Path) -> ModelFolder:
             "Put both halves into question_encoder/ and ctx_encoder/ of a folder, and pass --model dpr --checkpoint.",
         )
     if modules is None and config.get("auto_map"):
-        raise refused(
-            "a model with code of its own (auto_map in config.json), which is not run",
-            "Register a retriever that loads it; README says how.",
-        )
+        raise refused("a model with code of its own (auto_map in config.json), which is not run", own_code)
     stanford = "HF_ColBERT" in architectures
     if stanford and not (path / "artifact.metadata").is_file():
         raise refused(
@@ -151,6 +156,11 @@ def read_model_folder(path: Path) -> ModelFolder:
                 "Get its files again, all of one download.",
             )
         return ModelFolder(path, "multi", False, model_type)
+    if modules is None and (engine := [name for name in architectures if _OF_COLPALI_ENGINE.fullmatch(name)]):
+        raise refused(
+            f"a checkpoint of colpali-engine ({engine[0]}), with other tensors than transformers' class",
+            "Name one that was converted, as those of the registered colpali, colqwen2 and colmodernvbert are.",
+        )
     if modules is None and any(name.endswith(("ForCausalLM", "ForConditionalGeneration")) for name in architectures):
         raise refused(
             f"a generator ({architectures[0]}), no encoder",

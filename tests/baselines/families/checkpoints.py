@@ -156,6 +156,16 @@ def _without_metadata(folder: Path, root: Path) -> None:
     (folder / "artifact.metadata").unlink()
 
 
+def _adapter(folder: Path, root: Path) -> None:
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "org/base"}))
+
+
+def _engine(folder: Path, root: Path) -> None:
+    shutil.copytree(checkpoint("bare", root), folder)
+    edit(folder / "config.json", architectures=["ColQwen2"])
+
+
 def _auto_map(folder: Path, root: Path) -> None:
     shutil.copytree(checkpoint("bare", root), folder)
     edit(folder / "config.json", auto_map={"AutoModel": "modeling_theirs.Theirs"})
@@ -176,6 +186,8 @@ MAKERS: dict[str, Callable[[Path, Path], None]] = {
     "half": _half,
     "foreign": _foreign,
     "auto-map": _auto_map,
+    "adapter": _adapter,
+    "colpali-engine": _engine,
     "stanford-without-metadata": _without_metadata,
     "lacking": _with_weights(**{"encoder.layer.0.attention.self.query.weight": None}),
     "left": _with_weights(**{"projection.weight": torch.ones(3, 3)}),

@@ -85,6 +85,8 @@ ROWS = [
     Row("bare encoder without `pooling`", "bare", refused=("bare encoder", "--option pooling=")),
     Row("one half of DPR", "half", refused=("DPRContextEncoder", "--model dpr")),
     Row("generator (Qwen2-VL)", "generator", refused=("generator", "Qwen2VLForConditionalGeneration")),
+    Row("adapter without its model (PEFT)", "adapter", refused=("adapter", "org/base")),
+    Row("checkpoint of colpali-engine", "colpali-engine", refused=("colpali-engine (ColQwen2)", "converted")),
     Row("modules of its own code", "foreign", refused=("their_package.Module", "not run")),
     Row("model of its own code", "auto-map", refused=("auto_map", "not run")),
 ]

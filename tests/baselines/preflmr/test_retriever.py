@@ -7,7 +7,6 @@ import json
 import pickle
 import shutil
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -88,11 +87,9 @@ def test_impossible_options_are_refused(
 def test_without_the_hub_the_files_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    start = time.perf_counter()
     with pytest.raises(M2KRError, match=r"PreFLMR_ViT-B.*config.json, model.safetensors, query_tokenizer/") as caught:
         get_retriever("preflmr-vit-b")
     assert "\n" not in str(caught.value)
-    assert time.perf_counter() - start < 10
 
 
 def test_evaluate_runs_a_checkpoint(

@@ -230,7 +230,9 @@ def test_pictures_of_infoseek_are_found_in_the_folders_of_oven(tmp_path: Path, p
     assert colour_of(parse_roots([str(tmp_path)]).for_task(TASKS["Infoseek"]), "oven_04999999.png") == GREEN
 
 
-@pytest.mark.parametrize("module", ["m2kr.images.__main__", "m2kr.export.__main__", "m2kr.check", "m2kr.cards"])
+@pytest.mark.parametrize(
+    "module", ["m2kr.images.__main__", "m2kr.export.__main__", "m2kr.check", "m2kr.cards", "leaderboard.__main__"]
+)
 def test_help_loads_nothing_heavy(module: str) -> None:
     code = (
         f"import sys, contextlib, {module} as m\nwith contextlib.suppress(SystemExit): m.main(['--help'])\n"

@@ -59,6 +59,16 @@ LOADERS: dict[str, tuple[str, Callable[[str], Any]]] = {
         ({"hidden_size": 1 << 40}, "hidden_size = 1,099,511,627,776"),
         ({"vocab_size": 1e9}, "vocab_size = "),
         ({"projection_dim": -(1 << 20)}, "projection_dim = -1,048,576"),
+        (
+            {"text_config": {"vocab_size": 1 << 24, "hidden_size": 128}},
+            "text_config.vocab_size = 16,777,216, which with",
+        ),
+        ({"text_config": {"hidden_size": 100_000}}, "text_config.hidden_size = 100,000, which with a width of 100,000"),
+        ({"text_config": {"num_layers": 1000, "d_model": 512}}, "text_config.num_layers = 1,000, which with a width"),
+        (
+            {"vision_config": {"image_size": 1 << 17, "patch_size": 8, "hidden_size": 64}},
+            "vision_config.image_size = 131,072, which with",
+        ),
     ],
 )
 def test_every_loader_refuses_sizes_that_no_model_has(folder, name, load, values, says):

@@ -142,12 +142,38 @@ class Registry:
             raise M2KRError(
                 f"{code} does not speak the protocol of m2kr.{self.kind}.{protocol}: it lacks {', '.join(lacks)}."
             )
+        for each in protocols:
+            if isinstance(made, each):
+                _check_methods(code, made, each)
         for attribute, (type_, wanted) in _ATTRIBUTES.items():
             if not isinstance(value := getattr(made, attribute), type_):
                 raise M2KRError(f"{code}: its {attribute} is {value!r} and has to be {wanted}.")
         if own:
             made.settings = {**made.settings, **own.settings}
         return made
+
+
+def _check_methods(code: str, made: Any, protocol: type) -> None:
+    """Check that the methods of a model can be called as those of its protocol are.
+
+    Raises:
+        M2KRError: one cannot; it is named, with what it is called with.
+    """
+    for name, wanted in inspect.getmembers(protocol, inspect.isfunction):
+        if name.startswith("_"):
+            continue
+        _, *parameters = inspect.signature(wanted).parameters.values()
+        given = [parameter.name for parameter in parameters if parameter.default is parameter.empty]
+        named = [parameter.name for parameter in parameters if parameter.default is not parameter.empty]
+        try:
+            inspect.signature(getattr(made, name)).bind(*given, **dict.fromkeys(named))
+        except TypeError as error:
+            called = ", ".join([*given, *(f"{each}=..." for each in named)])
+            raise M2KRError(
+                f"{code}: its {name} is called as {name}({called}), which it does not take: {error}."
+            ) from error
+        except ValueError:  # compiled code may have no signature to look at
+            continue
 
 
 def ignored_inputs(name: str, reads: frozenset[str], task: Task, *, ignore_images: bool) -> list[str]:

@@ -54,6 +54,10 @@ class Unset(Own):
         self.settings = None
 
 
+class Short(Own):
+    def encode_document(self, inputs): ...
+
+
 class Many(Own):
     vectors = "many"
 
@@ -104,6 +108,7 @@ def test_processes_that_decode_pictures_can_import_it(file: Path) -> None:
         ("code/own_model.py:Listing", ["its reads is ['text']", "a set of"]),
         ("code/own_model.py:Unset", ["its settings is None", "a dictionary"]),
         ("code/own_model.py:Many", ["its vectors is 'many'", "'single' or 'multi'"]),
+        ("code/own_model.py:Short", ["encode_document(inputs, batch_size=...)", "'batch_size'"]),
         ("code/own_model.py:Narrow", ["by keyword", "does not take device, dtype"]),
         ("code/json.py:Own", ["cannot be imported", "json", "Call it"]),
         ("code/my-model.py:Own", ["cannot be imported", "name", "Call it"]),

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
+from typing import TextIO
 
 from m2kr.signals import Signals
 
@@ -105,7 +106,7 @@ def run_command(main: Callable[[Sequence[str] | None], int], argv: Sequence[str]
 def _explained(error: BaseException) -> int:
     """Say in a line what an exception means for a person, and return the exit code; raise it where it is a defect."""
     if isinstance(error, BrokenPipeError):  # whoever read our output has enough
-        _drop_output()
+        _drop(sys.stdout)
         return 0
     if isinstance(error, M2KRError):
         _tell(f"error: {error}")
@@ -113,7 +114,7 @@ def _explained(error: BaseException) -> int:
     number = system_error(error)
     if isinstance(error, OSError) and number in REMEDIES:
         if not error.filename:
-            _drop_output()
+            _drop(sys.stdout)
         name = f"{error.filename!s:.200}: " if error.filename else ""
         _tell(f"error: {name}{error.strerror}. {REMEDIES[number]}")
         return 2
@@ -124,11 +125,13 @@ def _explained(error: BaseException) -> int:
 
 
 def _tell(line: str) -> None:
-    with suppress(OSError):  # nobody can be told where the error output is full
+    try:
         print(line, file=sys.stderr, flush=True)
+    except OSError:  # nobody can be told where the error output is full
+        _drop(sys.stderr)
 
 
-def _drop_output() -> None:
-    """Let what standard output still holds go nowhere, so that Python does not fail over it at its end."""
+def _drop(stream: TextIO) -> None:
+    """Let what a stream still holds go nowhere, so that Python does not fail over it at its end."""
     with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -156,13 +156,17 @@ def test_a_console_shows_what_it_cannot_show_as_escapes():
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
-def test_a_full_output_is_an_error_and_a_full_error_output_none():
+@pytest.mark.parametrize("unbuffered", [{}, {"PYTHONUNBUFFERED": "1"}])
+def test_a_full_output_is_an_error_and_a_full_error_output_none(unbuffered):
     code = f"{PREFIX}sys.exit(run_command(lambda argv: print('x') or 0))"
+    # With buffers, Python tries to write what they hold once more when it ends.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"} | unbuffered
     with Path("/dev/full").open("w") as full:
-        done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        given = {"args": [sys.executable, "-c", code], "stdout": full, "check": False, "env": environment}
+        done = subprocess.run(**given, stderr=subprocess.PIPE, text=True)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
         assert "No space left" in done.stderr
-        assert subprocess.run([sys.executable, "-c", code], stdout=full, stderr=full, check=False).returncode == 2
+        assert subprocess.run(**given, stderr=full).returncode == 2
 
 
 def test_who_closes_the_output_has_enough():

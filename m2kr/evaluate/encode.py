@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from m2kr import __version__
-from m2kr.common.files import digest
+from m2kr.common.files import digest, not_written
 from m2kr.common.work import Note
 from m2kr.errors import M2KRError
 from m2kr.evaluate.options import EncodeOptions
@@ -159,14 +159,22 @@ class Encoder:
         return self._kept("passages", self._key("passages", texts_key(texts))).is_dir()
 
     def keep(self, work: Path) -> None:
-        """Move the finished embeddings of a working folder to where later evaluations find them."""
+        """Move the finished embeddings of a working folder to where later evaluations find them.
+
+        Raises:
+            M2KRError: they cannot be moved there, and no other evaluation has kept the same ones meanwhile.
+        """
         for what in ("passages", "queries"):
             note = Note(work / what / _NOTE)
             if not note.facts or note.rows != note.facts["of"]:
                 continue
-            self.kept.mkdir(parents=True, exist_ok=True)
-            with suppress(OSError):  # another evaluation kept the same ones meanwhile
-                (work / what).rename(self._kept(what, note.key))
+            target = self._kept(what, note.key)
+            try:
+                self.kept.mkdir(parents=True, exist_ok=True)
+                (work / what).rename(target)
+            except OSError as error:
+                if not target.is_dir():
+                    raise not_written(target, error) from error
 
     def _kept(self, what: str, key: str | None) -> Path:
         return self.kept / f"{what}-{key}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,18 @@ def test_kept_embeddings_are_found_again(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.store.load(), vectors)
     np.testing.assert_array_equal(vectors, [[len(text), 1] for text in TEXTS])
     assert not (tmp_path / "other").exists()
+
+
+def test_what_cannot_be_kept_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = Encoder(Lengths(), tmp_path / "kept", EncodeOptions(quiet=True))
+    encoder.passages(["a", "bb"], tmp_path / "work", "OKVQA")
+
+    def full(path: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(M2KRError, match=r"kept/passages-\w+ could not be written: No space left"):
+        encoder.keep(tmp_path / "work")
 
 
 @pytest.mark.parametrize("what", ["texts", "order", "settings", "name", "dtype", "device", "store"])

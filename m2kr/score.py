@@ -132,6 +132,7 @@ def score_run(
                 "quantisation": None,
                 "batch_effect": None,
                 "bad_images": None,
+                "pictures": None,
                 "batch_size": None,
                 "hardware": _UNKNOWN,
                 "key": key,

@@ -21,7 +21,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from baselines.common.model_folder import WeightsReport, check_model_files
-from m2kr.common.files import digest, sha256_of
+from m2kr.common.files import digest, files_below, sha256_of
 from m2kr.common.model_records import read_records
 from m2kr.errors import M2KRError, first_line
 
@@ -191,15 +191,16 @@ def _holds(folder: Path, patterns: Sequence[str]) -> bool:
     """Whether a cached folder has files of the patterns: weights, where they are asked for, else any."""
     if any(pattern.endswith((".safetensors", ".bin")) for pattern in patterns):
         return bool(weight_files(folder))
-    names = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
+    names = [str(path.relative_to(folder)) for path in files_below(folder)]
     return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
 
 
 def weight_files(folder: Path) -> list[Path]:
     """Return the files with weights in a folder and below, sorted: safetensors, or else pickled, folder by folder."""
-    safe = sorted(folder.rglob("*.safetensors"))
+    files = files_below(folder)
+    safe = [path for path in files if path.match("*.safetensors")]
     parents = {path.parent for path in safe}
-    return sorted([*safe, *(path for path in folder.rglob(_PICKLED) if path.parent not in parents)])
+    return sorted([*safe, *(path for path in files if path.match(_PICKLED) and path.parent not in parents)])
 
 
 def weights_hash(*folders: Path) -> str:
@@ -214,8 +215,8 @@ def configuration_hash(*folders: Path) -> str:
         *(
             {
                 str(path.relative_to(folder)): sha256_of(path)
-                for path in sorted(folder.rglob("*"))
-                if path.name.endswith(_TOLD) and path.is_file()
+                for path in files_below(folder)
+                if path.name.endswith(_TOLD)
             }
             for folder in folders
         )

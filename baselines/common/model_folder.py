@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from m2kr.common.files import files_below
 from m2kr.common.json_input import check_depth, read_json, read_text
 from m2kr.errors import M2KRError
 
@@ -56,8 +57,16 @@ def check_model_files(folder: Path) -> None:
     Raises:
         M2KRError: naming the file and the key.
     """
-    weights = sum(path.stat().st_size for pattern in ("*.safetensors", "*.bin") for path in folder.rglob(pattern))
-    for path in sorted(folder.rglob("*.json")):
+    files = files_below(folder)
+    weights = sum(path.stat().st_size for path in files if path.suffix in (".safetensors", ".bin"))
+    if folder / "adapter_config.json" in files and folder / "config.json" in files:
+        raise M2KRError(
+            f"{folder} holds an adapter (adapter_config.json) beside a model, and it would be left out. Merge it into "
+            "the model and save that, or take the adapter's files away."
+        )
+    for path in files:
+        if path.suffix != ".json":
+            continue
         if path.name == "config.json":
             config = _json(path)
             if name := _too_large(config) or _beyond_weights(config, max(weights * _NUMBERS_OF_A_BYTE, _FEW)):
@@ -115,12 +124,14 @@ class ModelFolder:
         kind: "single" or "multi", by the number of vectors for an input.
         bare: whether it is an encoder without a rule of pooling.
         model_type: as transformers names it in config.json; empty where a folder of modules has no such file.
+        stanford: whether it is a ColBERT of Stanford, whose projection is beside its encoder's tensors.
     """
 
     path: Path
     kind: Literal["single", "multi"]
     bare: bool
     model_type: str
+    stanford: bool = False
 
 
 def read_model_folder(path: Path) -> ModelFolder:
@@ -176,19 +187,27 @@ def read_model_folder(path: Path) -> ModelFolder:
     if modules is None and config.get("auto_map"):
         raise refused("a model with code of its own (auto_map in config.json), which is not run", own_code)
     stanford = "HF_ColBERT" in architectures
+    if not stanford and modules is None and (path / "artifact.metadata").is_file():
+        raise refused(
+            "the artifact.metadata of a ColBERT of Stanford, and a config.json without its architecture HF_ColBERT",
+            "Get its files again, all of one download.",
+        )
+    late = named in ("MultiVectorEncoder", "ColBERT")
+    if lost := _lost_module(path, modules or [], late=late):
+        raise refused(f"no {lost}, which modules.json names", "Get its files again, all of one download.")
     if stanford and not (path / "artifact.metadata").is_file():
         raise refused(
             "a ColBERT of Stanford without artifact.metadata, which has its markers and lengths",
             "Put that file there, from where the others come.",
         )
     retrieval = any(name.endswith("ForRetrieval") for name in architectures)
-    if named in ("MultiVectorEncoder", "ColBERT") or stanford or (modules is None and retrieval):
+    if late or stanford or (modules is None and retrieval):
         if modules is None and not (stanford or retrieval):
             raise refused(
                 "a late-interaction model without modules.json, whose projection would be made up",
                 "Get its files again, all of one download.",
             )
-        return ModelFolder(path, "multi", False, model_type)
+        return ModelFolder(path, "multi", False, model_type, stanford)
     if modules is None and (engine := [name for name in architectures if _OF_COLPALI_ENGINE.fullmatch(name)]):
         raise refused(
             f"a checkpoint of colpali-engine ({engine[0]}), with other tensors than transformers' class",
@@ -200,6 +219,18 @@ def read_model_folder(path: Path) -> ModelFolder:
             "Name a model made for retrieval; one of a registered family takes its name, and --checkpoint.",
         )
     return ModelFolder(path, "single", modules is None and model_type not in _ONE_VECTOR, model_type)
+
+
+def _lost_module(path: Path, modules: list[dict[str, Any]], *, late: bool) -> str:
+    """Return the folder of the first module that is not there, or nothing.
+
+    To normalise one vector needs no file, and repositories keep no empty folder; of late interaction it has a file.
+    """
+    for module in modules:
+        needs_none = str(module.get("type", "")).endswith(".Normalize") and not late
+        if (place := str(module.get("path", ""))) and not needs_none and not (path / place).is_dir():
+            return place
+    return ""
 
 
 def plain_model_folder(path: Path) -> ModelFolder:

@@ -49,7 +49,7 @@ def load_modules(held: ModelFolder, name: str, *, device: torch.device, dtype: t
             model: Any = SentenceTransformer(modules=_pooled(str(held.path), pooling, dtype), device=str(device))
         else:
             model = (MultiVectorEncoder if held.kind == "multi" else SentenceTransformer)(str(held.path), **options)
-    weights.check(held.path, taken_elsewhere=("linear.weight",))  # the projection of Stanford's ColBERT
+    weights.check(held.path, taken_elsewhere=("linear.weight",) if held.stanford else ())
     tokenizer = getattr(model, "tokenizer", None)
     if isinstance(tokenizer, PreTrainedTokenizerBase) and not knows_words(tokenizer):
         raise M2KRError(f"the model {name!r} has no tokenizer: its files are missing. A model folder needs {FILES}.")

@@ -123,6 +123,20 @@ def sha256_of(path: Path, stop: threading.Event | None = None) -> str:
     return found.hexdigest()
 
 
+def files_below(folder: Path) -> list[Path]:
+    """Return all files below a folder, sorted; those in folders that are links, too, each folder once."""
+    found: list[Path] = []
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        found += [path for name in names if (path := Path(place, name)).is_file()]
+    return sorted(found)
+
+
 def cache_folder() -> Path:
     """Return the folder of what can be made again: ``M2KR_CACHE``, or ``m2kr`` in the user's cache.
 

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from m2kr.common.files import sha256_of
+from m2kr.common.files import digest, files_below, sha256_of
 from m2kr.errors import M2KRError, did_you_mean
 
 _NAMED = re.compile(r"(?P<path>.+\.py)(:(?P<attribute>\w*))?")
@@ -30,10 +30,22 @@ class OwnCode:
     path: Path
     attribute: str
 
-    @property
-    def settings(self) -> dict[str, str]:
-        """What the settings of a model say of its code, so that a change makes another model of it."""
-        return {"code_sha256": sha256_of(self.path)}
+    def settings(self, checkpoint: str | None) -> dict[str, str]:
+        """Return what the settings of a loaded model say of its files, so that a change makes another model of it.
+
+        That is the hash of its code, of this file and of what it has imported from the same folder, and of all files
+        of its checkpoint, where that is a folder.
+        """
+        beside = self.path.resolve().parent
+        origins = (getattr(module, "__file__", None) for module in [*sys.modules.values()])
+        files = {Path(origin).resolve() for origin in origins if origin}
+        others = sorted(file for file in files if file.parent == beside and file != self.path.resolve())
+        code = {file.name: sha256_of(file) for file in (self.path, *others)}
+        told = {"code_sha256": code[self.path.name] if len(code) == 1 else digest(code)}
+        if checkpoint is not None and (folder := Path(checkpoint)).is_dir():
+            held = {str(file.relative_to(folder)): sha256_of(file) for file in files_below(folder)}
+            told["checkpoint_sha256"] = digest(held)
+        return told
 
     def load(self) -> Any:
         """Return the class or function.

@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 _OWN = ("checkpoint", "device", "dtype")
 """Keyword arguments that have arguments of their own on the command line."""
 
+_KINDS = {"text", "image"}
 _ATTRIBUTES: dict[str, tuple[type | tuple[type, ...], str]] = {
-    "name": (str, "a text"),
+    "name": (str, "a text that is not empty"),
     "reads": ((frozenset, set), "a set of 'text' and 'image'"),
     "settings": (dict, "a dictionary"),
+    "reads_instructions": (bool, "True or False"),
 }
 """What the attributes that all protocols share have to be."""
 
@@ -146,10 +148,12 @@ class Registry:
             if isinstance(made, each):
                 _check_methods(code, made, each)
         for attribute, (type_, wanted) in _ATTRIBUTES.items():
-            if not isinstance(value := getattr(made, attribute), type_):
+            value: Any = getattr(made, attribute, False)  # a reader reads no instructions
+            other = attribute == "reads" and isinstance(value, set | frozenset) and not value <= _KINDS
+            if not isinstance(value, type_) or value == "" or other:
                 raise M2KRError(f"{code}: its {attribute} is {value!r} and has to be {wanted}.")
         if own:
-            made.settings = {**made.settings, **own.settings}
+            made.settings = {**made.settings, **own.settings(checkpoint)}
         return made
 
 

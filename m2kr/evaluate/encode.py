@@ -141,6 +141,10 @@ class Encoder:
         retriever = self.retriever
         encode = retriever.encode_document if what == "passages" else retriever.encode_query
         embeddings = encode(inputs, batch_size=self.options.batch_size)
+        if not hasattr(embeddings, "__len__"):
+            raise M2KRError(
+                f"{label}: {retriever.name} returned a {type(embeddings).__name__}. Return an array, or a list of them."
+            )
         if len(embeddings) != len(inputs):
             raise M2KRError(f"{label}: the retriever returned {len(embeddings)} items for {len(inputs)} inputs.")
         single, shape = retriever.vectors == "single", _shape(embeddings)

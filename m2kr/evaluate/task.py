@@ -117,12 +117,15 @@ class _Evaluation:
         self.phases = Phases()
         self.batch_effect: dict[str, float] | None = None
         self.unread: list[str] = []  # queries whose picture cannot be used
+        self.pictures: str | None = None
 
     def result(self) -> Result:
         """Return the finished result, made now or before."""
         options, task = self.options, self.data.task
         finished = self._finished()
-        if finished is None:
+        if finished is not None:
+            self._check_pictures(finished)
+        else:
             if self.encoder:
                 check_device(options.device)  # before hours of encoding
             sizes = None
@@ -133,6 +136,25 @@ class _Evaluation:
         self.work.tidy(self._tidy)
         say(f"{task.key}: finished before, see {self.result_path}", quiet=options.quiet)
         return finished
+
+    def _check_pictures(self, finished: Result) -> None:
+        """Check that the pictures are those that a finished result was made with, as far as their sizes tell.
+
+        Raises:
+            M2KRError: they are not. Where they are not there, nothing is said: the result stands.
+        """
+        made_with, data = finished.get("pictures"), self.data
+        if made_with is None or data.images is None or self.options.bad_images != "error":
+            return
+        try:
+            now = _told_pictures(data, picture_sizes(data.images, data.task.key, data.queries))
+        except M2KRError:
+            return
+        if now != made_with:
+            raise M2KRError(
+                f"{self.result_path} was made with other pictures than those in {data.images} (paths or sizes differ). "
+                "Pass --rerun to evaluate with these, or choose another --out."
+            )
 
     def _picture_sizes(self) -> list[int]:
         data, options = self.data, self.options
@@ -160,6 +182,7 @@ class _Evaluation:
         ids, texts = passages["passage_id"].to_list(), passages["passage_content"].to_list()
         run, sha256 = self._run(ids, texts, sizes)
         effect = None
+        self.pictures = None if sizes is None else _told_pictures(self.data, sizes)
         if self.encoder and options.store_dtype == "int8":
             effect = effect_of_8_bits(
                 self.encoder, self.data, passages, sizes, self.work.folder, self.phases, memory=options.search_bytes
@@ -267,6 +290,7 @@ class _Evaluation:
                 "quantisation": effect,
                 "batch_effect": self.batch_effect,
                 "bad_images": {"handling": options.bad_images, "queries": len(self.unread)} if self.unread else None,
+                "pictures": self.pictures,
                 "key": self.key,
             },
         )
@@ -276,3 +300,8 @@ class _Evaluation:
         if self.encoder and self.options.keep_embeddings:
             self.encoder.keep(self.work.folder)
         self.work.clear()
+
+
+def _told_pictures(data: TaskData, sizes: list[int]) -> str:
+    """Return what stands for the pictures of a task's queries: a digest of their paths and sizes."""
+    return digest(data.queries["img_path"].to_list(), sizes)

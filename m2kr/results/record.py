@@ -85,6 +85,8 @@ class Result(TypedDict):
     # Queries whose picture could not be used, and how they were asked: "handling" is "black" (with a black picture) or
     # "skip" (not at all: they count as missed), "queries" their number. Null where there were none.
     bad_images: NotRequired[dict[str, Any] | None]
+    # Digest of the paths and sizes of the queries' pictures; null where none were read.
+    pictures: NotRequired[str | None]
     # Inputs encoded at once; null where that is not known.
     batch_size: int | None
     # Processor or graphics card that encoded and searched.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from sentence_transformers import MultiVectorEncoder, SentenceTransformer
 from transformers import AutoTokenizer, BertModel
 
@@ -54,6 +57,44 @@ def test_weights_that_are_made_up_or_left_over_are_refused(
 ) -> None:
     with pytest.raises(M2KRError, match=fact):
         SentenceTransformerRetriever(checkpoint=str(folders(name)), pooling="mean")
+
+
+def test_a_projection_that_only_colbert_has_is_refused(folders: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(folders("bare"), tmp_path / "bare")
+    tensors = load_file(folder / "model.safetensors") | {"linear.weight": torch.zeros(2, 2)}
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(M2KRError, match=r"linear\.weight, which nothing took"):
+        SentenceTransformerRetriever(checkpoint=str(folder), pooling="mean")
+
+
+def spoiled(folder: Path, file: str, change: str) -> None:
+    """Take a file or folder away, write a JSON file, or take the architectures out of one."""
+    if change == "remove":
+        (shutil.rmtree if (folder / file).is_dir() else Path.unlink)(folder / file)
+    elif change == "unnamed":
+        config = json.loads((folder / file).read_text())
+        (folder / file).write_text(json.dumps({**config, "architectures": None}))
+    else:
+        (folder / file).write_text(change)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "change", "facts"),
+    [
+        ("stanford", "config.json", "unnamed", ("artifact.metadata", "HF_ColBERT")),
+        ("many", "1_Dense", "remove", ("no 1_Dense", "modules.json")),
+        ("cosine", "adapter_config.json", "{}", ("adapter", "Merge")),
+    ],
+)
+def test_half_a_download_and_what_lies_beside_a_model_are_refused(
+    folders: Callable[[str], Path], tmp_path: Path, name: str, file: str, change: str, facts: tuple[str, ...]
+) -> None:
+    folder = shutil.copytree(folders(name), tmp_path / name)
+    SentenceTransformerRetriever(checkpoint=str(folder))
+    spoiled(folder, file, change)
+    with pytest.raises(M2KRError) as error:
+        SentenceTransformerRetriever(checkpoint=str(folder))
+    assert all(fact in str(error.value) for fact in facts), str(error.value)
 
 
 @pytest.mark.parametrize("name", ["cosine", "dot"])

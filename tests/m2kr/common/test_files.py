@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from m2kr.common.files import atomic, atomic_path, digest, safe_name, sha256_of
+from m2kr.common.files import atomic, atomic_path, digest, files_below, safe_name, sha256_of
 from m2kr.errors import M2KRError
 
 
@@ -103,3 +103,15 @@ def test_a_file_is_hashed_in_blocks_and_the_hashing_can_be_stopped(tmp_path):
     stop.set()
     with pytest.raises(M2KRError, match=r"hashing .*file was stopped"):
         sha256_of(tmp_path / "file", stop)
+
+
+def test_files_in_linked_folders_are_found_and_circles_end(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "weights").write_text("x")
+    (tmp_path / "model" / "inner").mkdir(parents=True)
+    (tmp_path / "model" / "config").write_text("x")
+    (tmp_path / "model" / "2_Dense").symlink_to(tmp_path / "real")
+    (tmp_path / "model" / "inner" / "circle").symlink_to(tmp_path / "model")
+    (tmp_path / "model" / "nowhere").symlink_to(tmp_path / "missing")
+    found = files_below(tmp_path / "model")
+    assert [str(path.relative_to(tmp_path / "model")) for path in found] == ["2_Dense/weights", "config"]

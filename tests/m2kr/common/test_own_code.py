@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from m2kr.common.files import sha256_of
+from m2kr.common.files import digest, sha256_of
 from m2kr.errors import M2KRError
 from m2kr.reader import get_reader
 from m2kr.retriever import Retriever, get_retriever
@@ -58,6 +58,18 @@ class Short(Own):
     def encode_document(self, inputs): ...
 
 
+class Saying(Own):
+    reads_instructions = "no"
+
+
+class Spelled(Own):
+    reads = frozenset("text")
+
+
+class Nameless(Own):
+    name = ""
+
+
 class Many(Own):
     vectors = "many"
 
@@ -84,10 +96,20 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_a_model_in_a_file_is_made_and_its_code_is_part_of_its_settings(get: Callable[..., object], file: Path) -> None:
     made = get(f"{file}:Own", checkpoint="here", dtype="bfloat16", options={"colour": "blue"})
     assert made.settings["given"] == ["here", "cpu", "bfloat16", "blue"]  # type: ignore[attr-defined]
-    assert made.settings["code_sha256"] == sha256_of(file)  # type: ignore[attr-defined]
+    files = {name: sha256_of(file.with_name(name)) for name in ("own_model.py", "own_beside.py")}
+    assert made.settings["code_sha256"] == digest(files)  # type: ignore[attr-defined]
     before = made.settings  # type: ignore[attr-defined]
     file.write_text(f"{CODE}# changed\n")
     assert get(f"{file.resolve()}:Own", checkpoint="here").settings != before  # type: ignore[attr-defined]
+
+
+def test_other_files_of_its_checkpoint_make_another_model_of_it(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "weights" / "half").mkdir(parents=True)
+    found = []
+    for content in ("one", "two", "one"):
+        (tmp_path / "weights" / "half" / "model.safetensors").write_text(content)
+        found.append(get_retriever(f"{file}:Own", checkpoint=str(tmp_path / "weights")).settings)
+    assert found[0] == found[2] != found[1]
 
 
 def test_processes_that_decode_pictures_can_import_it(file: Path) -> None:
@@ -107,6 +129,9 @@ def test_processes_that_decode_pictures_can_import_it(file: Path) -> None:
         ("code/own_model.py:Lacking", ["m2kr.retriever.Retriever", "it lacks name, reads, settings, encode_document"]),
         ("code/own_model.py:Listing", ["its reads is ['text']", "a set of"]),
         ("code/own_model.py:Unset", ["its settings is None", "a dictionary"]),
+        ("code/own_model.py:Saying", ["its reads_instructions is 'no'", "True or False"]),
+        ("code/own_model.py:Spelled", ["its reads is", "'text' and 'image'"]),
+        ("code/own_model.py:Nameless", ["its name is ''", "not empty"]),
         ("code/own_model.py:Many", ["its vectors is 'many'", "'single' or 'multi'"]),
         ("code/own_model.py:Short", ["encode_document(inputs, batch_size=...)", "'batch_size'"]),
         ("code/own_model.py:Narrow", ["by keyword", "does not take device, dtype"]),

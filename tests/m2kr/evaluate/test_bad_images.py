@@ -118,3 +118,20 @@ def test_answering_goes_on_without_them_and_says_so(spoiled: TaskData, tmp_path:
     said = {line["question_id"]: line["answer"] for line in map(json.loads, file.read_text().splitlines())}
     assert {said[name] for name in unread(spoiled)} == {"" if handling == "skip" else "unknown"}
     assert {answer for name, answer in said.items() if name not in unread(spoiled)} == {"unknown"}
+
+
+def test_a_finished_result_is_not_given_out_for_other_pictures(built: Path, world: Path, tmp_path: Path) -> None:
+    shutil.copytree(world / "coco", tmp_path / "raw" / "coco")
+    data = load_task("OKVQA", built, images=tmp_path / "raw")
+    options = TaskOptions(quiet=True)
+    first = evaluate_task(Seeing(), data, tmp_path / "out", options)
+    assert first["pictures"]
+    assert evaluate_task(Seeing(), data, tmp_path / "out", options) == first
+    path = tmp_path / "raw" / "coco" / data.queries["img_path"][0]
+    Image.new("RGB", (8, 8)).save(path)
+    with pytest.raises(M2KRError, match=r"other pictures.*--rerun"):
+        evaluate_task(Seeing(), data, tmp_path / "out", options)
+    again = evaluate_task(Seeing(), data, tmp_path / "out", TaskOptions(quiet=True, rerun=True))
+    assert again["pictures"] != first["pictures"]
+    path.unlink()  # without its pictures, a finished result stands
+    assert evaluate_task(Seeing(), data, tmp_path / "out", options) == again

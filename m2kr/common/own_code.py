@@ -37,9 +37,10 @@ class OwnCode:
         of its checkpoint, where that is a folder.
         """
         beside = self.path.resolve().parent
-        origins = (getattr(module, "__file__", None) for module in [*sys.modules.values()])
-        files = {Path(origin).resolve() for origin in origins if origin}
-        others = sorted(file for file in files if file.parent == beside and file != self.path.resolve())
+        named = (getattr(module, "__file__", None) or "" for module in [*sys.modules.values()])
+        # torch makes some names up, which are relative.
+        imported = {path.resolve() for name in named if (path := Path(name)).is_absolute() and path.is_file()}
+        others = sorted(file for file in imported - {self.path.resolve()} if file.parent == beside)
         code = {file.name: sha256_of(file) for file in (self.path, *others)}
         told = {"code_sha256": code[self.path.name] if len(code) == 1 else digest(code)}
         if checkpoint is not None and (folder := Path(checkpoint)).is_dir():

@@ -59,7 +59,13 @@ def load_modules(held: ModelFolder, name: str, *, device: torch.device, dtype: t
         _read_as_colqwen2(model[0])
     elif held.model_type == "colmodernvbert":
         _read_as_colmodernvbert(model[0])
-    return model.eval()
+    model.eval()
+    # Of files that are lacking, some are missed by the first text only.
+    with loading(f"the model {name!r} was loaded and cannot encode a text", advice):
+        if model.supports("text"):
+            model.encode_query(["a"], show_progress_bar=False)
+            model.encode_document(["a"], show_progress_bar=False)
+    return model
 
 
 def _pooled(folder: str, pooling: str, dtype: torch.dtype) -> list[Any]:

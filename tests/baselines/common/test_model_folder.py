@@ -84,6 +84,7 @@ def spoiled(folder: Path, file: str, change: str) -> None:
         ("stanford", "config.json", "unnamed", ("artifact.metadata", "HF_ColBERT")),
         ("many", "1_Dense", "remove", ("no 1_Dense", "modules.json")),
         ("cosine", "adapter_config.json", "{}", ("adapter", "Merge")),
+        ("many", "config_sentence_transformers.json", "remove", ("cannot encode a text", "all of one download")),
     ],
 )
 def test_half_a_download_and_what_lies_beside_a_model_are_refused(

@@ -91,7 +91,7 @@ fuzz: setup  ## Build damaged raw releases, and run property tests with fresh se
 
 .PHONY: torture
 torture: setup  ## Kill commands, fill their disks, damage what they read: TORTURE_SECONDS; the table goes into docs/reliability.md
-	$(BIN)/python -m tests.torture --seconds $(TORTURE_SECONDS) --report
+	$(BIN)/python -m tests.torture --seconds $(TORTURE_SECONDS) --jobs 2 --report
 
 .PHONY: train-mini
 train-mini: setup  ## Train the small models anew and judge them (less than an hour on 2 cores)

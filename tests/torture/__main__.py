@@ -3,12 +3,14 @@
     make torture TORTURE_SECONDS=3600     or     python -m tests.torture --seconds 60 --commands build --seed 7
 
 Commands run in forks of this process, which has imported all they need, so that thousands of runs fit into an hour. A
-trial is its seed and its number: ``--first N --trials 1`` does one again.
+trial is its seed and its number: ``--first N --trials 1`` does one again. With ``--jobs J``, J processes do trials at
+the same time, each on inputs of its own, and number theirs from ``--first`` plus a multiple of a million.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import re
@@ -16,10 +18,16 @@ import shutil
 import sys
 import tempfile
 import time
+import traceback
+from collections import Counter
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tests.torture.commands import COMMANDS
+
+if TYPE_CHECKING:
+    from tests.torture.campaign import Campaign
 
 KINDS = {
     "kill": "killed at a random time, or before a random change of a file, up to three times",
@@ -36,7 +44,8 @@ def main() -> int:
     """Run trials till the time is over; return 1 where one found a fault."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seconds", type=float, default=600)
-    parser.add_argument("--trials", type=int, default=10**9, help="at most")
+    parser.add_argument("--trials", type=int, default=10**9, help="of each process, at most")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that do trials at the same time")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="number of the first trial")
     parser.add_argument("--commands", default=",".join(command.name for command in COMMANDS))
@@ -45,28 +54,66 @@ def main() -> int:
     work = Path(tempfile.mkdtemp(prefix="m2kr-torture-"))
     names = options.commands.split(",")
     _prepare(work, names)
-    from tests.torture.campaign import Campaign
-
     began = time.monotonic()
+    tried: Counter[tuple[str, str]] = Counter()
+    faults: list[tuple[str, str, int, str]] = []
     try:
-        campaign = Campaign(work / "work", options.seed, names)
-        print(", ".join(f"{name} {seconds:.1f} s" for name, seconds in campaign.seconds.items()), flush=True)
-        number, told = options.first, 0
-        while number < options.first + options.trials and time.monotonic() - began < options.seconds:
-            campaign.trial(number)
-            number += 1
-            for command, kind, at, fault in campaign.faults[told:]:
-                print(f"trial {at}, {command}, {kind}: {fault}", flush=True)
-            told = len(campaign.faults)
+        jobs = [_start(options, work / f"job{job}", job) for job in range(options.jobs)]
+        for pid, notes in jobs:
+            status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            if status or not notes.is_file():
+                raise RuntimeError(f"a process of trials ended with {status}")
+            found = json.loads(notes.read_text(encoding="utf-8"))
+            tried.update({(command, kind): count for command, kind, count in found["tried"]})
+            faults += [tuple(fault) for fault in found["faults"]]
     finally:
         shutil.rmtree(work, ignore_errors=True)
     minutes = (time.monotonic() - began) / 60
-    text = f"{number - options.first:,} trials of seed {options.seed} in {minutes:.0f} minutes on {_machine()}:\n\n"
-    text += _table(campaign.tried, campaign.faults)
+    machine = f"{os.cpu_count()} cores of {platform.machine()}, {options.jobs} at a time"
+    text = f"{sum(tried.values()):,} trials of seed {options.seed} in {minutes:.0f} minutes on {machine}:\n\n"
+    text += _table(tried, faults)
     print(f"\n{text}")
     if options.report:
         REPORT.write_text(_PLACE.sub(lambda _: f"\n{text}\n", REPORT.read_text(encoding="utf-8")), encoding="utf-8")
-    return 1 if campaign.faults else 0
+    return 1 if faults else 0
+
+
+def _start(options: argparse.Namespace, work: Path, job: int) -> tuple[int, Path]:
+    """Start a process of trials; return its number and the file that will hold what came of them."""
+    notes = work.with_suffix(".json")
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid:
+        return pid, notes
+    code = 1
+    try:
+        campaign = _trials(options, work, options.first + job * 1_000_000)
+        counts = [(command, kind, count) for (command, kind), count in campaign.tried.items()]
+        notes.write_text(json.dumps({"tried": counts, "faults": campaign.faults}), encoding="utf-8")
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
+
+
+def _trials(options: argparse.Namespace, work: Path, first: int) -> Campaign:
+    """Run trials from a number on till the time is over, and tell faults as they are found."""
+    from tests.torture.campaign import Campaign
+
+    began = time.monotonic()
+    os.environ["M2KR_CACHE"] = str(work.with_suffix(".cache"))
+    campaign = Campaign(work, options.seed, options.commands.split(","))
+    print(", ".join(f"{name} {seconds:.1f} s" for name, seconds in campaign.seconds.items()), flush=True)
+    number, told = first, 0
+    while number < first + options.trials and time.monotonic() - began < options.seconds:
+        campaign.trial(number)
+        number += 1
+        for command, kind, at, fault in campaign.faults[told:]:
+            print(f"trial {at}, {command}, {kind}: {fault}", flush=True)
+        told = len(campaign.faults)
+    return campaign
 
 
 def _prepare(work: Path, names: list[str]) -> None:
@@ -76,7 +123,6 @@ def _prepare(work: Path, names: list[str]) -> None:
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_OFFLINE": "1",
-        "M2KR_CACHE": str(work / "cache"),
         "HF_HOME": str(work / "hub"),
         "MPLCONFIGDIR": str(work / "mpl"),
     }
@@ -88,10 +134,6 @@ def _prepare(work: Path, names: list[str]) -> None:
 
     # Numba compiles what ranx computes with at its first use, for seconds.
     metrics._by_ranx([(["p"], ["p"])], [f"{measure.ranx}@5" for measure in metrics.MEASURES if not measure.of_answers])
-
-
-def _machine() -> str:
-    return f"{os.cpu_count()} cores of {platform.machine()}, one at a time"
 
 
 def _table(tried: dict[tuple[str, str], int], faults: list[tuple[str, str, int, str]]) -> str:

@@ -85,7 +85,7 @@ class Campaign:
             ("signal", self._signal, 1),
             ("pair", self._pair, 1),
             ("disk", self._disk, 2),
-            ("damage", self._damage, 8),
+            ("damage", self._damage, 12),
         ]
         command = self.commands[number % len(self.commands)]
         possible = [

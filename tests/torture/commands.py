@@ -111,6 +111,14 @@ COMMANDS = (
         "--top-k 7",
     ),
     Command(
+        "ask",
+        "m2kr.ask",
+        "--model preflmr-vit-b --checkpoint IN/models/preflmr-mini --data IN/data --task OKVQA --question what --out "
+        "OUT --quiet",
+        (*_TABLES, "models/preflmr-mini/*", "models/preflmr-mini/*/*"),
+        imports="m2kr.dataset m2kr.search.exact m2kr.evaluate.encode m2kr.evaluate.task baselines.preflmr.preflmr",
+    ),
+    Command(
         "answer",
         "m2kr.answer.__main__",
         "--reader IN/models/reader-mini --run-dir IN/results/bm25 --data IN/data --images IN/raw --tasks OKVQA "

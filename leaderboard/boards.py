@@ -33,7 +33,7 @@ class Cell:
         pool: digest of queries and passages.
         best: no other ranked figure of its column and pool is better, and there are others.
         tied: the best one is not significantly better; False where that is not known.
-        digitised: read off a plot.
+        status: of a published figure, a key of `leaderboard.published.STATUS`; of a result, "computed".
         title: what is said when a pointer rests on it.
     """
 
@@ -43,7 +43,7 @@ class Cell:
     pool: str
     best: bool
     tied: bool
-    digitised: bool
+    status: str
     title: str
 
 
@@ -88,7 +88,8 @@ class Item:
         name: of the model or reader.
         about: the task or, of a reader, whose passages it was given.
         figures: (measure, percent).
-        source: where they are from.
+        source: where they are from: document and place.
+        status: how they are known, a key of `leaderboard.published.STATUS` or `ANSWER_STATUS`.
         caveat: what has to be known of them.
     """
 
@@ -96,6 +97,7 @@ class Item:
     about: str
     figures: list[tuple[str, float]]
     source: str
+    status: str
     caveat: str
 
 
@@ -239,9 +241,9 @@ def _published_board(block: FigureBlock, table: pd.DataFrame) -> Board:
         quoted = own.assign(
             caveat=own["status"].map(ANSWER_STATUS) + own["caveat"].map(lambda text: text and f"; {text}")
         )
-        return replace(board, items=_items(quoted, ["reader", "passages", "metric", "source", "caveat"]))
+        return replace(board, items=_items(quoted, ["reader", "passages", "metric"]))
     if not block.tabular:
-        return replace(board, items=_items(own, ["model", "task", "source", "caveat"]))
+        return replace(board, items=_items(own, ["model", "task"]))
     leaders = _leaders(own)
     rows = [
         _row(f"{block.key}-{number}", mine, leaders, {}, published_facts(mine))
@@ -251,13 +253,14 @@ def _published_board(block: FigureBlock, table: pd.DataFrame) -> Board:
 
 
 def _items(own: pd.DataFrame, keys: list[str]) -> list[Item]:
-    """Return an item for each model or reader, task or passages, source and caveat, as they come in the file."""
-    return [
-        Item(
-            str(key[0]), str(key[1]), list(zip(mine["metric"], mine["value"], strict=True)), str(key[-2]), str(key[-1])
-        )
-        for key, mine in own.groupby(keys, sort=False)
-    ]
+    """Return an item for each model or reader, task or passages, and way of being known, as they come in the file."""
+    found = []
+    for _, mine in own.groupby([*keys, "source", "place", "status", "caveat"], sort=False):
+        first = mine.iloc[0]
+        figures = list(zip(mine["metric"], mine["value"], strict=True))
+        source = f"{first['source']}, {first['place']}"
+        found.append(Item(first[keys[0]], first[keys[1]], figures, source, first["status"], first["caveat"]))
+    return found
 
 
 def _leaders(figures: pd.DataFrame) -> Leaders:
@@ -273,7 +276,7 @@ def _leaders(figures: pd.DataFrame) -> Leaders:
 def _row(key: str, own: pd.DataFrame, leaders: Leaders, pairs: PairsOf, facts: Facts) -> Row:
     cells = _cells(own, MEASURES, leaders, pairs)
     main = [cell for cell, name in zip(cells, MEASURES, strict=True) if name in MAIN]
-    whole = all(cell is not None and not cell.digitised for cell in main)
+    whole = all(cell is not None and cell.status != "digitised" for cell in main)
     first = own.iloc[0]
     known = own["parameters"].dropna()
     return Row(
@@ -310,7 +313,7 @@ def _cell(figure: Mapping[Any, Any], leaders: Leaders, pairs: PairsOf) -> Cell:
         said.append(f"95 % interval {figure['low']:.2f} to {figure['high']:.2f}")
         said += [*(f"{figure[size]:,} {size}" for size in sizes), f"data {figure['dataset']}"]
     else:
-        said += [STATUS[figure["status"]], figure["source"], figure["caveat"]]
+        said += [STATUS[figure["status"]], f"{figure['source']}, {figure['place']}", figure["caveat"]]
     return Cell(
         value=value,
         low=figure["low"] if own else None,
@@ -318,7 +321,7 @@ def _cell(figure: Mapping[Any, Any], leaders: Leaders, pairs: PairsOf) -> Cell:
         pool=pool,
         best=is_best,
         tied=not is_best and p_value is not None and p_value >= LEVEL,
-        digitised=figure["status"] == "digitised",
+        status=figure["status"],
         title="; ".join(part for part in said if part),
     )
 

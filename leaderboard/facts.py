@@ -21,7 +21,7 @@ _INSTRUCTIONS = {True: "read", False: "not read", None: "unknown"}
 def published_facts(own: pd.DataFrame) -> Facts:
     """Return the sources and caveats of the published figures of one model."""
     facts = [
-        ("Source", "; ".join(own["source"].unique())),
+        ("Source", "; ".join((own["source"] + ", " + own["place"]).unique())),
         ("Status", "; ".join(f"{status}: {STATUS[status]}" for status in own["status"].unique())),
     ]
     for caveat, figures in own[own["caveat"] != ""].groupby("caveat", sort=False):

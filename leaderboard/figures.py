@@ -30,6 +30,7 @@ _TYPES = {
     "marks": "string",
     "status": "string",
     "source": "string",
+    "place": "string",  # where in the source; empty for results
     "caveat": "string",
     "parameters": "Int64",
     "split": "string",
@@ -47,14 +48,14 @@ def _columns(names: str, **others: str) -> dict[str, str]:
 
 
 FIELDS = _columns(
-    "origin group model slug task metric value low high rank ranked pool marks status source caveat parameters split "
-    "queries passages dataset"
+    "origin group model slug task metric value low high rank ranked pool marks status source place caveat "
+    "parameters split queries passages dataset"
 )
 """Columns of the table of retrieval, which is also ``leaderboard.csv``, and their types."""
 
 ANSWER_FIELDS = _columns(
-    "origin group reader passages k combine task metric value low high rank ranked pool marks status source caveat "
-    "split questions questions_without_passages dataset judge",
+    "origin group reader passages k combine task metric value low high rank ranked pool marks status source place "
+    "caveat split questions questions_without_passages dataset judge",
     passages="string",  # none, oracle, or the retriever
 )
 """Columns of the table of answering, which is also ``answers.csv``, and their types."""
@@ -171,6 +172,7 @@ def _common(
         "marks": labels(record.marks, "; "),
         "status": "computed",
         "source": record.source,
+        "place": "",
         "caveat": "",
         "split": record.result["split"],
         "dataset": record.result["dataset"],

@@ -28,8 +28,11 @@ STATUS = {
     "verified": "seen in the source",
     "digitised": "read off a plot",
     "second-hand": "quoted by another work",
+    "superseded": "seen in the source, which other figures replaced since",
 }
-"""What ``status`` can be of a figure of retrieval."""
+"""What ``status`` can be of a figure of retrieval. One that is superseded, or read off a plot, is never ranked."""
+
+_NEVER_RANKED = ("digitised", "superseded")
 
 ANSWER_STATUS = {
     "second-hand": "second-hand: quoted by another work",
@@ -75,7 +78,15 @@ BLOCKS = {
             "encn",
             "Published: English and Chinese model, English tasks",
             "Another text encoder, trained on English and Chinese. IGLUE and Pseudo Recall were not reported. The code "
-            "that gave these figures counts passages' padding: --option padding_mask=official repeats that.",
+            "that gave these figures counts passages' padding: --option padding_mask=official repeats that. In the "
+            "same table, the row of PreFLMR_ViT-L has Pseudo Recall of EVQA, OKVQA and Infoseek under the name Recall.",
+        ),
+        FigureBlock(
+            "m2kr-cn",
+            "Published: English and Chinese model, M2KR-CN",
+            "Another benchmark: the tasks translated to Chinese by a language model. WIT has 512 queries and some "
+            "4,000 passages there, MSMARCO 300 and some 5,340, of another translation; the other tasks are as large as "
+            "here. Not ranked.",
         ),
         FigureBlock(
             "ret-m2kr",
@@ -85,6 +96,12 @@ BLOCKS = {
         ),
         FigureBlock("fine-tuned", "Published: trained on one task", "Not ranked.", tabular=False),
         FigureBlock("reruns", "Published: reruns by others", "Reported in public threads. Not ranked.", tabular=False),
+        FigureBlock(
+            "superseded",
+            "Published: superseded",
+            "Figures that their authors replaced; here, so that one who finds them elsewhere knows. Not ranked.",
+            tabular=False,
+        ),
     )
 }
 """Blocks of published figures of retrieval, in the order they are shown."""
@@ -105,8 +122,8 @@ class FigureFile:
 
     Attributes:
         path: the file.
-        columns: its columns. ``value`` is in percent, ``ranked`` yes or no, ``parameters`` a count or empty, and
-            ``passages``, which a reader was given, a retriever or "none".
+        columns: its columns. ``value`` is in percent, ``source`` a document and ``place`` where in it, ``ranked`` yes
+            or no, ``parameters`` a count or empty, and ``passages``, which a reader was given, a retriever or "none".
         identity: the columns that together name a figure, which stands once.
         allowed: column -> what can stand in it.
         measures: task -> the measures known of it, as a regular expression.
@@ -123,7 +140,9 @@ _HERE = Path(__file__).parent
 
 RETRIEVAL = FigureFile(
     _HERE / "published.csv",
-    columns=("model", "task", "metric", "value", "block", "source", "status", "ranked", "parameters", "caveat"),
+    columns=(
+        *("model", "task", "metric", "value", "block", "source", "place", "status", "ranked", "parameters", "caveat"),
+    ),
     identity=("model", "task", "metric", "block"),
     allowed={"block": BLOCKS, "status": STATUS, "ranked": ("yes", "no")},
     measures={key: r"P?Recall@[1-9]\d*" for key, task in TASKS.items() if task.metrics},
@@ -131,7 +150,7 @@ RETRIEVAL = FigureFile(
 
 ANSWERING = FigureFile(
     _HERE / "published_answers.csv",
-    columns=("reader", "passages", "task", "metric", "value", "source", "status", "caveat"),
+    columns=("reader", "passages", "task", "metric", "value", "source", "place", "status", "caveat"),
     identity=("reader", "passages", "task", "metric"),
     allowed={"status": ANSWER_STATUS},
     measures={task: "|".join(name for names in choices for name in names) for task, choices in ANSWER_MEASURES.items()},
@@ -146,7 +165,7 @@ def read_published(file: FigureFile = RETRIEVAL) -> pd.DataFrame:
 
     Raises:
         M2KRError: the file lacks a column, or a row has an unknown task, measure, block or status, no percentage, no
-            source or other name, or stands twice.
+            source, place or other name, is ranked though it was replaced or read off a plot, or stands twice.
     """
     import pandas as pd
 
@@ -171,8 +190,10 @@ def _problem(file: FigureFile, row: Mapping[Any, str]) -> str | None:
             return f"{column} is {row[column]!r}, not one of {', '.join(known)}"
     if not re.fullmatch(file.measures[row["task"]], row["metric"]):
         return f"{row['metric']!r} is no measure of {row['task']}"
-    if empty := [column for column in (*file.identity, "source") if not row[column].strip()]:
+    if empty := [column for column in (*file.identity, "source", "place") if not row[column].strip()]:
         return f"it has no {empty[0]}"
+    if row.get("ranked") == "yes" and row["status"] in _NEVER_RANKED:
+        return f"it is ranked, and {row['status']}"
     try:
         possible = 0 <= float(row["value"]) <= 100
     except ValueError:

@@ -122,17 +122,23 @@ def test_a_text_only_task_is_shown_with_those_without_images(make, boards):
 
 def test_published_blocks_are_boards_of_their_own(boards):
     found = boards()
-    assert list(found) == ["official", "paper-era", "encn", "ret-m2kr", "fine-tuned", "reruns"]
+    published = ["official", "paper-era", "encn", "m2kr-cn", "ret-m2kr", "fine-tuned", "reruns", "superseded"]
+    assert list(found) == published
     official = {row.name: row for row in found["official"].rows}
     figures = [61.9, 71.8, 41.9, 78.3, 64.3, 72.6, 30.2, 39.2, 62.5]
     assert official["PreFLMR_ViT-G"].mean == pytest.approx(np.mean(figures))
     assert not any(row.mean for row in found["paper-era"].rows)
     plot = next(row for row in found["paper-era"].rows if "ViT-H" in row.name)
-    assert all(cell.digitised for cell in plot.cells if cell)
+    assert all(cell.status == "digitised" for cell in plot.cells if cell)
     assert not any(cell.best for cell in plot.cells if cell)
     assert not found["encn"].rows[0].ranked
-    assert dict(official["PreFLMR_ViT-L"].facts)["Source"] == "LinWeizheDragon/FLMR@be4b748 README.md"
+    assert dict(official["PreFLMR_ViT-L"].facts)["Source"] == (
+        "LinWeizheDragon/FLMR@be4b748 README.md, first table of results, lines 46 to 50"
+    )
     assert found["reruns"].items
+    replaced = found["superseded"].items
+    assert {item.status for item in replaced} == {"superseded"}
+    assert ("LLaVA", [("Recall@5", 50.9)]) in [(item.about, item.figures) for item in replaced]
 
 
 def test_a_figure_as_good_as_the_best_is_marked(make, boards, records):

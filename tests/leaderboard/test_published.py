@@ -60,6 +60,42 @@ def test_figures_read_off_a_plot_are_marked_and_not_ranked():
     assert digitised["caveat"].str.contains("read off").all()
 
 
+def test_every_figure_names_document_and_place_and_statuses_are_counted():
+    figures, answers = read_published(), read_published(ANSWERING)
+    assert figures["status"].value_counts().to_dict() == {"verified": 172, "superseded": 24, "digitised": 11}
+    assert answers["status"].value_counts().to_dict() == {"copy": 15, "second-hand": 7}
+    document = r"\w[\w-]+/[\w-]+@[0-9a-f]{7} [\w/.-]+\.(md|jpg|json)|github\.com/[\w-]+/[\w-]+/issues/\d+"
+    assert figures["source"].str.fullmatch(document).all()
+    places = (
+        r"(first |second )?table of .+|axis [\w-]+|(description|(user|author)'s comment), 20\d\d-\d\d-\d\d|n_with_gt.+"
+    )
+    assert figures["place"].str.fullmatch(places).all()
+    assert set(answers["source"] + ", " + answers["place"]) == {"MMKB-RAG, Table 6"}
+
+
+def test_superseded_figures_are_those_of_the_first_list_and_none_is_ranked():
+    frame = read_published()
+    replaced = frame[frame["status"] == "superseded"]
+    assert set(replaced["block"]) == {"superseded"} == set(frame.loc[frame["block"] == "superseded", "status"])
+    assert not replaced["ranked"].any()
+    tasks = ["WIT", "LLaVA", "OVEN", "KVQA", "IGLUE", "Infoseek", "EVQA", "OKVQA"]
+    found = {size: mine.set_index("task")["value"] for size, mine in replaced.groupby(replaced["model"].str[12])}
+    assert {size: mine[tasks].to_list() for size, mine in found.items()} == {
+        "B": [34.2, 50.9, 46.1, 28.9, 60.5, 42.5, 32.7, 46.5],
+        "L": [49.6, 51.2, 54.8, 40.5, 69.5, 48.7, 45.0, 50.9],
+        "G": [49.5, 51.8, 59.6, 38.7, 69.3, 50.9, 42.4, 52.1],
+    }
+
+
+def test_chinese_tasks_are_a_block_of_their_own():
+    frame = read_published()
+    chinese = frame[frame["block"] == "m2kr-cn"]
+    assert not chinese["ranked"].any()
+    assert "512 queries" in BLOCKS["m2kr-cn"].note
+    assert figure("PreFLMR_ViT-L_ENCN", "WIT", "Recall@10", "m2kr-cn")["value"] == 83.4
+    assert figure("PreFLMR_ViT-L_ENCN", "WIT", "Recall@10", "encn")["value"] == 60.8
+
+
 def test_only_blocks_measured_alike_are_ranked():
     frame = read_published()
     assert set(frame.loc[frame["ranked"], "block"]) == {"official", "paper-era", "ret-m2kr"}
@@ -74,7 +110,10 @@ def test_every_figure_is_one_of_the_notes():
             metric = row["metric"].replace("R@", "Recall@")
             known.add((row["task"].replace("E-VQA", "EVQA"), metric, float(row["value"])))
     frame = read_published()
-    assert set(frame[["task", "metric", "value"]].itertuples(index=False, name=None)) <= known
+    chinese = frame["block"] == "m2kr-cn"
+    named = frame.assign(task=frame["task"].where(~chinese, frame["task"] + "_CN"))[frame["status"] != "superseded"]
+    assert set(named[["task", "metric", "value"]].itertuples(index=False, name=None)) <= known
+    assert chinese.sum() == sum("_CN" in row["task"] for row in notes()) == 16
     official = [row for row in notes() if row["source"].endswith("FLMR@be4b748 README.md") and "_CN" not in row["task"]]
     official = [row for row in official if "fine-tuned" not in row["model"]]
     assert len(official) == (frame["block"] == "official").sum() == 36
@@ -114,8 +153,8 @@ def test_every_published_answer_is_one_of_the_notes_and_none_is_left_out():
 
 
 GOOD = {
-    "published.csv": ("m", "OKVQA", "Recall@5", "1.0", "official", "s", "verified", "yes", "", ""),
-    "published_answers.csv": ("r", "none", "OKVQA", "VQA", "1.0", "s", "copy", ""),
+    "published.csv": ("m", "OKVQA", "Recall@5", "1.0", "official", "s", "p", "verified", "yes", "", ""),
+    "published_answers.csv": ("r", "none", "OKVQA", "VQA", "1.0", "s", "p", "copy", ""),
 }
 
 
@@ -126,7 +165,11 @@ GOOD = {
         (RETRIEVAL, {"value": "much"}, "'much', which is no percentage"),
         (RETRIEVAL, {"value": "120"}, "'120', which is no percentage"),
         (RETRIEVAL, {"source": " "}, "no source"),
+        (RETRIEVAL, {"place": ""}, "no place"),
+        (ANSWERING, {"place": " "}, "no place"),
         (RETRIEVAL, {"status": "seen"}, "status is 'seen'"),
+        (RETRIEVAL, {"status": "superseded"}, "ranked, and superseded"),
+        (RETRIEVAL, {"status": "digitised"}, "ranked, and digitised"),
         (RETRIEVAL, {"block": "mine"}, "block is 'mine'"),
         (RETRIEVAL, {"ranked": "maybe"}, "ranked is 'maybe'"),
         (RETRIEVAL, {"metric": "accuracy"}, "'accuracy' is no measure of OKVQA"),

@@ -126,6 +126,9 @@ class Note:
                 self.save(rows=row, of=count, seconds=self.seconds + now - start, memory=memory)
                 start = now
                 bar.update(len(rows))
+        if count and (self.rows, self.facts.get("of")) != (row, count):
+            # The work knew better: a kill came after its last rows were made, and before they were noted.
+            self.save(rows=row, of=count, seconds=self.seconds, memory=self.memory)
 
 
 def claim(note: Path, settings: dict[str, Any], what: str) -> None:

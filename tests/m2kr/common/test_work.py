@@ -64,6 +64,14 @@ def test_chunks_begin_at_multiples_of_their_size(tmp_path):
     assert done == [range(6, 8), range(8, 11)]
 
 
+def test_rows_that_were_made_and_not_noted_are_noted(tmp_path):
+    done = []
+    path = tmp_path / "note.json"
+    Note(path, "a").in_chunks(done.append, 11, 4, "make", first=11)  # a kill came between the last rows and their note
+    note = Note(path, "a")
+    assert (done, note.rows, note.facts["of"]) == ([], 11, 11)
+
+
 def test_a_folder_is_claimed_for_settings(tmp_path):
     note = tmp_path / "run" / "run.json"
     claim(note, {"seed": 1, "data": "x"}, "run")

@@ -4,101 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from leaderboard.facts import Facts, answer_facts, published_facts, run_facts
+from leaderboard.facts import answer_facts
 from leaderboard.marks import MARKS, fewest_first, labels
-from leaderboard.measures import ANSWER_MEASURES, COMPARED, MAIN, MEASURES, short
-from leaderboard.published import ANSWER_BLOCK, ANSWER_STATUS, BLOCKS, STATUS, FigureBlock
+from leaderboard.measures import ANSWER_MEASURES, COMPARED, MEASURES
+from leaderboard.published import ANSWER_BLOCK, ANSWER_STATUS, BLOCKS, FigureBlock
 from leaderboard.records import AnswerRecord, Record, RunRecord, models_of
-from leaderboard.significance import LEVEL, Pairs
+from leaderboard.rows import (
+    HitsOf,
+    Item,
+    PairsOf,
+    Row,
+    cells_of,
+    items_of,
+    leaders_of,
+    ordered,
+    published_row,
+    run_row,
+    with_standings,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Leaders = Mapping[tuple[str, str, str], tuple[float, str]]
-"""(task, measure, pool) -> the best ranked figure, and the slug of its model."""
-
-PairsOf = Mapping[tuple[str, str], Pairs]
-"""(pool, measure) -> p-values between models."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One figure of a board.
-
-    Attributes:
-        value: percent.
-        low, high: its interval, or None.
-        pool: digest of queries and passages.
-        best: no other ranked figure of its column and pool is better, and there are others.
-        tied: the best one is not significantly better; False where that is not known.
-        status: of a published figure, a key of `leaderboard.published.STATUS`; of a result, "computed".
-        title: what is said when a pointer rests on it.
-    """
-
-    value: float
-    low: float | None
-    high: float | None
-    pool: str
-    best: bool
-    tied: bool
-    status: str
-    title: str
-
-
-@dataclass(frozen=True)
-class Row:
-    """One model, or one result of answering.
-
-    Attributes:
-        key: unique in the board.
-        name: of the model or reader.
-        label: tells it from others of the same name.
-        slug: names the page of the model, or is empty.
-        cells: one for each column; None where there is no figure.
-        ranked: whether its figures are.
-        facts: source, caveats, settings.
-        parameters: their number, or None.
-        mean: of the main measures, percent; None unless all are there and of the usual kind.
-        answer: of answering, the result.
-        run: of answering, that of the passages, where it is one of the results.
-        aside: what sets that run apart and not the answers, such as "without images"; mostly empty.
-    """
-
-    key: str
-    name: str
-    label: str
-    slug: str
-    cells: list[Cell | None]
-    ranked: bool
-    facts: Facts
-    parameters: int | None = None
-    mean: float | None = None
-    answer: AnswerRecord | None = None
-    run: RunRecord | None = None
-    aside: str = ""
-
-
-@dataclass(frozen=True)
-class Item:
-    """Published figures of one model or reader, in no column of a board.
-
-    Attributes:
-        name: of the model or reader.
-        about: the task or, of a reader, whose passages it was given.
-        figures: (measure, percent).
-        source: where they are from: document and place.
-        status: how they are known, a key of `leaderboard.published.STATUS` or `ANSWER_STATUS`.
-        caveat: what has to be known of them.
-    """
-
-    name: str
-    about: str
-    figures: list[tuple[str, float]]
-    source: str
-    status: str
-    caveat: str
 
 
 @dataclass(frozen=True)
@@ -110,6 +38,7 @@ class Board:
         title: heading.
         note: what sets it apart.
         own: whether its figures are of result files.
+        benchmark: whose queries and passages they are of.
         columns: (task, measure) of each cell of a row.
         rows: empty where ``items`` are used.
         items: figures that are in no column of a board.
@@ -119,6 +48,7 @@ class Board:
     title: str
     note: str
     own: bool
+    benchmark: str = "M2KR"
     columns: list[tuple[str, str]] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     items: list[Item] = field(default_factory=list)
@@ -128,16 +58,24 @@ class Board:
         """Whether any row has a mean."""
         return any(row.mean is not None for row in self.rows)
 
+    @property
+    def rank_ends(self) -> bool:
+        """Whether mean ranks have intervals."""
+        return any(row.standing and row.standing.rank_ends for row in self.rows)
 
-def run_boards(records: Sequence[RunRecord], table: pd.DataFrame, pairs: PairsOf | None = None) -> list[Board]:
+
+def run_boards(
+    records: Sequence[RunRecord], table: pd.DataFrame, pairs: PairsOf | None = None, hits: HitsOf | None = None
+) -> list[Board]:
     """Return the boards of retrieval: plain runs, the official figures, runs that are set apart, other published ones.
 
     Args:
         records: results, marked.
         table: their figures and the published ones, as `leaderboard.figures.run_figures` gives them.
         pairs: p-values between models, where runs could be looked into.
+        hits: what the queries gave, likewise.
     """
-    own = [_run_board(marks, records, table, pairs or {}) for marks in _sets_of_marks(records)]
+    own = [_run_board(marks, records, table, pairs or {}, hits or {}) for marks in _sets_of_marks(records)]
     return _arranged(own, [_published_board(block, table) for block in BLOCKS.values()])
 
 
@@ -174,7 +112,9 @@ def _arranged(own: list[Board], published: list[Board]) -> list[Board]:
     return [board for board in (*plain, *published[:1], *apart, *published[1:]) if board.rows or board.items]
 
 
-def _run_board(marks: tuple[str, ...], records: Sequence[RunRecord], table: pd.DataFrame, pairs: PairsOf) -> Board:
+def _run_board(
+    marks: tuple[str, ...], records: Sequence[RunRecord], table: pd.DataFrame, pairs: PairsOf, hits: HitsOf
+) -> Board:
     there = {record.slug: record.group for record in records if record.marks == marks}
     group = next(iter(there.values()))
     notes = [MARKS[mark].note for mark in marks] or ["Exact search on the whole test split of each task."]
@@ -186,17 +126,18 @@ def _run_board(marks: tuple[str, ...], records: Sequence[RunRecord], table: pd.D
         same = (table["group"] == with_images) & table["task"].isin(text_only) & table["slug"].isin(there)
         figures = table[table.index.isin(figures.index) | same]
         notes.append("Tasks without pictures are shown all the same.")
-    leaders = _leaders(figures)
+    leaders = leaders_of(figures)
     rows = [
-        _row(model.slug, figures[figures["slug"] == model.slug], leaders, pairs, run_facts(model, marks))
+        run_row(model, marks, figures[figures["slug"] == model.slug], leaders, pairs)
         for model in models_of(records)
         if model.slug in there
     ]
     pools = [{cell.pool for row in rows if (cell := row.cells[place])} for place in range(len(MEASURES))]
-    if any(len(pool) > 1 for pool in pools):
-        rows = [replace(row, mean=None) for row in rows]  # an order by mean would compare what cannot be compared
+    if any(len(pool) > 1 for pool in pools):  # an order by mean would compare what cannot be compared
         notes.append("A column is ranked only among rows of the same queries and passages, and no mean is taken.")
-    return Board(group, _title(marks), " ".join(notes), True, MEASURES, _ordered(rows))
+    else:
+        rows = with_standings(rows, hits)
+    return Board(group, _title(marks), " ".join(notes), True, columns=MEASURES, rows=ordered(rows))
 
 
 def _answer_board(answers: Sequence[AnswerRecord], table: pd.DataFrame, run_of: Mapping[str, RunRecord]) -> Board:
@@ -209,7 +150,7 @@ def _answer_board(answers: Sequence[AnswerRecord], table: pd.DataFrame, run_of: 
         notes.append("A column is ranked only among results of the same questions, and BEM of one judge.")
     if judges := sorted({str(record.result["bem"]["checkpoint"]) for record in answers if record.result["bem"]}):
         notes.append(f"BEM was judged by {', '.join(judges)}, not by the official TensorFlow weights.")
-    leaders = _leaders(figures)
+    leaders = leaders_of(figures)
     rows = []
     for number, record in enumerate(answers, start=1):
         run = run_of.get(record.result["run_sha256"] or "")
@@ -219,7 +160,7 @@ def _answer_board(answers: Sequence[AnswerRecord], table: pd.DataFrame, run_of: 
                 name=record.result["reader"],
                 label=f"{record.result['reader']}, passages: {record.passages}",
                 slug="",
-                cells=_cells(figures[figures["source"] == record.source], columns, leaders, {}),
+                cells=cells_of(figures[figures["source"] == record.source], columns, leaders, {}),
                 ranked=record.result["source"] != "oracle",
                 facts=answer_facts(record, run),
                 answer=record,
@@ -227,7 +168,7 @@ def _answer_board(answers: Sequence[AnswerRecord], table: pd.DataFrame, run_of: 
                 aside=labels(mark for mark in (run.marks if run else ()) if mark not in marks),
             )
         )
-    return Board(answers[0].group, _title(marks), " ".join(notes), True, columns, rows)
+    return Board(answers[0].group, _title(marks), " ".join(notes), True, columns=columns, rows=rows)
 
 
 def _title(marks: tuple[str, ...]) -> str:
@@ -236,104 +177,17 @@ def _title(marks: tuple[str, ...]) -> str:
 
 def _published_board(block: FigureBlock, table: pd.DataFrame) -> Board:
     own = table[(table["origin"] == "published") & (table["group"] == block.key)]
-    board = Board(block.key, block.title, block.note, False)
+    board = Board(block.key, block.title, block.note, False, block.benchmark)
     if block is ANSWER_BLOCK:
         quoted = own.assign(
             caveat=own["status"].map(ANSWER_STATUS) + own["caveat"].map(lambda text: text and f"; {text}")
         )
-        return replace(board, items=_items(quoted, ["reader", "passages", "metric"]))
+        return replace(board, items=items_of(quoted, ["reader", "passages", "metric"]))
     if not block.tabular:
-        return replace(board, items=_items(own, ["model", "task"]))
-    leaders = _leaders(own)
+        return replace(board, items=items_of(own, ["model", "task"]))
+    leaders = leaders_of(own)
     rows = [
-        _row(f"{block.key}-{number}", mine, leaders, {}, published_facts(mine))
+        published_row(f"{block.key}-{number}", block, mine, leaders)
         for number, (_, mine) in enumerate(own.groupby("model", sort=False))
     ]
-    return replace(board, columns=MEASURES, rows=_ordered(rows))
-
-
-def _items(own: pd.DataFrame, keys: list[str]) -> list[Item]:
-    """Return an item for each model or reader, task or passages, and way of being known, as they come in the file."""
-    found = []
-    for _, mine in own.groupby([*keys, "source", "place", "status", "caveat"], sort=False):
-        first = mine.iloc[0]
-        figures = list(zip(mine["metric"], mine["value"], strict=True))
-        source = f"{first['source']}, {first['place']}"
-        found.append(Item(first[keys[0]], first[keys[1]], figures, source, first["status"], first["caveat"]))
-    return found
-
-
-def _leaders(figures: pd.DataFrame) -> Leaders:
-    """Return the leaders of each column and pool; not where there is only one ranked figure."""
-    found = {}
-    for (task, metric, pool), group in figures[figures["ranked"]].groupby(["task", "metric", "pool"]):
-        if len(group) > 1:
-            first = group.iloc[int(group["value"].argmax())]
-            found[str(task), str(metric), str(pool)] = float(first["value"]), str(first.get("slug", ""))
-    return found
-
-
-def _row(key: str, own: pd.DataFrame, leaders: Leaders, pairs: PairsOf, facts: Facts) -> Row:
-    cells = _cells(own, MEASURES, leaders, pairs)
-    main = [cell for cell, name in zip(cells, MEASURES, strict=True) if name in MAIN]
-    whole = all(cell is not None and cell.status != "digitised" for cell in main)
-    first = own.iloc[0]
-    known = own["parameters"].dropna()
-    return Row(
-        key=key,
-        name=first["model"],
-        label=first["model"],
-        slug=first["slug"],
-        cells=cells,
-        ranked=bool(own["ranked"].any()),
-        facts=facts,
-        parameters=int(known.iloc[0]) if len(known) else None,
-        mean=sum(cell.value for cell in main if cell) / len(main) if whole else None,
-    )
-
-
-def _cells(
-    own: pd.DataFrame, columns: Sequence[tuple[str, str]], leaders: Leaders, pairs: PairsOf
-) -> list[Cell | None]:
-    figures = own.drop_duplicates(["task", "metric"]).to_dict("records")
-    found = {(figure["task"], figure["metric"]): _cell(figure, leaders, pairs) for figure in figures}
-    return [found.get(column) for column in columns]
-
-
-def _cell(figure: Mapping[Any, Any], leaders: Leaders, pairs: PairsOf) -> Cell:
-    metric, pool, value = figure["metric"], figure["pool"], figure["value"]
-    best, leader = leaders.get((figure["task"], metric, pool), (None, ""))
-    is_best = bool(figure["ranked"] and value == best)
-    known = pairs.get((pool, metric))
-    p_value = known.p(figure["slug"], leader) if known and leader else None
-    own = figure["origin"] == "run"
-    said = [f"{figure['task']} {short(metric)} {value:.2f} %"]
-    if own:
-        sizes = ("questions",) if "questions" in figure else ("queries", "passages")
-        said.append(f"95 % interval {figure['low']:.2f} to {figure['high']:.2f}")
-        said += [*(f"{figure[size]:,} {size}" for size in sizes), f"data {figure['dataset']}"]
-    else:
-        said += [STATUS[figure["status"]], f"{figure['source']}, {figure['place']}", figure["caveat"]]
-    return Cell(
-        value=value,
-        low=figure["low"] if own else None,
-        high=figure["high"] if own else None,
-        pool=pool,
-        best=is_best,
-        tied=not is_best and p_value is not None and p_value >= LEVEL,
-        status=figure["status"],
-        title="; ".join(part for part in said if part),
-    )
-
-
-def _ordered(rows: Iterable[Row]) -> list[Row]:
-    """Order rows by mean; those without one follow, those with more figures first, else as they came."""
-    return sorted(
-        rows,
-        key=lambda row: (
-            row.mean is None,
-            -(row.mean or 0.0),
-            not row.ranked,
-            -sum(cell is not None for cell in row.cells),
-        ),
-    )
+    return replace(board, columns=MEASURES, rows=ordered(with_standings(rows, {})))

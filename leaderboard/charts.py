@@ -1,8 +1,9 @@
-"""Which figures the site draws: radar charts, figures against parameters, and measures against the cut-off."""
+"""Which figures the site draws: radar charts, figures against sizes of models, and measures against the cut-off."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
@@ -11,6 +12,7 @@ from leaderboard import plots
 from leaderboard.boards import Board
 from leaderboard.figures import interval
 from leaderboard.measures import COMPARED, MEASURES, short
+from leaderboard.models import ModelFacts
 from leaderboard.records import RunRecord
 from m2kr.common.files import safe_name
 
@@ -52,40 +54,112 @@ def radar_page(boards: Sequence[Board]) -> dict[str, Any]:
     return {"title": "Radar charts", "intro": intro, "figures": figures, "wide": len(figures) == 1}
 
 
-def parameters_page(boards: Sequence[Board]) -> dict[str, Any]:
-    """Return what the page of figures against parameters shows: boards with models whose size is known.
+@dataclass(frozen=True)
+class SizePage:
+    """A page of figures against a size of the models.
 
-    Runs on the published data are drawn with the published figures; each group of runs that is set apart, alone.
+    Attributes:
+        axis: what they are drawn against.
+        size: of a model; None, or 0, where there is none.
+        title: heading.
+        intro: what has to be known of the size.
+        key: begins the names of its plots.
     """
-    together = [board for board in boards if not board.own or board.key == "run"]
-    apart = [board for board in boards if board.own and board.key != "run"]
+
+    axis: plots.SizeAxis
+    size: Callable[[ModelFacts], int | None]
+    title: str
+    intro: str
+    key: str
+
+
+SIZE_PAGES = {
+    "parameters.html": SizePage(
+        plots.PARAMETERS,
+        lambda about: about.parameters,
+        "Figures against parameters",
+        "Models whose number of parameters is known, on a logarithmic scale; each plot has its own range of percent, "
+        "ten points at least. Sources disagree on PreFLMR ViT-G: 2.1 B in the model list, 1.96 B in the article.",
+        "size",
+    ),
+    "storage.html": SizePage(
+        plots.PASSAGE_BYTES,
+        lambda about: about.passage_bytes,
+        "Figures against bytes a passage",
+        "What a passage takes at most, on a logarithmic scale: the vectors it can have, their numbers in half "
+        "precision. A short passage takes less where each of its words has a vector, and a store of 8 bits half of it.",
+        "bytes",
+    ),
+}
+"""The pages of figures against a size, by their file."""
+
+_FRONT = (
+    " A ring marks the front: no other model of the series, ranked ones only, is as small or smaller and has a higher "
+    "figure, or a smaller one and has as high a figure; the dotted line is its steps."
+)
+
+
+def size_page(page: SizePage, boards: Sequence[Board]) -> dict[str, Any]:
+    """Return what a page of figures against a size shows: boards with models whose size is known.
+
+    Runs on the published data are drawn with the figures published of them; each group of runs that is set apart, and
+    figures published of another benchmark, alone.
+    """
+    here = [board for board in boards if (board.key == "run" if board.own else board.benchmark == "M2KR")]
+    apart = [board for board in boards if board not in here]
     figures = []
-    for number, group in enumerate(([together] if together else []) + [[board] for board in apart]):
+    for number, group in enumerate(([here] if here else []) + [[board] for board in apart]):
         panels: dict[str, list[tuple[str, list[tuple[str, float, float]]]]] = {}
+        fronts: dict[str, dict[str, set[str]]] = {}
         for place, (task, metric) in enumerate(MEASURES):
+            panel = f"{task} {short(metric)}"
             for board in group:
-                points = [
-                    (row.name, float(row.parameters), cell.value)
-                    for row in board.rows
-                    if row.parameters and (cell := row.cells[place])
+                sizes = [(row, page.size(row.about), row.cells[place]) for row in board.rows]
+                points = [(row.name, float(size), cell.value) for row, size, cell in sizes if size and cell]
+                ranked = [
+                    (row.name, float(size), cell.value) for row, size, cell in sizes if size and cell and row.ranked
                 ]
                 if points:
-                    panels.setdefault(f"{task} {short(metric)}", []).append((board.title, points))
-        if not panels:
-            continue
+                    panels.setdefault(panel, []).append((board.title, points))
+                    fronts.setdefault(panel, {})[board.title] = front(ranked)
+        several = any(len(points) > 1 for series in panels.values() for _, points in series)
+        if not panels or not (several or group is here or group[0].own):
+            continue  # of another benchmark, one model alone shows nothing
         labels = list(dict.fromkeys(label for series in panels.values() for label, _ in series))
         joined = {board.title for board in group if not board.own}
         drawings = [
-            plots.against_parameters(series, styles=labels, joined=joined, title=panel, name=f"size-{number}-{place}")
+            plots.against_size(
+                page.axis,
+                series,
+                styles=labels,
+                joined=joined,
+                fronts=fronts[panel],
+                title=panel,
+                name=f"{page.key}-{number}-{place}",
+            )
             for place, (panel, series) in enumerate(panels.items())
         ]
-        title, note = ("Figures on the published data", "") if group is together else (group[0].title, group[0].note)
-        figures.append(_figure(title, note, drawings, labels, f"sizes-{number}", joined))
-    intro = (
-        "Models whose number of parameters is known, on a logarithmic scale; each plot has its own range of percent, "
-        "ten points at least. Sources disagree on PreFLMR ViT-G: 2.1 B in the model list, 1.96 B in the article."
-    )
-    return {"title": "Figures against parameters", "intro": intro, "figures": figures, "wide": True}
+        title, note = ("Figures on the published data", "") if group is here else (group[0].title, group[0].note)
+        figures.append(_figure(title, note, drawings, labels, f"{page.key}s-{number}", joined))
+    return {"title": page.title, "intro": page.intro + _FRONT, "figures": figures, "wide": True}
+
+
+def front(points: Sequence[tuple[str, float, float]]) -> set[str]:
+    """Return the models that no other dominates; none where there is only one.
+
+    Args:
+        points: (model, size, percent): small sizes and high figures are good.
+    """
+    if len(points) < 2:
+        return set()
+    return {
+        model
+        for model, size, value in points
+        if not any(
+            other_size <= size and other >= value and (other_size, other) != (size, value)
+            for _, other_size, other in points
+        )
+    }
 
 
 def _figure(

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from leaderboard.measures import short
+from leaderboard.models import ModelFacts
 from leaderboard.published import STATUS
 from leaderboard.records import AnswerRecord, Model, RunRecord
 
@@ -16,6 +17,20 @@ Facts = list[tuple[str, str]]
 """(what, value)."""
 
 _INSTRUCTIONS = {True: "read", False: "not read", None: "unknown"}
+
+
+def model_facts(about: ModelFacts) -> Facts:
+    """Return what is known of a model, and where that can be looked up; nothing where nothing is known."""
+    if not about.source:
+        return []
+    trained: dict[str, list[str]] = {}
+    for task, answer in about.trained:
+        trained.setdefault(answer, []).append(task)
+    said = [f"{answer}: {', '.join(tasks)}" for answer, tasks in trained.items()]
+    return [
+        ("Trained on", "; ".join([*said, about.trained_source]).removesuffix("; ")),
+        ("Size, licence, year and vectors", about.source),
+    ]
 
 
 def published_facts(own: pd.DataFrame) -> Facts:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
@@ -89,20 +90,46 @@ def radar(axes: Sequence[str], series: Sequence[Series], *, title: str, name: st
         return _finish(figure, title, _readable(axes, series), name)
 
 
-def against_parameters(
+@dataclass(frozen=True)
+class SizeAxis:
+    """What figures are drawn against, on a logarithmic scale.
+
+    Attributes:
+        what: parameters, or bytes a passage.
+        units: (factor, sign) of the labels, from the largest.
+    """
+
+    what: str
+    units: tuple[tuple[float, str], ...]
+
+    def label(self, size: float) -> str:
+        """Return a size as its axis has it."""
+        factor, sign = next((unit for unit in self.units if size >= unit[0]), self.units[-1])
+        return f"{size / factor:g} {sign}".rstrip()
+
+
+PARAMETERS = SizeAxis("parameters", ((1e9, "B"), (1e6, "M")))
+PASSAGE_BYTES = SizeAxis("bytes a passage", ((1e6, "MB"), (1e3, "kB"), (1, "B")))
+
+
+def against_size(
+    axis: SizeAxis,
     series: Sequence[tuple[str, Sequence[tuple[str, float, float]]]],
     *,
     styles: Sequence[str],
     joined: Collection[str],
+    fronts: Mapping[str, Collection[str]],
     title: str,
     name: str,
 ) -> Markup:
-    """Return a measure against the number of parameters, on a logarithmic scale.
+    """Return a measure against a size of the models, on a logarithmic scale.
 
     Args:
-        series: each a name and (model, parameters, percent).
+        axis: the size.
+        series: each a name and (model, size, percent).
         styles: names of all series of all plots of the page; a series looks alike in each.
         joined: names of series that are one family of models, which a line joins.
+        fronts: series -> its models that no other of it beats with as small a size; each gets a ring.
         title: what is measured; stands above the plot.
         name: unique in the page.
     """
@@ -116,18 +143,39 @@ def against_parameters(
             sizes, values = [point[1] for point in ordered], [point[2] for point in ordered]
             plot.plot(sizes, values, gid=f"{_SAID}{label}", **style)
             said.append(f"{label}: " + ", ".join(f"{model} {value:.1f}" for model, _, value in ordered))
+            front = [point for point in ordered if point[0] in fronts.get(label, ())]
+            if front:
+                _draw_front(plot, front, style["color"], label)
+                said.append(f"Front of {label}: " + ", ".join(model for model, _, _ in front))
         every = [point for _, points in series for point in points]
         low, high = min(point[1] for point in every) / 1.5, max(point[1] for point in every) * 1.5
         plot.set_xscale("log")
         plot.minorticks_off()
         steps = (1, 3) if high / low > 5 else (1, 1.5, 2, 3, 5, 7)
-        marks = [mark * 10.0**power for power in range(5, 12) for mark in steps if low <= mark * 10**power <= high]
+        marks = [mark * 10.0**power for power in range(12) for mark in steps if low <= mark * 10**power <= high]
         marks = marks[:: max(1, -(-len(marks) // 5))]  # more than five would run into each other
-        plot.set_xticks(marks, [f"{mark / 1e9:g} B" if mark >= 1e9 else f"{mark / 1e6:g} M" for mark in marks])
+        plot.set_xticks(marks, [axis.label(mark) for mark in marks])
         plot.set_xlim(low, high)
         plot.set_ylim(*_span([point[2] for point in every]))
         plot.set_title(title, fontsize=10, loc="left")
-        return _finish(figure, f"{title} against parameters", ". ".join(said), name)
+        return _finish(figure, f"{title} against {axis.what}", ". ".join(said), name)
+
+
+def _draw_front(plot: Axes, front: Sequence[tuple[str, float, float]], colour: str, label: str) -> None:
+    """Draw a ring round each model of a front, and the steps between them."""
+    plot.plot(
+        [size for _, size, _ in front],
+        [value for _, _, value in front],
+        drawstyle="steps-post",
+        linewidth=0.8,
+        linestyle=(0, (1, 2)),
+        color=colour,
+        marker="o",
+        markersize=11,
+        markerfacecolor="none",
+        markeredgewidth=1.2,
+        gid=f"{_SAID}front of {label}",
+    )
 
 
 def curve(series: Sequence[tuple[str, Sequence[tuple[int, float, float, float]]]], *, title: str, name: str) -> Markup:

@@ -49,14 +49,20 @@ class FigureBlock:
         key: as in ``published.csv``.
         title: a few words.
         note: what sets it apart.
+        search: how passages were found, as far as it is known.
+        benchmark: whose queries and passages they are of.
         tabular: whether it is shown as a table of models and tasks; else as a list of figures.
     """
 
     key: str
     title: str
     note: str
+    search: str = "unknown"
+    benchmark: str = "M2KR"
     tabular: bool = True
 
+
+_COLBERT = "approximate: ColBERT engine, 8 bits"
 
 BLOCKS = {
     block.key: block
@@ -66,6 +72,7 @@ BLOCKS = {
             "Published: current official figures",
             "Converted PreFLMR checkpoints on the benchmark as it is published today, found by the approximate "
             "search of the ColBERT engine. The reference that a run on the published data compares with.",
+            search=_COLBERT,
         ),
         FigureBlock(
             "paper-era",
@@ -73,6 +80,7 @@ BLOCKS = {
             "Original checkpoints, on the benchmark before June 2024, when OVEN's splits and the instructions were "
             "corrected. For OKVQA, Infoseek and EVQA only Pseudo Recall was reported. Figures of the radar plot are "
             "not ranked; one with ~ was read off the plot.",
+            search="approximate: ColBERT engine",
         ),
         FigureBlock(
             "encn",
@@ -80,6 +88,7 @@ BLOCKS = {
             "Another text encoder, trained on English and Chinese. IGLUE and Pseudo Recall were not reported. The code "
             "that gave these figures counts passages' padding: --option padding_mask=official repeats that. In the "
             "same table, the row of PreFLMR_ViT-L has Pseudo Recall of EVQA, OKVQA and Infoseek under the name Recall.",
+            search=_COLBERT,
         ),
         FigureBlock(
             "m2kr-cn",
@@ -87,12 +96,16 @@ BLOCKS = {
             "Another benchmark: the tasks translated to Chinese by a language model. WIT has 512 queries and some "
             "4,000 passages there, MSMARCO 300 and some 5,340, of another translation; the other tasks are as large as "
             "here. Not ranked.",
+            search=_COLBERT,
+            benchmark="M2KR-CN",
         ),
         FigureBlock(
             "ret-m2kr",
             "Published: ReT on ReT-M2KR",
             "Another benchmark of the same task names: passages of OVEN, Infoseek, EVQA and OKVQA carry pictures, and "
             "MSMARCO is left out.",
+            search=_COLBERT,
+            benchmark="ReT-M2KR",
         ),
         FigureBlock("fine-tuned", "Published: trained on one task", "Not ranked.", tabular=False),
         FigureBlock("reruns", "Published: reruns by others", "Reported in public threads. Not ranked.", tabular=False),

@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from leaderboard.boards import PairsOf, answer_boards, run_boards
-from leaderboard.charts import curve, parameters_page, radar_page
+from leaderboard.boards import answer_boards, run_boards
+from leaderboard.charts import SIZE_PAGES, curve, radar_page, size_page
 from leaderboard.explorer import Exploration, explore
 from leaderboard.figures import answer_figures, run_figures
 from leaderboard.marks import MARKS, usual_data
 from leaderboard.measures import ANSWER_NOTES, COMPARED, short
 from leaderboard.published import ANSWER_STATUS, ANSWERING, BLOCKS, STATUS, read_published
 from leaderboard.records import Model, RunRecord, models_of, read_records
+from leaderboard.rows import PairsOf
 from leaderboard.significance import LEVEL, as_json, pairwise
 from m2kr import __version__
 from m2kr.common.files import atomic, writing
@@ -41,6 +42,25 @@ CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'"
 )
 """Of every page: nothing but the site's own scripts, style sheets and pictures, and nothing written into the page."""
+
+
+COLUMNS = {
+    "size": ("Size", "Number of parameters"),
+    "mean": ("Mean", "Mean of the first measure of each of the nine tasks; only where a model has all nine"),
+    "rank": (
+        "Mean rank",
+        "Mean over the nine tasks of the rank among the models here that have all nine; 1 is the best. "
+        "◆: no other of them is as good on every task and better on one",
+    ),
+    "year": ("Year", "Of the article, or of the checkpoint"),
+    "licence": ("Licence", "Of the weights"),
+    "open": ("Open", "Whether anybody can get the weights"),
+    "vectors": ("Vectors", "How many vectors a passage has, at most"),
+    "dimension": ("Dim.", "Numbers in a vector"),
+    "bytes": ("Bytes", "Bytes that a passage takes at most, in half precision"),
+    "search": ("Search", "How passages were found"),
+}
+"""Columns that readers can hide, in their order: heading, and what it means."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +153,7 @@ class _Pages:
             "count": lambda value: f"{value:,}",
             "percent": lambda value: f"{value:.1f}",
             "parameters": _parameters,
+            "bytes": _bytes,
             "seconds": _seconds,
             "gib": lambda value: f"{value / (1 << 30):.2f} GiB",
             "compact": lambda value: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False),
@@ -144,6 +165,7 @@ class _Pages:
             "tasks": COMPARED,
             "pictured": [task.key for task in COMPARED if task.reads_images],
             "marks": MARKS,
+            "columns": COLUMNS,
         }
 
     def write(self, name: str, template: str, **values: Any) -> None:
@@ -158,11 +180,18 @@ def _write_runs(
     pages: _Pages, runs: Sequence[RunRecord], figures: pd.DataFrame, seen: Exploration, *, looked: bool
 ) -> None:
     pairs = _pairs(runs, seen)
-    boards = run_boards(runs, figures, pairs)
+    hits = {
+        (record.source, metric): values
+        for record in runs
+        if (explored := seen.runs.get(record.path))
+        for metric, values in explored.hits.items()
+    }
+    boards = run_boards(runs, figures, pairs, hits)
     significance = _safe_json(as_json(pairs))
     pages.write("index.html", "index.html", boards=boards, significance=significance, level=LEVEL, looked=looked)
     pages.write("radar.html", "plots.html", **radar_page(boards))
-    pages.write("parameters.html", "plots.html", **parameters_page(boards))
+    for name, page in SIZE_PAGES.items():
+        pages.write(name, "plots.html", **size_page(page, boards))
     models = models_of(runs)
     pages.write("runs/index.html", "runs.html", models=models)
     for model in models:
@@ -245,7 +274,13 @@ def _json_value(value: Any) -> Any:
 def _parameters(value: int | None) -> str:
     if value is None:
         return "–"
+    if value == 0:
+        return "none"
     return f"{value / 1e9:.3g} B" if value >= 1e9 else f"{value / 1e6:.0f} M"
+
+
+def _bytes(value: int) -> str:
+    return f"{value / 1e3:.3g} kB" if value >= 1000 else f"{value} B"
 
 
 def _seconds(value: float) -> str:

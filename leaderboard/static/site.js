@@ -16,6 +16,7 @@ function sortable(table) {
   table.querySelectorAll("tbody tr:first-child > *").forEach((cell, column) => {
     if (cell.hasAttribute("data-order") && cell.tagName === "TD") numbers.push(column);
   });
+  const ranks = [...table.querySelectorAll("tbody tr:first-child > .rank")].map((cell) => cell.cellIndex);
   return new DataTable(table, {
     paging: false,
     info: false,
@@ -24,7 +25,7 @@ function sortable(table) {
     titleRow: table.classList.contains("models") ? 1 : 0,
     layout: { topStart: null, topEnd: null, bottomStart: null, bottomEnd: null },
     language: { emptyTable: "No figures", zeroRecords: "No model of that name" },
-    columnDefs: [{ targets: numbers, type: "num", orderSequence: ["desc", "asc", ""] }],
+    columnDefs: [{ targets: ranks, orderSequence: ["asc", "desc", ""] }, { targets: numbers, type: "num", orderSequence: ["desc", "asc", ""] }],
   });
 }
 
@@ -47,6 +48,82 @@ function setUpBoards() {
       });
     }
   });
+  for (const box of document.querySelectorAll("[data-toggle]")) {
+    box.addEventListener("change", () => {
+      for (const { table } of boards) {
+        table.columns().every(function () {
+          if (this.header().dataset.column === box.dataset.toggle) this.visible(box.checked);
+        });
+      }
+    });
+  }
+  setUpTraining(boards);
+}
+
+// Figures of tasks that a model was trained on are taken out of their cells, and the best are found among the others.
+function setUpTraining(boards) {
+  const select = byId("filter-trained");
+  if (!select) return;
+  const tables = boards.map(({ section, table }) => ({
+    table,
+    items: [...section.querySelectorAll("tbody tr[data-trained]")],
+    rows: [...section.querySelectorAll("table.models tbody tr")].map((row) => ({
+      row,
+      cells: [...row.querySelectorAll("td[data-trained], td.mean")].map((cell) => ({
+        cell,
+        column: cell.cellIndex,
+        nodes: [...cell.childNodes],
+        order: cell.dataset.order,
+        best: cell.classList.contains("best"),
+      })),
+    })),
+  }));
+  select.addEventListener("input", () => {
+    const out = new Set(select.value.split(" ").filter(Boolean));
+    for (const { table, items, rows } of tables) {
+      for (const row of items) row.hidden = out.has(row.dataset.trained);
+      for (const { row, cells } of rows) {
+        const figures = cells.filter(({ cell }) => cell.dataset.trained);
+        const some = figures.some(({ cell }) => out.has(cell.dataset.trained));
+        row.hidden = some && figures.every(({ cell }) => out.has(cell.dataset.trained));
+        for (const part of cells) {
+          const { dataset, classList } = part.cell;
+          // A rank is one among all figures, a mean one of all tasks.
+          show(part, !(dataset.trained ? out.has(dataset.trained) : some || (classList.contains("rank") && out.size)));
+        }
+      }
+      markBest(rows, out.size > 0);
+      table.rows().invalidate("dom").draw();
+    }
+    document.documentElement.classList.toggle("training-filtered", out.size > 0);
+    const compare = byId("compare");
+    if (compare) compare.dispatchEvent(new Event("input"));
+  });
+}
+
+function show({ cell, nodes, order }, shown) {
+  if (cell.classList.contains("left-out") !== shown) return;
+  cell.classList.toggle("left-out", !shown);
+  if (shown) cell.replaceChildren(...nodes);
+  else cell.replaceChildren("–");
+  cell.dataset.order = shown ? order : cell.classList.contains("rank") ? 9999 : -1;
+}
+
+function markBest(rows, filtered) {
+  const groups = new Map();
+  for (const { row, cells } of rows) {
+    for (const part of cells) {
+      part.cell.classList.toggle("best", part.best && !filtered);
+      if (!part.cell.dataset.trained || part.cell.matches(".left-out") || row.matches(".unranked")) continue;
+      const key = `${part.column} ${part.cell.dataset.pool || ""}`;
+      groups.set(key, [...(groups.get(key) || []), part]);
+    }
+  }
+  if (!filtered) return;
+  for (const parts of groups.values()) {
+    const most = Math.max(...parts.map(({ order }) => Number(order)));
+    for (const { cell, order } of parts) cell.classList.toggle("best", parts.length > 1 && Number(order) === most);
+  }
 }
 
 function setUpComparison() {
@@ -70,10 +147,12 @@ function setUpComparison() {
   }));
   select.addEventListener("input", () => {
     const reference = select.value;
+    document.documentElement.classList.toggle("compared", reference !== "");
     for (const row of document.querySelectorAll("tr[data-model]")) {
       row.classList.toggle("reference", row.dataset.model === reference);
     }
     for (const { cell, usual, value, slug, key } of drawn) {
+      if (cell.classList.contains("left-out")) continue;
       cell.querySelectorAll(".tied, .better, .worse").forEach((mark) => mark.remove());
       let mark = reference === "" ? usual : null;
       const p = reference === "" ? null : pValue(found[key], slug, reference);

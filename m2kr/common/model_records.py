@@ -1,4 +1,4 @@
-"""Records of the models that packages offer by name: what each reads, its size and licence, and where that is said.
+"""Records of the models that packages offer by name: what each reads and learnt from, its size, and where that is said.
 
 A package that registers retrievers or readers may describe them in a file ``models.toml`` beside its
 ``__init__.py``, a table ``[retriever.<name>]`` or ``[reader.<name>]`` for each. A record with a name that is no entry
@@ -17,6 +17,9 @@ import msgspec
 from m2kr.common.text_table import aligned
 from m2kr.errors import M2KRError
 
+Trained = Literal["yes", "no", "unknown"]
+"""Whether a model was trained on a dataset."""
+
 
 class ModelRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What is known of a model before it is loaded.
@@ -26,7 +29,15 @@ class ModelRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         vectors: how many an input has: "single", "multi", or "none" for a retriever without vectors.
         parameters: their number; 0 for a model that has none, None where it is not known.
         licence: of its weights.
-        source: where parameters and licence can be looked up; "unverified" where that was not done.
+        source: where parameters, licence, year and vectors can be looked up; "unverified" where that was not done.
+        year: of its article, or of the checkpoint where there is none.
+        open_weights: whether anybody can get its weights.
+        passage_vectors: how many vectors a passage has, at most, where that is more than one.
+        dimension: numbers in a vector.
+        trained: task -> whether it, or what it began as, was trained on that task's dataset; "others" stands for the
+            tasks that are not named, and what is not said is unknown.
+        trained_source: where that can be looked up.
+        names: what else published figures call it.
         hub_id: of the published checkpoint; empty where the weights come with the package, or there are none.
         options: those it is loaded with unless others are given.
         note: what a user has to know.
@@ -37,9 +48,20 @@ class ModelRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     parameters: int | None = None
     licence: str
     source: str
+    year: int | None = None
+    open_weights: bool | None = None
+    passage_vectors: int | None = None
+    dimension: int | None = None
+    trained: dict[str, Trained] = {}
+    trained_source: str = ""
+    names: tuple[str, ...] = ()
     hub_id: str = ""
     options: dict[str, str] = {}
     note: str = ""
+
+    def trained_on(self, task: str) -> Trained:
+        """Return whether it was trained on the dataset of a task."""
+        return self.trained.get(task, self.trained.get("others", "unknown"))
 
 
 def read_records(path: Path) -> dict[str, dict[str, ModelRecord]]:

@@ -32,9 +32,9 @@ def records(results):
 def boards(records):
     """Return the boards of retrieval, by key."""
 
-    def made(pairs=None):
+    def made(pairs=None, hits=None):
         runs, _ = records()
-        return {board.key: board for board in run_boards(runs, run_figures(runs, read_published()), pairs)}
+        return {board.key: board for board in run_boards(runs, run_figures(runs, read_published()), pairs, hits)}
 
     return made
 
@@ -82,6 +82,35 @@ def test_no_mean_is_taken_over_missing_tasks(make, boards):
     assert [cell is None for cell in lacking.cells] == [task == COMPARED[-1].key for task, _ in MEASURES]
 
 
+def test_mean_ranks_are_among_models_that_have_all_tasks(make, boards):
+    whole_benchmark(make, "whole")
+    for task in COMPARED:
+        make("better", task=task.key, metrics={**shares(0.6), "Recall@10": 0.7})
+    make("one", task="OKVQA", metrics=shares(0.9))
+    better, whole, one = boards()["run"].rows
+    assert [row.key for row in (better, whole, one)] == ["better", "whole", "one"]
+    assert (better.standing.rank, whole.standing.rank, one.standing) == (1, 2, None)
+    assert [row.standing.undominated for row in (better, whole)] == [True, False]
+    assert better.standing.mean_ends[0] < better.mean < better.standing.mean_ends[1]
+    assert better.standing.rank_ends is None  # what each query gave is not known
+
+
+def test_mean_ranks_have_an_interval_where_every_query_is_known(make, boards, records):
+    rng = np.random.default_rng(0)
+    hits = {}
+    for folder, share in (("a", 0.6), ("b", 0.58), ("c", 0.1)):
+        for task in COMPARED:
+            drawn = (rng.random(1000) < share).astype(float)
+            metrics = dict.fromkeys(("Recall@1", "Recall@5", "Recall@10"), float(drawn.mean()))
+            make(folder, task=task.key, metrics={**metrics, "PRecall@5": 0.5})
+            hits |= {(f"{folder}/{task.key}.json", name): drawn for name in metrics}
+    found = {row.key: row.standing for row in boards(hits=hits)["run"].rows}
+    assert found["c"].rank_ends == (3, 3)
+    assert 1 <= found["a"].rank_ends[0] < found["a"].rank_ends[1] <= 2
+    del hits["c/WIT.json", "Recall@10"]
+    assert not boards(hits=hits)["run"].rank_ends
+
+
 def test_rows_of_different_data_have_no_mean(make, boards):
     for folder, dataset in (("a", "one"), ("b", "one"), ("c", "two"), ("d", "three")):
         whole_benchmark(make, folder, dataset=dataset)
@@ -127,6 +156,10 @@ def test_published_blocks_are_boards_of_their_own(boards):
     official = {row.name: row for row in found["official"].rows}
     figures = [61.9, 71.8, 41.9, 78.3, 64.3, 72.6, 30.2, 39.2, 62.5]
     assert official["PreFLMR_ViT-G"].mean == pytest.approx(np.mean(figures))
+    standing = {name: row.standing for name, row in official.items()}
+    assert standing["PreFLMR_ViT-G"].rank == pytest.approx((1 + 1 + 2 + 2 + 1 + 2 + 2 + 1 + 1) / 9)
+    assert (standing["PreFLMR_ViT-G"].mean_ends, standing["PreFLMR_ViT-G"].rank_ends) == (None, None)
+    assert [standing[f"PreFLMR_ViT-{size}"].undominated for size in "GLB"] == [True, True, True]  # B leads on MSMARCO
     assert not any(row.mean for row in found["paper-era"].rows)
     plot = next(row for row in found["paper-era"].rows if "ViT-H" in row.name)
     assert all(cell.status == "digitised" for cell in plot.cells if cell)

@@ -102,9 +102,50 @@ def test_filters_by_model_block_and_kind_of_query(visit):
     page.select_option("#filter-block", "")
     page.select_option("#filter-kind", "I2T")
     shown = [text.split("\n")[0] for text in page.locator("#board-official thead tr:first-child th").all_inner_texts()]
-    assert shown == ["Model", "Size", "WIT", "IGLUE", "KVQA", "Mean"]
+    facts = ["Mean", "Mean rank", "Year", "Licence", "Open", "Vectors", "Dim.", "Bytes", "Search"]
+    assert shown == ["Model", "Size", "WIT", "IGLUE", "KVQA", *facts]
     page.select_option("#filter-kind", "")
-    assert page.locator("#board-official tbody tr:first-child td").count() == 14
+    assert page.locator("#board-official tbody tr:first-child td").count() == 22
+
+
+def test_columns_are_hidden_and_shown(visit):
+    page = visit("index.html")
+    page.locator(".columns summary").click()
+    for name in ("licence", "bytes"):
+        page.locator(f"[data-toggle={name}]").uncheck()
+    shown = [text.split("\n")[0] for text in page.locator("#board-official thead tr:first-child th").all_inner_texts()]
+    assert "Licence" not in shown
+    assert "Bytes" not in shown
+    assert "Year" in shown
+    page.locator("[data-toggle=bytes]").check()
+    cell = page.locator("#board-official tbody tr:first-child td:nth-last-child(2)")
+    assert cell.inner_text() == "≤ 131 kB"
+
+
+def test_mean_ranks_are_sorted_from_the_first(visit):
+    page = visit("index.html")
+    header = page.locator("#board-official th[data-column=rank]")
+    header.click()
+    playwright.expect(header).to_have_attribute("aria-sort", "ascending")
+    assert names(page, "official") == ["PreFLMR_ViT-G", "PreFLMR_ViT-L", "PreFLMR_ViT-B"]
+
+
+def test_figures_of_tasks_a_model_was_trained_on_are_taken_out(visit):
+    page = visit("index.html")
+    row = page.locator("#board-official tbody tr", has_text="ViT-G")
+    before = row.locator("td").all_inner_texts()
+    page.select_option("#filter-trained", "yes")
+    figures = row.locator("td[data-trained]").all_inner_texts()
+    assert [text.rstrip("○") for text in figures] == ["–", "71.8", *["–"] * 10]  # of IGLUE alone
+    assert row.locator("td.mean").all_inner_texts() == ["–", "–"]
+    assert page.locator("#board-official td.best").all_inner_texts() == ["71.8○"]
+    assert not page.locator("#board-superseded tbody tr", has_text="OKVQA").first.is_visible()
+    page.select_option("#filter-trained", "yes unknown")
+    assert page.locator("tr[data-model=bm25]").first.is_visible()  # nothing is trained
+    assert not page.locator("tr[data-model=first-words]").first.is_visible()  # nobody knows
+    page.select_option("#filter-trained", "")
+    assert row.locator("td").all_inner_texts() == before
+    assert page.locator("tr[data-model=first-words]").first.is_visible()
 
 
 def test_a_chosen_row_is_what_others_are_compared_with(visit):
@@ -178,6 +219,7 @@ def test_answers_are_sorted_and_their_settings_open(visit):
         "index.html",
         "radar.html",
         "parameters.html",
+        "storage.html",
         "answers.html",
         "runs/bm25/index.html",
         "runs/bm25/queries-OKVQA.html",

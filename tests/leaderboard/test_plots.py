@@ -16,8 +16,14 @@ def drawings():
     return {
         "radar": plots.radar(axes, [(NASTY, [10, None, 30]), ("b", [20, 40, 60])], title=NASTY, name="radar"),
         "alone": plots.radar(axes, [(NASTY, [10, 20, 30])], title="t", name="alone"),
-        "sizes": plots.against_parameters(
-            [(NASTY, [(NASTY, 3e8, 50.0), ("m", 2e9, 60.0)])], styles=[NASTY], joined=(), title=NASTY, name="sizes"
+        "sizes": plots.against_size(
+            plots.PARAMETERS,
+            [(NASTY, [(NASTY, 3e8, 50.0), ("m", 2e9, 60.0)])],
+            styles=[NASTY],
+            joined=(),
+            fronts={NASTY: {NASTY, "m"}},
+            title=NASTY,
+            name="sizes",
         ),
         "curve": plots.curve([("Recall@K", [(1, 10, 5, 15), (500, 90, 80, 95)])], title=NASTY, name="curve"),
     }
@@ -55,6 +61,22 @@ def test_a_drawing_says_its_figures():
     assert texts["title"] == NASTY
     assert "KVQA\nR@5 30.0" in texts["desc"]
     assert root.get("role") == "img"
+
+
+def test_a_front_is_drawn_and_said():
+    points = [("small", 8192.0, 50.0), ("large", 131072.0, 60.0), ("worse", 131072.0, 40.0)]
+    text = plots.against_size(
+        plots.PASSAGE_BYTES,
+        [("a", points)],
+        styles=["a"],
+        joined=(),
+        fronts={"a": {"small", "large"}},
+        title="t",
+        name="n",
+    )
+    assert "Front of a: small, large" in text
+    assert "<title>front of a</title>" in text
+    assert "10 kB" in text
 
 
 def test_equal_figures_give_equal_bytes():

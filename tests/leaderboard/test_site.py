@@ -68,7 +68,7 @@ def pages(site: Path) -> dict[str, Page]:
 @pytest.fixture
 def undrawn(monkeypatch):
     """Leave the plots out, which take most of the time of a site whose plots other tests look at."""
-    for name in ("radar", "against_parameters", "curve"):
+    for name in ("radar", "against_size", "curve"):
         monkeypatch.setattr(plots, name, lambda *_, **__: Markup("<svg></svg>"))
 
 
@@ -130,7 +130,9 @@ def check_links(site: Path, found: dict[str, Page]) -> None:
 
 def test_a_site_of_published_figures_alone(site):
     found = checked(site())
-    assert set(found) == {"index.html", "radar.html", "parameters.html", "answers.html", "runs/index.html"}
+    assert set(found) == {
+        *("index.html", "radar.html", "parameters.html", "storage.html", "answers.html", "runs/index.html"),
+    }
     text = " ".join(found["index.html"].texts)
     assert "PreFLMR_" in text
     assert "Published: figures of the paper's time" in text
@@ -159,7 +161,7 @@ def test_names_that_are_markup_stay_text(make, site):
     found = checked(folder)
     assert SCRIPT in "".join(found["index.html"].texts)
     assert NASTY in "".join(found["runs/nasty/index.html"].texts)
-    for name in ("index.html", "radar.html", "parameters.html"):
+    for name in ("index.html", "radar.html", "parameters.html", "storage.html"):
         assert SCRIPT not in (folder / name).read_text(encoding="utf-8")
     figures = json.loads((folder / "leaderboard.json").read_text(encoding="utf-8"))["figures"]
     assert any(figure["model"] == NASTY for figure in figures)

@@ -89,8 +89,12 @@ def run_command(main: Callable[[Sequence[str] | None], int], argv: Sequence[str]
             stream.reconfigure(errors="backslashreplace")
     with Signals() as signals:
         try:
-            code = main(argv)
-            sys.stdout.flush()
+            try:
+                signals.arm()
+                code = main(argv)
+                sys.stdout.flush()
+            finally:
+                signals.disarm()  # in a clause of its own: an exception in a handler of exceptions would get away
         except BaseException as error:  # after a signal, libraries turn its exception into ones of their own
             if signals.caught is None and not isinstance(error, KeyboardInterrupt):
                 return _explained(error)

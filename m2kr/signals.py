@@ -17,6 +17,9 @@ class Signals:
     The exception may be lost, as in a callback of a library, or come late, as while the main thread is in native code
     or waits for others. A thread beside it then ends the process; what a kill leaves is what any command goes on from.
 
+    The exception is raised between `arm` and `disarm` only, so that it meets a clause that handles it; before and after,
+    a signal is noted.
+
     Attributes:
         caught: the first signal that came.
     """
@@ -26,7 +29,7 @@ class Signals:
 
     def __init__(self) -> None:
         self.caught: int | None = None
-        self._raised = self._told = False
+        self._armed = self._raised = self._told = False
         self._before: dict[int, Any] = {}
 
     @property
@@ -56,6 +59,16 @@ class Signals:
         sys.unraisablehook = self._hook
         os.close(self._writing)  # ends the thread, which closes the other end
 
+    def arm(self) -> None:
+        """Let signals raise KeyboardInterrupt from now on; raise it where one has come already."""
+        self._armed = True
+        if self.caught is not None:
+            self._raise()
+
+    def disarm(self) -> None:
+        """Let signals raise nothing from now on."""
+        self._armed = False
+
     def line(self) -> str:
         """Return what is said of it, the first time; then nothing."""
         told, self._told = self._told, True
@@ -63,9 +76,12 @@ class Signals:
         return "" if told else f"{what}; what was finished is kept, and the same command goes on from there"
 
     def _handle(self, number: int, _: object) -> None:
-        if not self._raised:  # further ones change nothing
+        self.caught = self.caught or number
+        self._raise()
+
+    def _raise(self) -> None:
+        if self._armed and not self._raised:  # further ones change nothing
             self._raised = True
-            self.caught = self.caught or number
             raise KeyboardInterrupt
 
     def _unraisable(self, what: Any) -> None:

@@ -1,7 +1,8 @@
-"""Ctrl-C at a terminal reaches a command and the processes it started; one line comes of it."""
+"""Ctrl-C at a terminal reaches a command and the processes it started; one line comes of it, whenever it comes."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -49,3 +50,17 @@ def test_ctrl_c_at_a_terminal_ends_a_command_and_its_processes_with_one_line(
             return
         time.sleep(0.05)
     pytest.fail("a process of it is still there")
+
+
+def test_a_signal_at_any_line_around_a_command_ends_it_with_a_line_and_no_traceback() -> None:
+    script = Path(__file__).with_name("signal_at_each_line.py")
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert len(found) > 100
+    codes = set()
+    for main, number, at, code, said in found:
+        ended = (code, len(said.splitlines()))
+        undisturbed = (0, 0) if main == "good" else (2, 1)  # it came too late to end the command
+        assert ended in {(128 + number, 1), (-number, 0), (-number, 1), undisturbed}, (main, number, at, code, said)
+        codes.add(code)
+    assert codes >= {0, 2, 128 + signal.SIGINT, 128 + signal.SIGTERM}

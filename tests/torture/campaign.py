@@ -117,7 +117,7 @@ class Campaign:
         number, code = random.choice([(signal.SIGINT, 130), (signal.SIGTERM, 143)])
         after = random.uniform(0.05, 0.95 * self.seconds[command.name])
         outcome = self._start(command, out).end(after=after, number=number)
-        found = outcome.defects
+        found = [f"{defect}: {outcome.said[-900:]!r}" for defect in outcome.defects]
         # A signal may come before the command has its handlers, or after its end.
         if outcome.code == code:
             if outcome.seconds - after > 2.5:

@@ -17,8 +17,8 @@ class Signals:
     The exception may be lost, as in a callback of a library, or come late, as while the main thread is in native code
     or waits for others. A thread beside it then ends the process; what a kill leaves is what any command goes on from.
 
-    The exception is raised between `arm` and `disarm` only, so that it meets a clause that handles it; before and after,
-    a signal is noted.
+    The exception is raised between `arm` and `disarm` only, so that it meets a clause that handles it; before and
+    after, a signal is noted.
 
     Attributes:
         caught: the first signal that came.

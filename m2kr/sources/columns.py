@@ -44,6 +44,12 @@ def _in_order(rows: Frame, config: str) -> Frame:
     return rows.select(pl.col(name).cast(kind) for name, kind in polars_schema(config).items())
 
 
+def numbered(queries: pl.LazyFrame) -> pl.LazyFrame:
+    """Return the queries of a split with their row's number, from 0, as ``question_id``, and without ``image_id``."""
+    ids = {"question_id": pl.col("_number").cast(pl.String), "image_id": pl.lit(None, pl.String)}
+    return queries.with_row_index("_number").with_columns(**ids).drop("_number")
+
+
 def most_frequent(answers: Iterable[str]) -> str:
     """Return the answer that most annotators gave; of equally frequent ones, the first."""
     return Counter(answers).most_common(1)[0][0]

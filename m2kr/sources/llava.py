@@ -20,7 +20,7 @@ from m2kr.common.json_input import as_record
 from m2kr.parsing.json_files import read_json_array
 from m2kr.parsing.json_records import Text, named_by
 from m2kr.parsing.releases import RawFiles, Tables
-from m2kr.sources.columns import ONE_POSITIVE, passages_of, queries_of
+from m2kr.sources.columns import ONE_POSITIVE, numbered, passages_of, queries_of
 from m2kr.sources.options import choice
 from m2kr.sources.sampling import sample
 from m2kr.tasks import RELEASES, TASKS
@@ -47,13 +47,24 @@ class Options:
         "Not known; the published sizes fit either.",
         ("answer", "question_answer"),
     )
+    ids: str = choice(
+        "numbers",
+        "What question_id and image_id hold: the row's number in its split, from 0, and null; or what names the pair "
+        "(file, record and turn), and the record's id. Which pairs are drawn, and their instructions, are the same.",
+        "The published test split has 78 bytes a row for image_id, question_id and instruction together, its questions "
+        "having 59.6 by UMRB's count. The instructions have 75 and 77, which leaves 1 to 4, as a running number over "
+        "5,120 rows (3.78) and a null take; names and ids take 44. In train, they would leave 28 bytes to a question. "
+        "Where the numbers begin is not known.",
+        ("numbers", "records"),
+    )
 
 
 def build(raw: RawFiles, options: Options, seed: int) -> Tables:
     """Return the lazy tables of LLaVA.
 
-    ``llava_split`` is the name of the file a pair comes from. A pair's ids are ``<that>_<record id>_<turn>``, with the
-    prefix ``LLaVA_`` for the passage; both forms are ours. ``img_path`` names the COCO 2014 file of the picture.
+    ``llava_split`` is the name of the file a pair comes from. A pair is named ``<that>_<record id>_<turn>``, and its
+    ``passage_id`` is that with the prefix ``LLaVA_``; both forms are ours. ``img_path`` names the COCO 2014 file of the
+    picture.
     """
     tables = Tables()
     subsets: list[pl.DataFrame] = []
@@ -64,15 +75,15 @@ def build(raw: RawFiles, options: Options, seed: int) -> Tables:
             continue
         subset = name.removesuffix(".json")
         staged = raw.stage_records(path, subset, read_json_array, _pairs, _PAIR, about=named_by("id"))
-        pairs = staged.with_columns(llava_split=pl.lit(subset), question_id=pl.format(f"{subset}_{{}}", "turn"))
-        subsets.append(raw.without_repeats(path, pairs, "question_id").drop("row", "turn").collect())
+        pairs = staged.with_columns(llava_split=pl.lit(subset), pair=pl.format(f"{subset}_{{}}", "turn"))
+        subsets.append(raw.without_repeats(path, pairs, "pair").drop("row", "turn").collect())
     if not subsets:
         tables.lacking.append("LLaVA: nothing can be built without any of its files.")
         return tables
     tables.counts = {f"{pairs['llava_split'][0]}_pairs": pairs.height for pairs in subsets if pairs.height}
-    heldout = pl.concat([sample(p, options.heldout_per_subset, seed, "LLaVA held out", "question_id") for p in subsets])
-    train = pl.concat(subsets).join(heldout, on="question_id", how="anti", maintain_order="left")
-    test = sample(heldout, options.test_queries, seed, "LLaVA test", "question_id")
+    heldout = pl.concat([sample(p, options.heldout_per_subset, seed, "LLaVA held out", "pair") for p in subsets])
+    train = pl.concat(subsets).join(heldout, on="pair", how="anti", maintain_order="left")
+    test = sample(heldout, options.test_queries, seed, "LLaVA test", "pair")
     for split, queries, passages in (("train", train, train), ("test", test, heldout)):
         if not queries.height:
             tables.lacking.append(
@@ -80,7 +91,9 @@ def build(raw: RawFiles, options: Options, seed: int) -> Tables:
             )
             continue
         asked, pool = (_with_passage(pairs.lazy(), options) for pairs in (queries, passages))
-        tables.data[split] = queries_of(TASK, asked, seed, **ONE_POSITIVE, image_id="img_id")
+        named = queries_of(TASK, asked, seed, **ONE_POSITIVE, question_id="pair", image_id="img_id")
+        # Numbered last: instructions are drawn by the pair's name in both forms, which differ in nothing else.
+        tables.data[split] = numbered(named) if options.ids == "numbers" else named
         tables.passages[split] = passages_of(TASK, pool, language=pl.lit("en"))
     return tables
 
@@ -88,7 +101,7 @@ def build(raw: RawFiles, options: Options, seed: int) -> Tables:
 def _with_passage(pairs: pl.LazyFrame, options: Options) -> pl.LazyFrame:
     text = pl.col("passage_content")
     return pairs.with_columns(
-        passage_id=pl.format("LLaVA_{}", "question_id"),
+        passage_id=pl.format("LLaVA_{}", "pair"),
         passage_content=pl.col("question") + "\n" + text if options.passage == "question_answer" else text,
         img_path=pl.format("train2014/COCO_train2014_{}.jpg", "img_id"),
     )

@@ -102,7 +102,7 @@ def test_a_known_choice_explains_a_difference(as_published, built):
     assert table.why == "made-up data"
     (as_published / "CC_data").symlink_to(built / "CC_data")  # without a manifest, nothing says that it is made up
     table = next(one for one in compare_with_published(as_published, [TASKS["CC"]]) if one.what == "bytes a row")
-    assert "running number" in table.why
+    assert "ids=records" in table.why
 
 
 @pytest.mark.parametrize(

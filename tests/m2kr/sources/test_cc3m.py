@@ -2,6 +2,7 @@
 
 import copy
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,6 +11,7 @@ from m2kr.errors import MissingFilesError
 from tests.m2kr.raw_files import ANY_TEXT, QUICK, SAMPLES, needs_samples
 
 FILE = "llava_cc3m/chat.json"
+IDS = pa.schema([("image_id", pa.string()), ("question_id", pa.string())])
 
 
 def record(number, prompt="<image>\nSay what is shown.", caption=None):
@@ -25,7 +27,9 @@ def test_a_record_is_a_query_and_its_passage(put, tables, counts):
     put(FILE, [record(1), record(2, "Describe it.\n<image>", " one & two .\n"), record(3, caption="one & two .")])
     data, passages, _, lacking = tables("CC")
     rows = data["train"]
-    assert rows["question_id"].to_list() == [f"GCC_train_{n:09d}" for n in (1, 2, 3)]
+    assert rows["question_id"].to_list() == ["0", "1", "2"]
+    assert rows["image_id"].to_list() == [None] * 3
+    assert rows["img_id"].to_list() == [f"GCC_train_{n:09d}" for n in (1, 2, 3)]
     assert rows["instruction"].to_list() == ["Say what is shown.", "Describe it.", "Say what is shown."]
     assert rows["question"].to_list() == [""] * 3
     assert rows["pos_item_contents"].to_list() == [["a made up kettle 1 ."], [" one & two .\n"], ["one & two ."]]
@@ -39,6 +43,23 @@ def test_a_record_is_a_query_and_its_passage(put, tables, counts):
 def test_the_question_may_be_null_as_in_the_published_table(put, tables):
     put(FILE, [record(1)])
     assert tables("CC", question="null")[0]["train"]["question"].to_list() == [None]
+
+
+def test_the_ids_may_be_the_record_s_and_change_nothing_else(put, tables):
+    put(FILE, [record(1), record(2)])
+    numbers, records = (tables("CC", ids=ids) for ids in ("numbers", "records"))
+    rows = records[0]["train"]
+    names = [f"GCC_train_{n:09d}" for n in (1, 2)]
+    assert rows["question_id"].to_list() == rows["image_id"].to_list() == names
+    assert rows.drop("question_id", "image_id").equals(numbers[0]["train"].drop("question_id", "image_id"))
+    assert records[1]["train"].equals(numbers[1]["train"])
+
+
+def test_ids_take_the_published_bytes(put, tables):
+    put(FILE, [record(n) for n in range(1, 1_201)])
+    rows = tables("CC")[0]["train"].select("image_id", "question_id").to_arrow().cast(IDS)
+    # 4 bytes of each text column aside: an eighth for the nulls, and the digits.
+    assert rows.nbytes / rows.num_rows - 8 == pytest.approx(1 / 8 + (10 + 90 * 2 + 900 * 3 + 200 * 4) / 1_200, abs=0.02)
 
 
 def test_the_request_may_stay_as_it_is(put, tables):
@@ -74,7 +95,8 @@ def test_a_bad_record_stops_the_build_or_is_left_out(put, rejects, change, reaso
     change(bad)
     put(FILE, [record(1), bad, record(3)])
     data, _ = rejects("CC", "chat.json", "record 2", reason)
-    assert data["train"]["question_id"].to_list() == ["GCC_train_000000001", "GCC_train_000000003"]
+    assert data["train"]["img_id"].to_list() == ["GCC_train_000000001", "GCC_train_000000003"]
+    assert data["train"]["question_id"].to_list() == ["0", "1"]
 
 
 @settings(QUICK, max_examples=30)

@@ -30,7 +30,7 @@ def release(put):
 
 
 def test_every_pair_of_turns_becomes_a_query_and_a_passage(release, tables):
-    data, passages, _, _ = tables("LLaVA", heldout_per_subset=0)
+    data, passages, _, _ = tables("LLaVA", heldout_per_subset=0, ids="records")
     rows = data["train"].filter(data["train"]["llava_split"] == "conversation_58k")
     assert rows["question"].to_list() == ["What is it?", "What colour?", "Why?"]
     assert rows["pos_item_contents"].to_list() == [["A kite."], ["Red."], ["Wind."]]
@@ -47,7 +47,27 @@ def test_pairs_are_held_out_of_every_file(release, tables):
     assert data["test"].height == 4
     assert data["train"].height == 13 - 6
     assert set(data["test"]["pos_item_ids"].list.first()) <= set(passages["test"]["passage_id"])
-    assert not set(data["train"]["question_id"]) & set(data["test"]["question_id"])
+    assert not set(passages["train"]["passage_id"]) & set(passages["test"]["passage_id"])
+
+
+def test_the_rows_of_a_split_are_numbered(release, tables):
+    data, _, _, _ = tables("LLaVA", heldout_per_subset=2, test_queries=4)
+    for rows in data.values():
+        assert rows["question_id"].to_list() == [str(number) for number in range(rows.height)]
+        assert rows["image_id"].null_count() == rows.height
+    assert data["train"].height == 7
+
+
+def test_what_is_drawn_does_not_depend_on_the_form_of_the_ids(release, put, tables):
+    put(f"llava_instruct/{FILES[2]}", [record(n, (f"Why {n}?", f"So {n}.")) for n in range(1, 60)])
+    numbers, records = (tables("LLaVA", heldout_per_subset=5, test_queries=8, ids=i) for i in ("numbers", "records"))
+    ids = ("question_id", "image_id")
+    for split in ("train", "test"):
+        assert numbers[0][split].drop(ids).equals(records[0][split].drop(ids))
+        assert numbers[1][split].equals(records[1][split])
+        names = records[0][split]["pos_item_ids"].list.first().str.strip_prefix("LLaVA_")
+        assert records[0][split]["question_id"].to_list() == names.to_list()
+    assert numbers[0]["train"]["instruction"].n_unique() == 2
 
 
 def test_a_small_file_is_held_out_whole(release, tables):
@@ -91,7 +111,7 @@ def test_a_bad_record_stops_the_build_or_is_left_out(release, put, rejects, chan
 
 def test_a_repeated_record_is_a_duplicate_id(release, put, rejects):
     put(f"llava_instruct/{FILES[1]}", [record(1, ("Why?", "So.")), record(1, ("How?", "Thus."))])
-    reason = r"\(question_id detail_23k_000000000001_0\): the id stands already"
+    reason = r"\(pair detail_23k_000000000001_0\): the id stands already"
     rejects("LLaVA", "detail_23k.json", "record 2", reason)
 
 

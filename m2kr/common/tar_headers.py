@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Self
+from typing import IO, Self
 
 _TEXTS = (
     *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
@@ -36,19 +35,18 @@ class BoundedTarInfo(tarfile.TarInfo):
         return header
 
 
-def tar_members(path: Path) -> Iterator[tuple[tarfile.TarInfo, int]]:
-    """Yield every member of an uncompressed tar, and where it ends.
+def tar_members(file: IO[bytes]) -> Iterator[tuple[tarfile.TarInfo, int]]:
+    """Yield every member of an uncompressed tar, and where it ends. Its content may be read before the next is taken.
 
     Raises:
         One of `DAMAGED_TAR`: it is damaged.
     """
-    with tarfile.open(path, "r:", tarinfo=BoundedTarInfo) as archive:
+    with tarfile.open(fileobj=file, mode="r:", tarinfo=BoundedTarInfo) as archive:
         while (member := archive.next()) is not None:
             archive.members.clear()  # type: ignore[attr-defined]  # it would keep all, a kilobyte each
             yield member, archive.offset
         end = archive.offset
-    with path.open("rb") as file:
-        file.seek(end)
-        # At a header that is cut off or damaged tarfile stops as it does at the end, which is a block of zeros.
-        if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
-            raise tarfile.ReadError(f"no header at byte {end:,}")
+    file.seek(end)
+    # At a header that is cut off or damaged tarfile stops as it does at the end, which is a block of zeros.
+    if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
+        raise tarfile.ReadError(f"no header at byte {end:,}")

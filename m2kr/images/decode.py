@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from m2kr.errors import M2KRError, first_line
-from m2kr.images.archives import MAX_MEMBER_BYTES
+from m2kr.images.members import MAX_MEMBER_BYTES
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -9,17 +9,22 @@ import struct
 import tarfile
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from m2kr.images import archives
-from m2kr.images.archives import ArchiveError, archive_kind, open_archive
+from m2kr.images import archives, gzip_points, members, tars
+from m2kr.images.archives import archive_kind, open_archive
+from m2kr.images.members import ArchiveError
 
 FILES = {"a/one.jpg": b"1" * 700, "a/b/two.JPG": b"", "a/é 車.png": bytes(range(256)) * 40}
-KINDS = ("zip", "stored.zip", "tar", "tar.gz")
+IN_PLACE = pytest.param(
+    "tgz", marks=pytest.mark.skipif(find_spec("indexed_gzip") is None, reason="indexed_gzip is not installed")
+)
+KINDS = ("zip", "stored.zip", "tar", "tar.gz", IN_PLACE)  # a tar.gz is unpacked, and a tgz read in place
 
 
 def write_tar(path, members, mode="w", **options):
@@ -42,7 +47,7 @@ def write(folder, kind, files=FILES):
             for name, content in files.items():
                 archive.writestr(name, content)
         return path
-    return write_tar(path, files.items(), "w:gz" if kind == "tar.gz" else "w")
+    return write_tar(path, files.items(), "w:gz" if kind in ("tar.gz", "tgz") else "w")
 
 
 def link(name, target, kind):
@@ -52,9 +57,11 @@ def link(name, target, kind):
 
 
 @pytest.fixture(autouse=True)
-def room(monkeypatch, tmp_path):
+def room(request, monkeypatch, tmp_path):
     """Tests run where less than the reserve may be free, and keep out of the home folder."""
-    monkeypatch.setattr(archives, "FREE_BYTES", 0)
+    in_place = "tgz" in getattr(request.node, "callspec", SimpleNamespace(params={})).params.values()
+    monkeypatch.setattr(tars, "can_find_points", lambda: in_place)
+    monkeypatch.setattr(tars, "FREE_BYTES", 0)
     monkeypatch.setenv("M2KR_CACHE", str(tmp_path / "cache"))
 
 
@@ -74,7 +81,7 @@ def test_members_are_read_by_their_exact_names(tmp_path, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_kind_is_told_by_the_content_not_the_name(tmp_path, kind):
     path = write(tmp_path, kind).rename(tmp_path / "download")
-    assert archive_kind(path) == kind.removeprefix("stored.")
+    assert archive_kind(path) == {"stored.zip": "zip", "tgz": "tar.gz"}.get(kind, kind)
     assert open_archive(path).read("a/one.jpg") == FILES["a/one.jpg"]
 
 
@@ -101,18 +108,40 @@ def test_a_tar_is_indexed_once_and_again_when_it_changes(tmp_path, monkeypatch):
     assert sorted(p.name for p in tmp_path.iterdir() if not p.name.endswith("-lock")) == ["x.tar", "x.tar.m2kr-index"]
     archives._open.cache_clear()
     with monkeypatch.context() as patch:
-        patch.setattr(archives, "_write_index", lambda *_: pytest.fail("indexed again"))
+        patch.setattr(tars, "write_index", lambda *_: pytest.fail("indexed again"))
         assert open_archive(path).read("a/one.jpg") == FILES["a/one.jpg"]
     write(tmp_path, "tar", {"new/three.jpg": b"3"})
     archive = open_archive(path)
     assert (archive.top, archive.read("new/three.jpg"), archive.size("a/one.jpg")) == ("new/", b"3", None)
 
 
-@pytest.mark.parametrize("damage", [b"", b"SQLite format 3\0" + bytes(50), b"nonsense" * 500])
-def test_a_damaged_index_is_made_again(tmp_path, damage):
-    path = write(tmp_path, "tar")
-    (tmp_path / "x.tar.m2kr-index").write_bytes(damage)
+@pytest.mark.parametrize("damage", [b"", b"SQLite format 3\0" + bytes(50), b"nonsense" * 500, "cut", "emptied"])
+@pytest.mark.parametrize("kind", ["tar", IN_PLACE])
+def test_a_damaged_index_is_made_again(tmp_path, kind, damage):
+    path = write(tmp_path, kind)
+    open_archive(path)
+    index = tmp_path / f"x.{kind}.m2kr-index"
+    content = index.read_bytes()
+    index.write_bytes({"cut": content[: len(content) // 2], "emptied": bytes(len(content))}.get(damage, damage))
+    archives._open.cache_clear()
     assert open_archive(path).read("a/one.jpg") == FILES["a/one.jpg"]
+
+
+@pytest.mark.parametrize("kind", ["tar", "tar.gz", IN_PLACE])
+def test_another_archive_of_the_same_size_and_time_is_not_read_by_the_old_index(tmp_path, kind):
+    path = tmp_path / f"x.{kind}"
+    states = []
+    for sizes in ((3_000, 700, 300), (3_000, 300, 700)):
+        files = dict(zip("abc", map(os.urandom, sizes), strict=True))
+        write_tar(
+            path, files.items(), "w" if kind == "tar" else "w:gz", **({} if kind == "tar" else {"compresslevel": 0})
+        )
+        os.utime(path, (1e9, 1e9))
+        states.append((path.stat().st_size, path.stat().st_mtime_ns))
+        archives._open.cache_clear()
+        archive = open_archive(path)
+        assert {name: archive.read(name) for name in files} == files
+    assert states[0] == states[1]
 
 
 def test_a_tar_gz_is_unpacked_once_and_again_when_it_changes(tmp_path, monkeypatch):
@@ -122,7 +151,7 @@ def test_a_tar_gz_is_unpacked_once_and_again_when_it_changes(tmp_path, monkeypat
     assert {p.name for p in tmp_path.iterdir() if not p.name.endswith("-lock")} == names
     archives._open.cache_clear()
     with monkeypatch.context() as patch:
-        patch.setattr(archives, "_unpack", lambda *_: pytest.fail("unpacked again"))
+        patch.setattr(tars, "_unpack", lambda *_: pytest.fail("unpacked again"))
         open_archive(path)
         # The index alone is made again where it alone was lost.
         (tmp_path / "x.tar.gz.m2kr-index").unlink()
@@ -135,17 +164,17 @@ def test_a_tar_gz_is_unpacked_once_and_again_when_it_changes(tmp_path, monkeypat
 
 def test_what_is_made_goes_to_the_cache_where_the_folder_cannot_be_written(tmp_path, monkeypatch):
     path = write(tmp_path, "tar.gz")
-    monkeypatch.setattr(archives.os, "access", lambda *_: False)
+    monkeypatch.setattr(tars.os, "access", lambda *_: False)
     assert open_archive(path).read("a/one.jpg") == FILES["a/one.jpg"]
     assert {p.name for p in tmp_path.iterdir()} == {"x.tar.gz", "cache"}
     archives._open.cache_clear()
-    monkeypatch.setattr(archives, "_write_index", lambda *_: pytest.fail("indexed again"))
+    monkeypatch.setattr(tars, "write_index", lambda *_: pytest.fail("indexed again"))
     open_archive(path)
 
 
 def test_without_room_a_tar_gz_is_refused_with_a_remedy(tmp_path, monkeypatch):
     path = write(tmp_path, "tar.gz")
-    monkeypatch.setattr(archives, "FREE_BYTES", 1 << 60)
+    monkeypatch.setattr(tars, "FREE_BYTES", 1 << 60)
     with pytest.raises(ArchiveError, match=r"has to be unpacked once.*Free some space"):
         open_archive(path)
     assert not (tmp_path / "x.tar.gz.m2kr.tar").exists()
@@ -153,11 +182,11 @@ def test_without_room_a_tar_gz_is_refused_with_a_remedy(tmp_path, monkeypatch):
 
 def test_a_stream_that_swells_is_stopped_before_the_disk_is_full(tmp_path, monkeypatch):
     path = tmp_path / "x.tar.gz"
-    monkeypatch.setattr(archives, "_BLOCK", 1 << 12)
+    monkeypatch.setattr(gzip_points, "_UNPACKED", 1 << 12)
     path.write_bytes(gzip.compress(bytes(40 << 12)))
-    monkeypatch.setattr(archives, "FREE_BYTES", 10)
+    monkeypatch.setattr(tars, "FREE_BYTES", 10)
     free = iter([1 << 40, 1 << 40, 5])
-    monkeypatch.setattr(archives.shutil, "disk_usage", lambda _: SimpleNamespace(free=next(free)))
+    monkeypatch.setattr(tars.shutil, "disk_usage", lambda _: SimpleNamespace(free=next(free)))
     with pytest.raises(ArchiveError, match="only 5 bytes are free"):
         open_archive(path)
     assert [p.name for p in tmp_path.iterdir() if "tar" in p.name and "lock" not in p.name] == ["x.tar.gz"]
@@ -198,7 +227,7 @@ def test_a_zip_that_claims_less_than_it_holds_is_an_error_and_not_unpacked(tmp_p
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_huge_member_is_refused(tmp_path, kind, monkeypatch):
-    monkeypatch.setattr(archives, "MAX_MEMBER_BYTES", 699)
+    monkeypatch.setattr(members, "MAX_MEMBER_BYTES", 699)
     with pytest.raises(ArchiveError, match="700 bytes, more than 699"):
         open_archive(write(tmp_path, kind)).read("a/one.jpg")
 
@@ -237,7 +266,7 @@ def test_an_index_that_came_with_an_archive_reads_nothing_beyond_it(tmp_path, st
 
 def test_names_and_links_that_point_outside_reach_nothing(tmp_path):
     (tmp_path / "secret").write_bytes(b"secret")
-    members = [
+    written = [
         ("../evil.jpg", b"up"),
         (str(tmp_path / "evil.jpg"), b"absolute"),
         ("real.jpg", b"real"),
@@ -249,7 +278,7 @@ def test_names_and_links_that_point_outside_reach_nothing(tmp_path):
         ("twice.jpg", b"new"),
     ]
     before = {p.name for p in tmp_path.iterdir()}
-    archive = open_archive(write_tar(tmp_path / "x.tar", members))
+    archive = open_archive(write_tar(tmp_path / "x.tar", written))
     assert archive.read("real.jpg") == archive.read("same.jpg") == b"real"
     assert archive.read("twice.jpg") == b"new"  # as tar unpacks it
     for name in ("soft.jpg", "hard.jpg", "device.jpg"):
@@ -304,6 +333,30 @@ def test_threads_that_open_one_archive_make_one_index(tmp_path):
     assert all(archive is opened[0] for archive in opened)
 
 
+def test_hundreds_of_archives_are_opened_once_each(tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr(archives, "Tar", lambda path, *, packed: opened.append(path) or SimpleNamespace(path=path))
+    content = write(tmp_path, "tar").read_bytes()
+    paths = [tmp_path / f"images_{number:03d}.tar" for number in range(600)]
+    for path in paths:
+        path.write_bytes(content)
+    for path in paths * 2:
+        assert open_archive(path).path == path
+    assert opened == paths
+
+
+def test_threads_share_one_connection_to_an_index(tmp_path):
+    archive = open_archive(write(tmp_path, "tar"))
+    archive.read("a/one.jpg")
+    connection = archive._known[1]
+
+    def read(_):
+        return archive.read("a/one.jpg"), archive._known[1]
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(found == (FILES["a/one.jpg"], connection) for found in pool.map(read, range(50)))
+
+
 def test_an_archive_that_cannot_be_opened_is_tried_once(tmp_path, monkeypatch):
     path = write(tmp_path, "tar.gz")
     tries = []
@@ -312,7 +365,7 @@ def test_an_archive_that_cannot_be_opened_is_tried_once(tmp_path, monkeypatch):
         tries.append(1)
         raise ArchiveError("broken")
 
-    monkeypatch.setattr(archives, "_unpack", fail)
+    monkeypatch.setattr(tars, "_unpack", fail)
     for _ in range(3):
         with pytest.raises(ArchiveError, match="broken"):
             open_archive(path)

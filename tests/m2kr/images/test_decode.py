@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from m2kr.images.archives import MAX_MEMBER_BYTES
 from m2kr.images.decode import MAX_PIXELS, ImageError, ImageFile, decode
+from m2kr.images.members import MAX_MEMBER_BYTES
 from m2kr.images.roots import ImageRoots
 from tests.m2kr.pictures import png_header
 

@@ -90,8 +90,10 @@ class ImageRoots:
                     places.append(place)
                 places += [file for suffix in SUFFIXES if (file := Path(f"{place}{suffix}")).is_file()]
                 places += _archives_in(place)
+            # A folder called "images" may be any task's.
+            names = {task.hub_images, *PurePosixPath(task.image_root).parts} - {"", "images"}
             for folder in self.folders:
-                places += [folder, *(_archives_in(folder) if folder.name == task.hub_images else ())]
+                places += [folder, *(_archives_in(folder) if folder.name in names else ())]
         hub_images = f"{HUB_IMAGES}, folder {task.hub_images}" if task.hub_images else ""
         return ImageRoots(
             places,
@@ -207,6 +209,13 @@ def _archives_in(folder: Path) -> list[Path]:
     # What was unpacked of a .tar.gz is reached through it.
     own = [file for file in files if not file.name.endswith(".m2kr.tar")]
     return sorted(own, key=lambda file: ".tgz" in file.name or ".tar.gz" in file.name)
+
+
+def release_roots(folder: Path, task: Task) -> ImageRoots | None:
+    """Return where a release keeps a task's pictures: a folder, archives in it or of its name; None without any."""
+    archives = [file for suffix in SUFFIXES if (file := Path(f"{folder}{suffix}")).is_file()]
+    places = [*([folder] if folder.is_dir() else []), *archives]
+    return ImageRoots([], {task.key: places}).for_task(task) if places else None
 
 
 def parse_roots(values: Iterable[str]) -> ImageRoots:

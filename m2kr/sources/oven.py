@@ -18,6 +18,7 @@ import polars as pl
 
 from m2kr.common.files import digest
 from m2kr.common.json_input import as_record, parse_json
+from m2kr.images.roots import release_roots
 from m2kr.parsing.json_records import named_by
 from m2kr.parsing.lines import read_lines
 from m2kr.parsing.rejected import Rule, bad_rows, in_file_order, split_bad_rows
@@ -32,6 +33,9 @@ from m2kr.tasks import TASKS
 TASK = TASKS["OVEN"]
 IMAGE_ID = r"^oven_[0-9]{8}$"
 """How OVEN and InfoSeek name a picture."""
+
+_ENDINGS = (".jpg", ".JPEG", ".jpeg", ".JPG", ".png", ".PNG")
+# That are looked for in archives, where a picture cannot be found by its name without one.
 
 
 class Record(msgspec.Struct):
@@ -233,8 +237,8 @@ def _few_of_each(records: pl.LazyFrame, most: int) -> pl.DataFrame:
 def picture_files(raw: RawFiles, ids: pl.Series, *, keep: bool) -> pl.DataFrame:
     """Return image_id and extension (".jpg", ".JPEG") of OVEN's pictures, each id once.
 
-    The extension is that of the path in ovenid2impath.csv, else that of the file in the folder oven/images, else
-    ".jpg" with ``keep``; without it, ids that stand in neither are left out.
+    The extension is that of the path in ovenid2impath.csv, else that of the file in the folder oven/images or in an
+    archive there, else ".jpg" with ``keep``; without it, ids that stand in none are left out.
     """
     wanted = pl.DataFrame({"image_id": ids}).unique().sort("image_id")
     known = pl.DataFrame(schema={"image_id": pl.String, "extension": pl.String})
@@ -244,7 +248,7 @@ def picture_files(raw: RawFiles, ids: pl.Series, *, keep: bool) -> pl.DataFrame:
         staged = raw.stage(listed, "oven-pictures", read_lines, partial(_extensions, wanted=wanted), settings=key)
         known = staged.collect().unique("image_id", keep="first", maintain_order=True).drop("row")
     folder = raw.folders["oven"] / "images"
-    if folder.is_dir() and known.height < wanted.height:
+    if known.height < wanted.height:
         missing = set(wanted.join(known, on="image_id", how="anti")["image_id"])
         found: dict[str, str] = {}
         for _, folders, files in os.walk(folder):
@@ -252,6 +256,10 @@ def picture_files(raw: RawFiles, ids: pl.Series, *, keep: bool) -> pl.DataFrame:
             for name, extension in sorted(map(os.path.splitext, files)):
                 if name in missing and extension:
                     found.setdefault(name, extension)
+        if archives := release_roots(folder, TASK):
+            for name in sorted(missing - found.keys()):
+                if ending := next((end for end in _ENDINGS if archives.has(f"{name[5:7]}/{name}{end}")), ""):
+                    found[name] = ending
         more = pl.DataFrame(list(found.items()), schema=known.schema, orient="row")
         known = pl.concat([known, more])
     if not keep:

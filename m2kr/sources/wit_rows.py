@@ -14,7 +14,7 @@ import polars as pl
 from m2kr.common.concurrency import ordered_map
 from m2kr.common.progress import progress
 from m2kr.images.decode import MAX_PIXELS, ImageError
-from m2kr.images.roots import SUFFIXES, ImageRoots
+from m2kr.images.roots import ImageRoots, release_roots
 from m2kr.parsing.delimited import read_quoted
 from m2kr.parsing.rejected import Rule, split_bad_rows
 from m2kr.parsing.releases import RawFiles
@@ -72,11 +72,8 @@ def nulls_choice() -> Any:
 
 
 def pictures_of(raw: RawFiles) -> ImageRoots | None:
-    """Return where WIT's pictures are: the folder ``images``, archives in it or of that name; None without any."""
-    folder = raw.folders["wit"] / "images"
-    archives = [file for suffix in SUFFIXES if (file := folder.with_name(f"images{suffix}")).is_file()]
-    places = [*([folder] if folder.is_dir() else []), *archives]
-    return ImageRoots([], {"WIT": places}).for_task(TASKS["WIT"]) if places else None
+    """Return where WIT's pictures are, its folder ``images``; None without any."""
+    return release_roots(raw.folders["wit"] / "images", TASKS["WIT"])
 
 
 def english_rows(raw: RawFiles, path: Path, nulls: str, *, only_images: frozenset[str] | None = None) -> pl.LazyFrame:

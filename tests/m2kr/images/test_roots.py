@@ -148,7 +148,19 @@ PUBLISHED = [
     ("Infoseek", "Infoseek/infoseek_val_images.tar", "infoseek_val_images/{}", "{}"),
     ("WIT", "WIT/images.zip.001", "{}", "{}"),
     ("IGLUE", "WIT/images.zip.001", "images/{}", "{}"),
+    ("Infoseek", "Infoseek/infoseek_train_images.tar", "infoseek_train_images/{}", "{}"),
+    ("OKVQA", "OKVQA/train2014.zip", "train2014/{}", "train2014/{}"),
     # as the sources publish them
+    ("KVQA", "kvqa/KVQAimgs.tar.gz", "KVQAimgs/{}", "{}"),
+    ("CC", "llava_cc3m/images.zip", "{}", "{}"),
+    ("OKVQA", "coco/val2014.zip", "val2014/{}", "val2014/{}"),
+    ("OKVQA", "coco/train2014.zip", "train2014/{}", "train2014/{}"),
+    ("LLaVA", "coco/train2014.zip", "train2014/{}", "train2014/{}"),
+    ("OVEN", "oven/images/shard05.tar", "04/{}", "04/{}"),
+    ("OVEN", "oven/images/shard05.tar", "{}", "04/{}"),
+    ("Infoseek", "oven/images/shard05.tar", "04/{}", "{}"),
+    ("Infoseek", "oven/images/shard05.tar", "{}", "{}"),
+    ("EVQA", "evqa/images/train.tar.gz", "train/00002_P/{}", "inat/train/00002_P/{}"),
     ("EVQA", "evqa/images/val.tar.gz", "val/00002_P/{}", "inat/val/00002_P/{}"),
     ("EVQA", "evqa/images/images_007.tar", "0/3/9/{}", "google-landmark/train/0/3/9/{}"),
 ]
@@ -178,9 +190,7 @@ def test_pictures_are_found_in_the_archives_that_are_published(
         if root.name != "images":  # that folder's name says nothing of its task
             assert colour_of(ImageRoots([root]).for_task(TASKS[task]), path.format(name)) == GREEN
     assert colour_of(ImageRoots([], {task: file.parent}).for_task(TASKS[task]), path.format(name)) == GREEN
-    with pytest.raises(
-        ImageError, match=f"M2KR_Images, folder {archive.split('/')[0] if 'evqa/' not in archive else 'EVQA'}"
-    ):
+    with pytest.raises(ImageError, match=f"M2KR_Images, folder {TASKS[task].hub_images}"):
         ImageRoots([tmp_path / "root"]).for_task(TASKS[task]).open("missing.png")
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from m2kr.common.json_input import MAX_DEPTH
 from m2kr.errors import MissingFilesError
+from tests.m2kr.archives import archived
 from tests.m2kr.raw_files import ANY_TEXT, QUICK, SAMPLES, jsonl, needs_samples
 
 
@@ -96,6 +97,19 @@ def test_a_picture_has_the_extension_of_the_list_then_of_the_folder_then_jpg(rel
     assert tables("OVEN", without_image="drop")[0]["train"]["img_path"].to_list() == paths[:3]
     (root / "oven/ovenid2impath.csv").unlink()
     assert tables("OVEN")[0]["train"]["img_path"][0] == "00/oven_00000001.gif"
+
+
+@pytest.mark.parametrize(
+    ("archive", "member"),
+    [("images/shard01.tar", "00/oven_{}"), ("images/shard01.tar", "oven_{}"), ("images.zip", "images/00/oven_{}")],
+)
+def test_a_picture_has_the_extension_that_it_has_in_an_archive(release, root, tables, archive, member):
+    (root / "oven/ovenid2impath.csv").unlink()
+    files = {member.format(name): b"" for name in ("00000001.png", "00000002.JPEG", "00000009.jpg")}
+    archived(root / "oven" / archive, files)
+    paths = ["00/oven_00000001.png", "00/oven_00000002.JPEG"]
+    assert tables("OVEN", without_image="drop")[0]["train"]["img_path"].to_list() == paths
+    assert tables("OVEN")[0]["train"]["img_path"].to_list()[:2] == paths
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ class Signals:
     or waits for others. A thread beside it then ends the process; what a kill leaves is what any command goes on from.
 
     The exception is raised between `arm` and `disarm` only, so that it meets a clause that handles it; before and
-    after, a signal is noted.
+    after, a signal is noted. What libraries print of the exception on its way is not shown.
 
     Attributes:
         caught: the first signal that came.
@@ -31,6 +31,7 @@ class Signals:
         self.caught: int | None = None
         self._armed = self._raised = self._told = False
         self._before: dict[int, Any] = {}
+        self._errors: int | None = None  # where standard error went before it was muted
 
     @property
     def exit_code(self) -> int:
@@ -70,7 +71,11 @@ class Signals:
         self._armed = False
 
     def line(self) -> str:
-        """Return what is said of it, the first time; then nothing."""
+        """Return what is said of it, the first time, and then nothing; standard error takes it."""
+        errors, self._errors = self._errors, None
+        if errors is not None:
+            os.dup2(errors, 2)
+            os.close(errors)
         told, self._told = self._told, True
         what = "ended by SIGTERM" if self.caught == signal.SIGTERM else "interrupted"
         return "" if told else f"{what}; what was finished is kept, and the same command goes on from there"
@@ -82,6 +87,11 @@ class Signals:
     def _raise(self) -> None:
         if self._armed and not self._raised:  # further ones change nothing
             self._raised = True
+            with suppress(OSError):
+                self._errors = os.dup(2)
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, 2)
+                os.close(nowhere)
             raise KeyboardInterrupt
 
     def _unraisable(self, what: Any) -> None:

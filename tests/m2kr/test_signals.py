@@ -64,3 +64,21 @@ def test_a_signal_at_any_line_around_a_command_ends_it_with_a_line_and_no_traceb
         assert ended in {(128 + number, 1), (-number, 0), (-number, 1), undisturbed}, (main, number, at, code, said)
         codes.add(code)
     assert codes >= {0, 2, 128 + signal.SIGINT, 128 + signal.SIGTERM}
+
+
+def test_what_a_library_prints_of_the_exception_is_not_shown() -> None:
+    script = (
+        "import os, signal, sys; from m2kr.errors import run_command\n"
+        "def main(_):\n"
+        "    try:\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "    except KeyboardInterrupt as error:\n"
+        "        os.write(2, b'thread panicked\\n')\n"
+        "        raise RuntimeError('lost') from error\n"
+        "sys.exit(run_command(main))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 130
+    assert done.stderr.splitlines() == [
+        "interrupted; what was finished is kept, and the same command goes on from there"
+    ]

@@ -29,12 +29,13 @@ _FILES = "config.json, preprocessor_config.json, vocab.json, merges.txt, model.s
 
 
 class CLIP:
-    """CLIP with a query of picture and question, against passages of text.
+    """CLIP with a query of picture and question, against passages of text, or of text and picture.
 
     Pictures and texts are encoded apart, and their vectors normalised. The score of a passage is the cosine of its
     vector with that of the picture plus that with that of the question (``fusion`` "sum"), or one of the two alone
     ("image", "text"). A query without a picture is its question, and one without a question its picture, whatever
-    the fusion. CLIP reads 77 tokens at most: only the beginning of a longer passage counts. The task's instruction
+    the fusion. A passage with a picture is read by the same rule, and its vector brought to length 1 after that: else
+    it would come before those without a picture, whatever it shows. CLIP reads 77 tokens at most: only the beginning of a longer passage counts. The task's instruction
     is left out: it would take some of that room and is the same for all queries.
 
     Args:
@@ -68,6 +69,7 @@ class CLIP:
         self._dim = int(config.projection_dim)
         self.name = found.registered_name + ("" if fusion == "sum" else f"-{fusion}")
         self.reads = frozenset({"text"} if fusion == "text" else {"text", "image"})
+        self.reads_passage_images = fusion != "text"
         self.reads_instructions = False
         self.settings: dict[str, Any] = {
             **found.identity(),
@@ -94,6 +96,16 @@ class CLIP:
         Raises:
             M2KRError: a picture was prepared for another model, or ``fusion`` is "text" and there is one.
         """
+        return self._encode(inputs, batch_size)
+
+    def encode_document(self, inputs: Sequence[Input], batch_size: int = 32) -> npt.NDArray[np.float32]:
+        """Return the vectors of passages, float32 of shape (inputs, dim), of length 1; see `encode_query`."""
+        vectors = self._encode(inputs, batch_size)
+        fused = [row for row, item in enumerate(inputs) if not isinstance(item, str)]  # the others are of length 1
+        vectors[fused] /= np.maximum(np.linalg.norm(vectors[fused], axis=1, keepdims=True), 1e-12)
+        return vectors
+
+    def _encode(self, inputs: Sequence[Input], batch_size: int) -> npt.NDArray[np.float32]:
         if self._fusion == "text":
             return self._encode_texts(texts_of(inputs, self.name), batch_size)
         texts = [item if isinstance(item, str) else item.get("text") or "" for item in inputs]
@@ -106,14 +118,6 @@ class CLIP:
         vectors[with_text] += self._encode_texts([texts[row] for row in with_text], batch_size)
         vectors[with_image] += self._encode_images([images[row] for row in with_image], batch_size)
         return vectors
-
-    def encode_document(self, inputs: Sequence[Input], batch_size: int = 32) -> npt.NDArray[np.float32]:
-        """Return the vectors of passages, float32 of shape (inputs, dim), of length 1.
-
-        Raises:
-            M2KRError: an input has a picture.
-        """
-        return self._encode_texts(texts_of(inputs, self.name), batch_size)
 
     def _encode_texts(self, texts: list[str], batch_size: int) -> npt.NDArray[np.float32]:
         def run(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -68,6 +68,7 @@ class MtebRetriever:
         self.reads = frozenset(meta.modalities) & {"text", "image"}
         if "text" not in self.reads:
             raise M2KRError(f"{self.name} reads only {', '.join(meta.modalities)}, and passages are texts.")
+        self.reads_passage_images = "image" in self.reads
         self.reads_instructions = instructions == "yes"
         self._model = _load(meta, str(device_of(device)), trusted=trust_remote_code == "yes")
         parts = [self._model, *vars(self._model).values()]
@@ -86,15 +87,18 @@ class MtebRetriever:
 
     def encode_query(self, inputs: Sequence[Input], batch_size: int = 32) -> npt.NDArray[np.float32]:
         """Return the vectors of queries, float32 ``(inputs, dim)``, of length 1 where they are compared by cosine."""
-        return self._encode(inputs, batch_size, self._prompts.query, "query")
+        return self._encode(inputs, batch_size, self._prompts.query, "query", "2t")
 
     def encode_document(self, inputs: Sequence[Input], batch_size: int = 32) -> npt.NDArray[np.float32]:
         """Return the vectors of passages, as `encode_query` does those of queries."""
-        stripped = [item.strip() if isinstance(item, str) else item for item in inputs]
-        return self._encode(stripped, batch_size, self._prompts.document, "body")
+        stripped: list[Input] = [
+            item.strip() if isinstance(item, str) else {**item, "text": (item.get("text") or "").strip()}
+            for item in inputs
+        ]
+        return self._encode(stripped, batch_size, self._prompts.document, "body", "2it")
 
     def _encode(
-        self, inputs: Sequence[Input], batch_size: int, prompt_type: Any, alias: str
+        self, inputs: Sequence[Input], batch_size: int, prompt_type: Any, alias: str, target: str
     ) -> npt.NDArray[np.float32]:
         check_batch_size(batch_size)
         kinds: dict[tuple[str, ...], list[int]] = {}
@@ -109,7 +113,7 @@ class MtebRetriever:
             with _no_bars():
                 vectors = self._model.encode(
                     DataLoader(_Inputs(table), batch_size=batch_size, collate_fn=_batch),
-                    task_metadata=self._task(kind),
+                    task_metadata=self._task(kind, target if "image" in kind else "2t"),
                     hf_split="test",
                     hf_subset="default",
                     prompt_type=prompt_type,
@@ -125,10 +129,13 @@ class MtebRetriever:
                 found[row] = vector
         return np.stack(found).astype(np.float32, copy=False) if found else np.zeros((0, 1), dtype=np.float32)
 
-    def _task(self, kind: tuple[str, ...]) -> Any:
-        """Return the metadata of a task whose queries are of a kind; mteb looks prompts up by them, and their class."""
-        if kind not in self._tasks:
-            category = "".join(letter for name, letter in (("image", "i"), ("text", "t")) if name in kind) + "2t"
+    def _task(self, kind: tuple[str, ...], target: str) -> Any:
+        """Return the metadata of a task whose queries are of a kind; mteb looks prompts up by them, and their class.
+
+        ``target`` is what they look for: "2t" for texts, "2it" where the inputs are passages with pictures.
+        """
+        if (*kind, target) not in self._tasks:
+            category = "".join(letter for name, letter in (("image", "i"), ("text", "t")) if name in kind) + target
             metadata = mteb_module("mteb").TaskMetadata(
                 name="M2KR",
                 description="Retrieval of passages for questions about pictures.",
@@ -141,8 +148,8 @@ class MtebRetriever:
                 main_score="hit_rate_at_5",
             )
             base = mteb_module("mteb.abstasks.retrieval").AbsTaskRetrieval
-            self._tasks[kind] = type("M2KR", (base,), {"metadata": metadata})
-        return self._tasks[kind].metadata
+            self._tasks[*kind, target] = type("M2KR", (base,), {"metadata": metadata})
+        return self._tasks[*kind, target].metadata
 
 
 @contextmanager

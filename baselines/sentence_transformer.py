@@ -31,6 +31,9 @@ class SentenceTransformerRetriever:
     prescribes for queries and documents (prompts, pooling, normalisation) is applied, and vectors are compared as it
     says: for cosine they are normalised here, since the search takes dot products.
 
+    Passages with pictures are read by models of one vector that read pictures, as queries are. Where text and picture
+    are read apart, their sum is normalised once more: else passages with pictures would come before those without.
+
     Args:
         checkpoint: folder or hub id.
         device: as torch names it.
@@ -95,6 +98,8 @@ class SentenceTransformerRetriever:
                 raise M2KRError(f"{checkpoint} reads picture and text {how}: leave --option {option} out.")
         if fusion == "text":
             self.reads = frozenset({"text"})
+        # Those of many vectors were trained with passages that are pages, or texts, and not with both in one.
+        self.reads_passage_images = "image" in self.reads and self.vectors == "single"
         self.name = found.registered_name + "".join(
             f"-{part}" for part in (pooling, fusion) if part not in (None, "sum")
         )
@@ -111,7 +116,11 @@ class SentenceTransformerRetriever:
 
     def encode_document(self, inputs: Sequence[Input], batch_size: int = 32) -> Any:
         """Return the vectors of passages; see `m2kr.retriever.Retriever`."""
-        return self._encode(self._model.encode_document, inputs, batch_size=batch_size)
+        vectors = self._encode(self._model.encode_document, inputs, batch_size=batch_size)
+        fused = [row for row, item in enumerate(inputs) if not isinstance(item, str)]
+        if fused and self.vectors == "single" and self._normalise:
+            vectors[fused] = self._ready(vectors[fused])
+        return vectors
 
     def _encode(self, encode: Any, inputs: Sequence[Input], **options: Any) -> Any:
         """Encode inputs of like kinds together, and put them back into their order."""

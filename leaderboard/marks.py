@@ -30,6 +30,9 @@ MARKS = {
     "bad-images": Mark(
         "pictures missing", "Some pictures could not be read, and their queries were asked without (--bad-images)."
     ),
+    "passage-images": Mark(
+        "with passages' pictures", "Passages had pictures, which the model read; the published benchmark has none."
+    ),
     "approximate": Mark("approximate search", "Not every query was compared with every passage."),
     "elsewhere": Mark(
         "run made elsewhere", "How the passages were found is not known; the run was scored (m2kr.score)."
@@ -58,6 +61,7 @@ def marks_of(result: Result | AnswerResult, reference: Mapping[DataKind, str]) -
         "limited": result["limited"],
         "no-images": bool(result["ignored_inputs"]),
         "bad-images": bool(result.get("bad_images")),
+        "passage-images": result.get("passage_images") == "read",
         "approximate": result.get("search", "exact") not in ("exact", "elsewhere"),  # answering searches nothing
         "elsewhere": result.get("search") == "elsewhere",
         "batch-dependent": depends_on_batch(result),

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m2kr.common.cli import option, parse
-from m2kr.common.options import DataOption, LoadOptions, SplitOption
+from m2kr.common.options import DataOption, LoadOptions, PassageImagesOption, QueryImagesOption, SplitOption
 from m2kr.common.progress import say
 from m2kr.errors import M2KRError, run_command
 from m2kr.evaluate.options import MODELS, EncodeOptions
@@ -37,7 +37,7 @@ _EXAMPLES = """examples:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AskOptions(EncodeOptions, LoadOptions, DataOption, SplitOption):
+class AskOptions(EncodeOptions, LoadOptions, DataOption, SplitOption, QueryImagesOption, PassageImagesOption):
     """Options of the command."""
 
     model: str = option(MODELS)
@@ -50,12 +50,18 @@ class AskOptions(EncodeOptions, LoadOptions, DataOption, SplitOption):
 
 
 def ask(
-    retriever: Retriever | SparseRetriever, data: TaskData, query: Input, k: int, encoder: Encoder | None = None
+    retriever: Retriever | SparseRetriever,
+    data: TaskData,
+    query: Input,
+    k: int,
+    encoder: Encoder | None = None,
+    *,
+    ignore_passage_images: bool = False,
 ) -> list[tuple[str, float, str]]:
     """Return id, score and text of the ``k`` best passages, best first, ties by id, the larger first.
 
     ``query`` is what `query_of` makes of a question; ``encoder`` says how passages are encoded and where they are kept,
-    which a sparse retriever does not need.
+    which a sparse retriever does not need. Pictures of passages are read as in an evaluation.
 
     Raises:
         M2KRError: as encoding and searching; a retriever that encodes is given without ``encoder``; another process is
@@ -66,12 +72,17 @@ def ask(
     found: Any = retriever
     if encoder is not None:
         from m2kr.common.work import Workplace
+        from m2kr.evaluate.passages import PassagePictures, passage_images
         from m2kr.search.exact import search
 
+        pictures = None
+        if passage_images(retriever, data, ignore=ignore_passage_images) == "read":
+            pictures = PassagePictures.found(data, passages)
+
         work = Workplace(encoder.kept.parent, f"{data.task.key}.{data.split}.ask", "passages")
-        kept = encoder.has_passages(texts)
+        kept = encoder.has_passages(texts, pictures)
         with nullcontext() if kept else work.locked():
-            stored = encoder.passages(texts, work.folder, data.task.key).store
+            stored = encoder.passages(texts, work.folder, data.task.key, pictures).store
             vectors = found.encode_query([query], batch_size=1)
             scores, rows = search(vectors, stored, k, device=encoder.options.device, quiet=True)
             if not kept:
@@ -148,10 +159,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     from m2kr.common.files import safe_name
-    from m2kr.dataset import load_task
+    from m2kr.dataset import load_task, with_raw_images
     from m2kr.evaluate.encode import Encoder
+    from m2kr.images.roots import parse_roots
 
-    data = load_task(options.task, options.data, options.split, trust=options.trust)
+    images = parse_roots(options.images) if options.images else None
+    data = with_raw_images(load_task(options.task, options.data, options.split, images=images, trust=options.trust))
     retriever = get_retriever(options.model, **options.loading)
     query = query_of(retriever, data, options.question, options.image, options.instruction)
     encoder = None
@@ -161,7 +174,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise M2KRError(f"{retriever.name} makes no embeddings to store as {options.store_dtype}. Leave that out.")
     asked = query if isinstance(query, str) else query["text"]
     say(f"asked: {asked}{'' if isinstance(query, str) else ' [with the picture]'}", quiet=options.quiet)
-    found = ask(retriever, data, query, options.k, encoder)
+    ignored = options.ignore_passage_images
+    found = ask(retriever, data, query, options.k, encoder, ignore_passage_images=ignored)
     data.check_unchanged()
     print("\n".join(answer_lines(found, shutil.get_terminal_size().columns)))
     return 0

@@ -1,7 +1,7 @@
 """Check a benchmark folder: ``python -m m2kr.check DATA [--images ROOT]``.
 
 Files against the manifest (there, nothing else there, size, rows, SHA-256), columns and types, the rules of the format
-(`m2kr.formats.rules.check_split`), and every image that a query names: there, whole, decodable, of sane size. A folder
+(`m2kr.formats.rules.check_split`), and every image that a query or passage names: there, whole, decodable, of sane size. A folder
 without a manifest, such as the published benchmark, is checked too, but for its hashes.
 """
 
@@ -48,7 +48,7 @@ class Problem:
         kind: "file", "hash", "columns", "rules", or what is wrong with an image ("missing image" and so on).
         where: file, or config and split, below the folder that was checked.
         says: what is wrong.
-        ids: question ids that name the image.
+        ids: ids of the queries, or of the passages, that name the image.
         img_path: the image.
     """
 
@@ -64,7 +64,8 @@ class Problem:
         image = f", image {self.img_path!r}" if self.img_path is not None else ""
         ids = ""
         if self.ids:
-            ids = f", question {self.ids[0]!r}" + (f" and {len(self.ids) - 1:,} more" if self.ids[1:] else "")
+            named = "passage" if self.where.partition("/")[0].endswith("_passages") else "question"
+            ids = f", {named} {self.ids[0]!r}" + (f" and {len(self.ids) - 1:,} more" if self.ids[1:] else "")
         says = "".join(c if c.isprintable() else repr(c)[1:-1] for c in self.says)
         return f"{self.kind}: {self.where}{image}{ids}: {says}"
 
@@ -266,7 +267,7 @@ def _check_tables(report: Report, data: Path, task: Task, promised: dict[str, An
 def _check_images(
     report: Report, data: Path, task: Task, images: ImageRoots | None, *, workers: int, quiet: bool
 ) -> None:
-    """Decode every image, each once, and list the questions that name a bad one."""
+    """Decode every image, each once, and list the queries, else the passages, that name a bad one."""
     from m2kr.common.concurrency import ordered_map
     from m2kr.images.decode import ImageError
     from m2kr.images.packed import packed_images
@@ -306,8 +307,10 @@ def _check_images(
         if path in bad:
             questions[path].append((split, question))
     for path, (fault, says) in bad.items():
-        where = f"{task.data_config}/{questions[path][0][0]}"
-        ids = tuple(question for _, question in questions[path])
+        split = questions[path][0][0]
+        of_passages = split.endswith("_passages")
+        where = f"{task.passages_config if of_passages else task.data_config}/{split}"
+        ids = tuple(name for named_by, name in questions[path] if named_by.endswith("_passages") == of_passages)
         report.add(task.key, f"{fault} image", where, says, ids=ids, img_path=path)
 
 

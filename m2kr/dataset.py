@@ -16,6 +16,7 @@ from m2kr.common.files import digest
 from m2kr.errors import M2KRError, first_line
 from m2kr.formats.integrity import WITHOUT_MANIFEST, Identity, ReadFile, identify
 from m2kr.formats.rules import DatasetError, check_usable
+from m2kr.formats.schema import PASSAGE_IMAGE
 from m2kr.formats.shards import readable, split_shards
 from m2kr.images.packed import packed_images
 from m2kr.images.roots import ImageRoots, parse_roots
@@ -37,9 +38,9 @@ class TaskData:
         task: the task.
         split: query split.
         queries: rows of ``<TASK>_data``, with all published columns.
-        passages: rows of ``<TASK>_passages``.
+        passages: rows of ``<TASK>_passages``, with a column ``img_path`` where they were given pictures.
         qrels: question_id -> ids of its positive passages, possibly none.
-        images: where the queries' pictures are; None where no root was given and none are packed.
+        images: where pictures are, those of queries and of passages; None where no root was given and none are packed.
         fingerprint: identifies the tables; equal data give equal fingerprints.
         synthetic: whether the data are made up.
         limited: whether queries were cut to the first few.
@@ -87,6 +88,12 @@ class TaskData:
         """How many queries have a positive that is not among the passages, which no search can find."""
         known = set(self.passages["passage_id"])
         return sum(not known.issuperset(positives) for positives in self.qrels.values())
+
+    @property
+    def has_passage_images(self) -> bool:
+        """Whether some passage has a picture of its own; see `m2kr.tasks.Task.takes_passage_images`."""
+        paths = self.passages.get_column(PASSAGE_IMAGE, default=None)
+        return self.task.takes_passage_images and paths is not None and paths.null_count() < len(paths)
 
     def query_texts(self, *, instructions: bool, end: str = ":") -> list[str]:
         """Return the text of every query: the question, with the row's instruction in front if asked for.

@@ -52,6 +52,11 @@ class Retriever(Protocol):
     results. The callable is pickled, so it has to be small: a function, or a method of an object of its own that holds
     numbers only. A method of the retriever would take the model with it, and is refused for its size.
 
+    One that encodes passages with pictures says so by ``reads_passage_images``, true. Where passages have pictures, its
+    ``encode_document`` then gets them as ``{"text": ..., "image": ...}``, and those without one as texts, all in one
+    call; their pictures too are what ``prepare_image`` made. Without the attribute passages are texts, and the result
+    says that their pictures were not read.
+
     One that reads instructions may have ``instruction_end``: what stands for each ":" of an instruction, where that is
     not ":" itself. Instructions end with one.
 
@@ -74,7 +79,7 @@ class Retriever(Protocol):
         """Return a list of (tokens_i, dim) float arrays if ``vectors`` is "multi", else one (n, dim) array."""
 
     def encode_document(self, inputs: Sequence[Input], batch_size: int = 32) -> Any:
-        """Return the same for passages."""
+        """Return the same for passages: texts, and with ``reads_passage_images`` texts with pictures among them."""
 
 
 @runtime_checkable
@@ -97,6 +102,11 @@ class SparseRetriever(Protocol):
 
         Best first; equal scores by row, the lower first.
         """
+
+
+def reads_passage_images(model: object) -> bool:
+    """Return whether a retriever encodes passages with pictures: its optional attribute of this name."""
+    return bool(getattr(model, "reads_passage_images", False))
 
 
 def instruction_end(model: object) -> str:

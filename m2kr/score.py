@@ -132,6 +132,7 @@ def score_run(
                 "quantisation": None,
                 "batch_effect": None,
                 "bad_images": None,
+                "passage_images": _UNKNOWN if data.has_passage_images else None,
                 "pictures": None,
                 "batch_size": None,
                 "hardware": _UNKNOWN,

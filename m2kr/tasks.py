@@ -108,6 +108,15 @@ class Task:
         return self.kind != "Q2T"
 
     @property
+    def takes_passage_images(self) -> bool:
+        """Whether passages may have pictures of their own, in a column ``img_path`` beyond the published ones.
+
+        Where the published passages have a column of that name, as WIT's do, it is the picture that their own query
+        asks with. It is never given to a retriever, which would find the passage by it without looking any further.
+        """
+        return "img_path" not in self.passage_columns
+
+    @property
     def licences(self) -> tuple[str, ...]:
         """Licences of its releases, each once, in order."""
         return tuple(dict.fromkeys(RELEASES[folder].licence for folder in self.releases))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from filelock import FileLock
 
 from m2kr.build.inputs import task_inputs
 from m2kr.build.task import build_task
-from m2kr.synthetic.write import generate
+from m2kr.images.attach import attach
+from m2kr.synthetic.write import PASSAGE_IMAGES, generate
 from m2kr.tasks import TASKS
 
 SCALE = 0.2
@@ -68,3 +70,24 @@ def built(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             build_task(task_inputs(task, world), out, quiet=True)
 
     return made_once("m2kr", tmp_path_factory, build)
+
+
+@pytest.fixture(scope="session")
+def passage_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The root of pictures for the passages of `world`, with the lists of them. Not to be changed."""
+    return made_once(
+        "pictures", tmp_path_factory, lambda out: generate(out, scale=SCALE, releases=[PASSAGE_IMAGES], quiet=True)
+    )
+
+
+@pytest.fixture(scope="session")
+def illustrated(built: Path, passage_pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`built`, with pictures at the passages of each task that takes them. Not to be changed."""
+
+    def make(out: Path) -> None:
+        shutil.copytree(built, out)
+        for task in TASKS.values():
+            if task.takes_passage_images:
+                attach(out, task, passage_pictures / PASSAGE_IMAGES / f"{task.key}.jsonl", quiet=True)
+
+    return made_once("m2kr-illustrated", tmp_path_factory, make)

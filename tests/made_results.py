@@ -57,6 +57,7 @@ def a_result(**changes: Any) -> dict[str, Any]:
         "top_k": 500,
         "store_dtype": "float32",
         "quantisation": None,
+        "passage_images": None,
         "pictures": None,
         "batch_effect": {"passages": 1.2e-07, "queries": 3.4e-07},
         "seconds": {"search": 1.5},

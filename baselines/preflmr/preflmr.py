@@ -168,6 +168,11 @@ class PreFLMR(PreFLMRNetwork):
         """Whether queries may have pictures."""
         return self.config.use_vision_encoder and self.config.query_concat_output_from_vision_encoder
 
+    @property
+    def reads_passage_pictures(self) -> bool:
+        """Whether passages may have pictures."""
+        return self.config.use_vision_encoder and self.config.context_concat_output_from_vision_encoder
+
     # --- all inputs -------------------------------------------------------------------------------------------------
 
     def encode_query(self, inputs: Sequence[Pictured], batch_size: int = 32) -> list[npt.NDArray[np.float32]]:

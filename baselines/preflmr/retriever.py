@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 class PreFLMRRetriever:
     """A `PreFLMR` as a retriever. Queries begin with the task's instruction, as in training (PreFLMR, section 4).
 
+    Pictures of passages are read by checkpoints whose configuration says so
+    (``context_concat_output_from_vision_encoder``): their projected vectors stand in front of those of the text. The
+    published ones read none.
+
     Options come as text, from ``--option NAME=VALUE``.
 
     Args:
@@ -82,6 +86,7 @@ class PreFLMRRetriever:
             )
         self.name = found.registered_name
         self.reads = frozenset({"text", "image"} if self.model.reads_pictures else {"text"})
+        self.reads_passage_images = self.model.reads_passage_pictures
         self.reads_instructions = True
         self.instruction_end = self.model.instruction_end
         self.settings: dict[str, Any] = {

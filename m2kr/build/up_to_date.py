@@ -13,6 +13,7 @@ from m2kr.build.inputs import TaskInputs
 from m2kr.formats.integrity import are_listed
 from m2kr.formats.manifest import read_manifest, shards_of
 from m2kr.formats.rules import check_images
+from m2kr.formats.schema import PASSAGE_IMAGE
 from m2kr.formats.shards import split_shards
 from m2kr.images.roots import ImageRoots
 from m2kr.tasks import Task
@@ -56,3 +57,7 @@ def check_built_images(task: Task, out: Path, images: ImageRoots) -> None:
     for split in read_manifest(out)["tasks"][task.key]["configs"][task.data_config]:
         data = pl.scan_parquet(split_shards(out, task.data_config, split))
         check_images(data, f"{task.data_config}/{split}", images)
+        passages = pl.scan_parquet(split_shards(out, task.passages_config, f"{split}_passages"))
+        if task.takes_passage_images and PASSAGE_IMAGE in passages.collect_schema():
+            where = f"{task.passages_config}/{split}_passages"
+            check_images(passages, where, images, row_id="passage_id")

@@ -86,8 +86,17 @@ class BadImagesOption:
 
     bad_images: Literal["error", "black", "skip"] = option(
         "pictures that are missing or broken: end there, or go on with a black one in their place, or count their "
-        "queries as missed; the result says how many there were, and is ranked apart",
+        "queries as missed (of passages: leave them out); the result says how many there were, and is ranked apart",
         "error",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassageImagesOption:
+    """``--ignore-passage-images``."""
+
+    ignore_passage_images: bool = option(
+        "encode passages without their pictures, where they have any; the result says so", False
     )
 
 

@@ -13,6 +13,7 @@ from m2kr.search.ragged import Array, as_tensor
 if TYPE_CHECKING:
     from m2kr.dataset import TaskData
     from m2kr.evaluate.encode import Encoder, What
+    from m2kr.evaluate.passages import PassagePictures
     from m2kr.retriever import Input
 
 SAMPLED = 16
@@ -23,7 +24,12 @@ _LARGEST = 2.0
 
 
 def effect_of_batches(
-    encoder: Encoder, data: TaskData, passages: Sequence[str], *, pictures: bool
+    encoder: Encoder,
+    data: TaskData,
+    passages: Sequence[str],
+    *,
+    pictures: bool,
+    passage_pictures: PassagePictures | None = None,
 ) -> dict[str, float] | None:
     """Return by how much vectors differ where an input is encoded alone and together with others.
 
@@ -36,6 +42,7 @@ def effect_of_batches(
         data: the task, with its queries.
         passages: contents of all its passages.
         pictures: whether queries are encoded with their pictures.
+        passage_pictures: those of the passages, where the retriever reads them.
 
     Returns:
         The largest `vector_difference` of "passages" and of "queries", in two digits, since more are noise; None of
@@ -46,7 +53,7 @@ def effect_of_batches(
     """
     queries = list(encoder.query_inputs(data, _spread(data.queries.height), pictures=pictures))
     samples: dict[What, Sequence[Input]] = {
-        "passages": [passages[row] for row in _spread(len(passages))],
+        "passages": list(encoder.passage_inputs(passages, _spread(len(passages)), passage_pictures)),
         "queries": queries,
     }
     found: dict[str, float] = {}

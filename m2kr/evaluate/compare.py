@@ -18,6 +18,7 @@ _FEW_QUERIES = 30
 _TO_BE_EQUAL = {
     "ignored_inputs": "inputs that were left out",
     "bad_images": "pictures that could not be read",
+    "passage_images": "uses of the passages' pictures",
     "top_k": "numbers of passages kept for each query",
     "dtype": "number formats",
 }

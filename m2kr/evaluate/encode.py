@@ -28,6 +28,7 @@ from m2kr.search.store import EmbeddingStore
 if TYPE_CHECKING:
     from m2kr.common.options import StoredType
     from m2kr.dataset import TaskData
+    from m2kr.evaluate.passages import PassagePictures
     from m2kr.retriever import Input, Retriever
 
 What: TypeAlias = Literal["passages", "queries"]
@@ -41,7 +42,7 @@ vectors of 128 float32 numbers are 0.5 GiB, twice that while they are written, s
 """
 
 IMAGE_CHUNK = 256
-"""The same for queries with pictures. They are decoded a chunk at a time: about 150 MB of them."""
+"""The same for queries, or passages, with pictures. They are decoded a chunk at a time: about 150 MB of them."""
 
 _NOTE = "encoding.json"
 
@@ -79,21 +80,44 @@ class Encoder:
     options: EncodeOptions = field(default_factory=EncodeOptions)
     workers: int = 0
 
-    def passages(self, texts: Sequence[str], work: Path, name: str) -> Encoded:
+    def passages(
+        self, texts: Sequence[str], work: Path, name: str, pictures: PassagePictures | None = None
+    ) -> Encoded:
         """Encode passages, unless they are stored already.
 
         Args:
             texts: contents of the passages, n of them.
             work: folder for what is not finished. It holds the work of one evaluation at a time.
             name: of the data, for progress and messages.
+            pictures: of the passages, in the same order, where the retriever reads them.
 
         Returns:
             Their embeddings, in the order of ``texts``.
 
         Raises:
+            ImageError: a picture cannot be decoded. What was encoded before is kept.
             M2KRError: the retriever does not keep to its protocol, a number is not finite, or the disk is full.
         """
-        return self._encoded("passages", texts_key(texts), len(texts), CHUNK, lambda row: _from(texts, row), work, name)
+
+        def inputs(row: int) -> Generator[Input]:
+            return self.passage_inputs(texts, range(row, len(texts)), pictures)
+
+        chunk = CHUNK if pictures is None else IMAGE_CHUNK
+        return self._encoded("passages", _passages_key(texts, pictures), len(texts), chunk, inputs, work, name)
+
+    def passage_inputs(
+        self, texts: Sequence[str], rows: Sequence[int], pictures: PassagePictures | None = None
+    ) -> Generator[Input]:
+        """Yield what the retriever is given of some passages, their pictures decoded if these are read.
+
+        Raises:
+            ImageError, M2KRError: as `passages`.
+        """
+        if pictures is None:
+            yield from (texts[row] for row in rows)
+            return
+        prepare = getattr(self.retriever, "prepare_image", None)
+        yield from pictures.inputs(texts, rows, prepare, workers=self.workers)
 
     def queries(self, data: TaskData, sizes: Sequence[int] | None, work: Path) -> Encoded:
         """Encode the queries of a task, with their pictures if ``sizes`` has the bytes of each, as `passages` does.
@@ -158,9 +182,9 @@ class Encoder:
             )
         return embeddings
 
-    def has_passages(self, texts: Iterable[str]) -> bool:
-        """Whether the embeddings of these passages were kept."""
-        return self._kept("passages", self._key("passages", texts_key(texts))).is_dir()
+    def has_passages(self, texts: Iterable[str], pictures: PassagePictures | None = None) -> bool:
+        """Whether the embeddings of these passages, with these pictures, were kept."""
+        return self._kept("passages", self._key("passages", _passages_key(texts, pictures))).is_dir()
 
     def keep(self, work: Path) -> None:
         """Move the finished embeddings of a working folder to where later evaluations find them.
@@ -232,8 +256,8 @@ def texts_key(*groups: Iterable[str]) -> str:
     return found.hexdigest()
 
 
-def _from(texts: Sequence[str], row: int) -> Generator[Input]:
-    yield from islice(texts, row, None)
+def _passages_key(texts: Iterable[str], pictures: PassagePictures | None) -> str:
+    return texts_key(texts) if pictures is None else texts_key(texts, *pictures.told())
 
 
 def _shape(value: Any) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ from m2kr.common.options import (
     DataOption,
     LimitOption,
     LoadOptions,
+    PassageImagesOption,
     QueryImagesOption,
     QuietOption,
     RerunOption,
@@ -44,7 +45,7 @@ class EncodeOptions(ComputeOptions, QuietOption):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskOptions(EncodeOptions, RerunOption, BadImagesOption):
+class TaskOptions(EncodeOptions, RerunOption, BadImagesOption, PassageImagesOption):
     """How a retriever is evaluated on a task."""
 
     top_k: int = option("passages kept for each query", 500, least=1, in_key=True, in_result=True)

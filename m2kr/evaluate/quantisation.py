@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from m2kr.common.measure import Phases
     from m2kr.dataset import TaskData
     from m2kr.evaluate.encode import Encoder
+    from m2kr.evaluate.passages import PassagePictures
 
 _SAMPLED = 200
 # Queries, at most, on which it is measured.
@@ -38,6 +39,7 @@ def effect_of_8_bits(
     phases: Phases,
     *,
     memory: int,
+    pictures: PassagePictures | None = None,
 ) -> dict[str, float]:
     """Measure what storing the passages in 8 bits does to the results of at most 200 queries, and say it.
 
@@ -53,6 +55,7 @@ def effect_of_8_bits(
         work: folder of the evaluation.
         phases: gets the time and memory of this, as "quantisation".
         memory: bytes of scratch for the search.
+        pictures: of the passages, where the retriever reads them.
 
     Returns:
         The fields of `Effect`, and "passages", how many took part.
@@ -61,9 +64,10 @@ def effect_of_8_bits(
     sample = nano_subset(replace(data, limited=False, nano=False), queries=_SAMPLED)
     whole = replace(encoder, options=replace(encoder.options, store_dtype=None))
     taken = passages
-    if not whole.has_passages(passages["passage_content"]):
+    if not whole.has_passages(passages["passage_content"], pictures):
         taken = passages.filter(passages["passage_id"].is_in(sample.passages["passage_id"].to_list()))
-    found = whole.passages(taken["passage_content"].to_list(), work / "sample", f"{data.task.key} sample")
+        pictures = None if pictures is None else pictures.of(taken["passage_id"])
+    found = whole.passages(taken["passage_content"].to_list(), work / "sample", f"{data.task.key} sample", pictures)
     if not found.reused:
         phases.add("quantisation", found.seconds, found.memory)
     with phases.measured("quantisation"):

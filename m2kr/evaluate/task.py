@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
@@ -22,7 +23,9 @@ from m2kr.errors import M2KRError
 from m2kr.evaluate.batch_effect import effect_of_batches
 from m2kr.evaluate.encode import Encoder
 from m2kr.evaluate.options import TaskOptions
+from m2kr.evaluate.passages import PassagePictures, passage_images
 from m2kr.evaluate.quantisation import effect_of_8_bits
+from m2kr.formats.schema import PASSAGE_IMAGE
 from m2kr.images.query_pictures import black_for_bad, picture_sizes
 from m2kr.metrics import score
 from m2kr.results.record import (
@@ -42,6 +45,8 @@ from m2kr.search.device import check_device
 from m2kr.search.exact import search
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from m2kr.dataset import TaskData
 
 _RANKED = 256
@@ -86,6 +91,7 @@ class _Evaluation:
     def __init__(self, retriever: Retriever | SparseRetriever, data: TaskData, out: Path, options: TaskOptions) -> None:
         self.retriever, self.data, self.options = retriever, data, options
         self.ignored = ignored_inputs(retriever.name, retriever.reads, data.task, ignore_images=options.ignore_images)
+        self.passage_images = passage_images(retriever, data, ignore=options.ignore_passage_images)
         if not data.queries.height:
             raise M2KRError(f"there are no queries in {data.task.data_config}/{data.split}.")
         try:  # said now, and not when hours of work are to be written down
@@ -102,6 +108,7 @@ class _Evaluation:
                 "ignored": self.ignored,
                 "instructions": retriever.reads_instructions,
                 **({} if options.bad_images == "error" else {"bad_images": options.bad_images}),
+                **({} if self.passage_images is None else {"passage_images": self.passage_images}),
             }
         )
         name = result_name(data)
@@ -117,11 +124,18 @@ class _Evaluation:
         self.phases = Phases()
         self.batch_effect: dict[str, float] | None = None
         self.unread: list[str] = []  # queries whose picture cannot be used
-        self.pictures: str | None = None
+        self.passage_pictures: PassagePictures | None = None
+
+    @cached_property
+    def passages(self) -> pl.DataFrame:
+        """The passages in the order of their embeddings: id and content, and the picture's path where that is read."""
+        # Ties are broken by passage id, the larger first, as trec_eval does: the search prefers lower rows.
+        columns = ["passage_id", "passage_content", *([PASSAGE_IMAGE] if self.passage_images == "read" else [])]
+        return self.data.passages.select(columns).sort("passage_id", descending=True)
 
     def result(self) -> Result:
         """Return the finished result, made now or before."""
-        options, task = self.options, self.data.task
+        options, data, task = self.options, self.data, self.data.task
         finished = self._finished()
         if finished is not None:
             self._check_pictures(finished)
@@ -131,6 +145,8 @@ class _Evaluation:
             sizes = None
             if task.reads_images and not self.ignored:
                 sizes = self._picture_sizes()
+            if self.passage_images == "read":
+                self.passage_pictures = self._passage_pictures(data, options.bad_images, quiet=options.quiet)
             with self.work.locked():
                 return self._finished() or self._made(sizes)  # another process may have made it just now
         self.work.tidy(self._tidy)
@@ -146,10 +162,15 @@ class _Evaluation:
         made_with, data = finished.get("pictures"), self.data
         if made_with is None or data.images is None or self.options.bad_images != "error":
             return
+        sizes = found = None
         try:
-            now = _told_pictures(data, picture_sizes(data.images, data.task.key, data.queries))
+            if data.task.reads_images and not self.ignored:
+                sizes = picture_sizes(data.images, data.task.key, data.queries)
+            if self.passage_images == "read":
+                found = self._passage_pictures(data)
         except M2KRError:
             return
+        now = _told_pictures(data, sizes, found)
         if now != made_with:
             raise M2KRError(
                 f"{self.result_path} was made with other pictures than those in {data.images} (paths or sizes differ). "
@@ -165,6 +186,12 @@ class _Evaluation:
             self.data = replace(data, images=images)
         return picture_sizes(self.data.images, data.task.key, data.queries)
 
+    def _passage_pictures(
+        self, data: TaskData, bad_images: Literal["error", "black", "skip"] = "error", *, quiet: bool = True
+    ) -> PassagePictures:
+        workers = self.options.workers or 0
+        return PassagePictures.found(data, self.passages, bad_images=bad_images, workers=workers, quiet=quiet)
+
     def _finished(self) -> Result | None:
         """Return the result that was finished with these settings, if its run is there too.
 
@@ -175,23 +202,32 @@ class _Evaluation:
         return finished if finished is not None and self._has_run(finished["run_sha256"]) else None
 
     def _made(self, sizes: list[int] | None) -> Result:
-        options = self.options
+        options, passages = self.options, self.passages
         say_absent_positives(self.data, quiet=options.quiet)
-        # Ties are broken by passage id, the larger first, as trec_eval does: the search prefers lower rows.
-        passages = self.data.passages.select("passage_id", "passage_content").sort("passage_id", descending=True)
+        if self.passage_images is not None:
+            name, key = self.retriever.name, self.data.task.key
+            what = {"read": f"{name} reads them", "not read": f"{name} reads only their texts"}
+            became = what.get(self.passage_images, "they are ignored")
+            say(f"{key}: some passages have pictures of their own; {became}", quiet=options.quiet)
         ids, texts = passages["passage_id"].to_list(), passages["passage_content"].to_list()
         run, sha256 = self._run(ids, texts, sizes)
         effect = None
-        self.pictures = None if sizes is None else _told_pictures(self.data, sizes)
         if self.encoder and options.store_dtype == "int8":
             effect = effect_of_8_bits(
-                self.encoder, self.data, passages, sizes, self.work.folder, self.phases, memory=options.search_bytes
+                self.encoder,
+                self.data,
+                passages,
+                sizes,
+                self.work.folder,
+                self.phases,
+                memory=options.search_bytes,
+                pictures=self.passage_pictures,
             )
         with self.phases.measured("score"):
             answers = self.data.answers
             known = dict(zip(ids, texts, strict=True)) if answers is not None else None
             metrics = score(run, self.data.qrels, answers=answers, passages=known, quiet=options.quiet)
-        result = self._written(metrics, effect, sha256)
+        result = self._written(metrics, effect, sha256, sizes)
         self._tidy()
         return result
 
@@ -234,7 +270,9 @@ class _Evaluation:
         """Return scores and rows of the passages found by vectors."""
         options = self.options
         with self.phases.measured("batch_effect"):  # first: before hours of an encoding whose figures mean little
-            effect = effect_of_batches(encoder, self.data, texts, pictures=sizes is not None)
+            effect = effect_of_batches(
+                encoder, self.data, texts, pictures=sizes is not None, passage_pictures=self.passage_pictures
+            )
         self.batch_effect = effect
         if effect and over_batch_limit(effect, options.dtype):
             say(
@@ -243,7 +281,7 @@ class _Evaluation:
                 "depend on the batch size, and the result says so",
                 quiet=options.quiet,
             )
-        passages = encoder.passages(texts, self.work.folder, self.data.task.key)
+        passages = encoder.passages(texts, self.work.folder, self.data.task.key, self.passage_pictures)
         queries = encoder.queries(self.data, sizes, self.work.folder)
         for phase, encoded in (("encode_passages", passages), ("encode_queries", queries)):
             self.phases.add(phase, encoded.seconds, encoded.memory)
@@ -268,7 +306,9 @@ class _Evaluation:
         scores, rows = zip(*parts, strict=True)
         return np.concatenate(scores), np.concatenate(rows)
 
-    def _written(self, metrics: dict[str, float], effect: dict[str, float] | None, run_sha256: str) -> Result:
+    def _written(
+        self, metrics: dict[str, float], effect: dict[str, float] | None, run_sha256: str, sizes: list[int] | None
+    ) -> Result:
         options = self.options
         self._finished()  # as above
         self.data.check_unchanged()
@@ -289,12 +329,20 @@ class _Evaluation:
                 "store_dtype": options.stored,
                 "quantisation": effect,
                 "batch_effect": self.batch_effect,
-                "bad_images": {"handling": options.bad_images, "queries": len(self.unread)} if self.unread else None,
-                "pictures": self.pictures,
+                "bad_images": self._bad_images(),
+                "passage_images": self.passage_images,
+                "pictures": _told_pictures(self.data, sizes, self.passage_pictures),
                 "key": self.key,
             },
         )
         return result
+
+    def _bad_images(self) -> dict[str, Any] | None:
+        passages = self.passage_pictures.unread if self.passage_pictures else 0
+        if not self.unread and not passages:
+            return None
+        more = {"passages": passages} if passages else {}
+        return {"handling": self.options.bad_images, "queries": len(self.unread), **more}
 
     def _tidy(self) -> None:
         if self.encoder and self.options.keep_embeddings:
@@ -302,6 +350,9 @@ class _Evaluation:
         self.work.clear()
 
 
-def _told_pictures(data: TaskData, sizes: list[int]) -> str:
-    """Return what stands for the pictures of a task's queries: a digest of their paths and sizes."""
-    return digest(data.queries["img_path"].to_list(), sizes)
+def _told_pictures(data: TaskData, sizes: list[int] | None, passages: PassagePictures | None) -> str | None:
+    """Return what stands for the pictures that were read: a digest of their paths and sizes; None where none were."""
+    told: list[Any] = [] if sizes is None else [data.queries["img_path"].to_list(), sizes]
+    if passages is not None:
+        told += [passages.rows["img_path"].to_list(), passages.rows["size"].to_list()]
+    return digest(*told) if told else None

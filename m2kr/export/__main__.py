@@ -24,6 +24,7 @@ class BenchmarkOptions(TasksOption, SplitOption, ImagesOption, TrustOption):
     """Options that say something about a benchmark alone, and nothing about result files."""
 
     ignore_images: bool = option("export to mteb without the queries' images", False)
+    ignore_passage_images: bool = option("export to mteb without the passages' images, where these have any", False)
     no_instructions: bool = option("leave the instruction out of the queries' text", False)
 
 
@@ -77,6 +78,7 @@ def _export_benchmark(options: ExportOptions) -> list[Path]:
             images=images,
             instructions=not options.no_instructions,
             ignore_images=options.ignore_images,
+            ignore_passage_images=options.ignore_passage_images,
             trust=options.trust,
             quiet=options.quiet,
         )

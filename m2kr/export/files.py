@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import polars as pl
 import pyarrow as pa
@@ -17,6 +17,7 @@ from m2kr.common.locks import is_unclaimed
 from m2kr.common.templates import render
 from m2kr.errors import M2KRError
 from m2kr.formats.integrity import ReadFile
+from m2kr.formats.schema import PASSAGE_IMAGE
 from m2kr.formats.shards import read_batches, write_shards
 from m2kr.images.roots import ImageRoots
 from m2kr.results.run import escaped_ids
@@ -51,6 +52,8 @@ class ExportedSplit:
         passages: shards of the passages.
         rows: number of passages.
         images: where pictures are; None where none are written.
+        query_images: whether the queries' pictures are written.
+        passage_images: whether those of passages are.
         fingerprint: identifies the tables, as in result files.
         synthetic: whether the data are made up.
         files: the shards that it is read from.
@@ -63,6 +66,8 @@ class ExportedSplit:
     passages: list[Path]
     rows: int
     images: ImageRoots | None
+    query_images: bool
+    passage_images: bool
     fingerprint: str
     synthetic: bool
     files: tuple[ReadFile, ...]
@@ -94,6 +99,7 @@ class _Part(TypedDict):
     passages: int
     images: bool
     instructions: bool
+    passage_images: NotRequired[int]
 
 
 class _Manifest(TypedDict):
@@ -128,12 +134,16 @@ def open_folder(out: Path, to: str) -> dict[str, Any]:
     return manifest
 
 
-def read_passages(shards: Iterable[Path]) -> Iterator[pl.DataFrame]:
-    """Yield frames of ``id`` and ``text``, in order; where they are cut depends on the files alone."""
-    for batch in read_batches(shards, ["passage_id", "passage_content"], BATCH_ROWS):
+def read_passages(shards: Iterable[Path], *, images: bool = False) -> Iterator[pl.DataFrame]:
+    """Yield frames of ``id``, ``text`` and, with ``images``, ``img_path``, in order.
+
+    Where they are cut depends on the files alone.
+    """
+    more = [PASSAGE_IMAGE] if images else []
+    for batch in read_batches(shards, ["passage_id", "passage_content", *more], BATCH_ROWS):
         frame = pl.from_arrow(batch)
         assert isinstance(frame, pl.DataFrame)
-        yield frame.select(id="passage_id", text=pl.col("passage_content").fill_null(""))
+        yield frame.select(*more, id="passage_id", text=pl.col("passage_content").fill_null(""))
 
 
 # --- TREC and BEIR ---
@@ -196,11 +206,13 @@ def _write_mteb(folder: Path, split: ExportedSplit, bar: tqdm[Any]) -> None:
     from datasets import Features, Image, Value
 
     text = Value("string")
-    image = {"image": Image()} if split.images else {}
-    passages = _watched(map(_to_arrow, read_passages(split.passages)), bar)
+    image = {"image": Image()}
+    asked = {"id": text, "text": text, "question": text, **(image if split.query_images else {})}
+    found = {"id": text, "text": text, **(image if split.passage_images else {})}
+    passages = read_passages(split.passages, images=split.passage_images)
     for config, columns, tables in (
-        ("queries", {"id": text, "text": text, "question": text, **image}, _watched(_query_tables(split), bar)),
-        ("corpus", {"id": text, "text": text}, passages),
+        ("queries", asked, _watched(_tables(split, [split.queries], pictured=split.query_images), bar)),
+        ("corpus", found, _watched(_tables(split, passages, pictured=split.passage_images), bar)),
         ("qrels", {"query-id": text, "corpus-id": text, "score": Value("int32")}, [_to_arrow(split.qrels)]),
     ):
         # Statistics and dictionaries of pictures would be as large as the pictures.
@@ -223,24 +235,31 @@ def _watched(tables: Iterable[pa.Table], bar: tqdm[Any]) -> Iterator[pa.Table]:
         bar.update(table.num_rows)
 
 
-def _query_tables(split: ExportedSplit) -> Iterator[pa.Table]:
-    """Yield the queries in tables of about `GROUP_BYTES` of pictures."""
-    if split.images is None:
-        yield _to_arrow(split.queries.select("id", "text", "question"))
-        return
+def _tables(split: ExportedSplit, frames: Iterable[pl.DataFrame], *, pictured: bool) -> Iterator[pa.Table]:
+    """Yield queries or passages, with their pictures if asked for."""
+    for frame in frames:
+        if pictured:
+            assert split.images is not None
+            yield from _with_pictures(frame, split.images)
+        else:
+            yield _to_arrow(frame.drop("img_path", strict=False))
+
+
+def _with_pictures(rows: pl.DataFrame, images: ImageRoots) -> Iterator[pa.Table]:
+    """Yield rows in tables of about `GROUP_BYTES` of pictures, which are those of their column ``img_path``."""
     pictures: list[dict[str, Any] | None] = []
     first = filled = 0
-    for row, path in enumerate(split.queries["img_path"]):
+    for row, path in enumerate(rows["img_path"]):
         content = None
         if path is not None:
-            file = split.images.find(path)
+            file = images.find(path)
             if file is None:
                 raise M2KRError(f"the image {path!r} went away while it was exported. Run it again.")
             content = file.read()
             filled += len(content)
         pictures.append({"bytes": content, "path": PurePosixPath(path).name} if path is not None else None)
-        if filled > GROUP_BYTES or len(pictures) == BATCH_ROWS or row + 1 == split.queries.height:
-            texts = _to_arrow(split.queries[first : row + 1].select("id", "text", "question"))
+        if filled > GROUP_BYTES or len(pictures) == BATCH_ROWS or row + 1 == rows.height:
+            texts = _to_arrow(rows[first : row + 1].drop("img_path"))
             kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
             yield texts.append_column("image", pa.array(pictures, kind))
             first, filled, pictures = row + 1, 0, []

@@ -56,6 +56,9 @@ def main_score(task: Task) -> str:
 def mteb_task(folder: str | Path, task: str | Task, *, ignore_images: bool = False) -> Any:
     """Return a task of an export to mteb as an ``AbsTaskRetrieval``, called ``M2KR<TASK>``.
 
+    Where passages were exported with pictures, its category is ``it2it``. mteb's own models cannot encode passages of
+    which some have a picture and some have none: they are refused, and `search_model` does it.
+
     mteb's ``hit_rate_at_K`` is what M2KR calls Recall@K. mteb rounds it to 5 digits; this task does not. Ties are
     ordered by mteb as here: by id, the larger first. The dataset's revision is the fingerprint of its tables, so that
     scores of different builds do not meet in mteb's cache.
@@ -82,10 +85,11 @@ def mteb_task(folder: str | Path, task: str | Task, *, ignore_images: bool = Fal
     if not parts:
         there = ", ".join(dict.fromkeys(part["task"] for part in every)) or "nothing"
         raise M2KRError(f"{folder} has no {task.key}; it has {there}. Export it with python -m m2kr.export --to mteb.")
-    for name in ("images", "instructions", "dataset"):
-        if len({part[name] for part in parts}) > 1:
+    for name in ("images", "instructions", "dataset", "passage_images"):
+        if len({bool(part.get(name)) if name == "passage_images" else part[name] for part in parts}) > 1:
             raise M2KRError(f"the splits of {task.key} in {folder} differ in {name}. Export them again, all alike.")
-    images = parts[0]["images"]
+    images, found = parts[0]["images"], bool(parts[0].get("passage_images"))
+    without = sum(part["passages"] - part.get("passage_images", 0) for part in parts) if found else 0
     texts = parts[0]["instructions"] or task.kind != "I2T"
     retrieval = mteb_module("mteb.abstasks.retrieval").AbsTaskRetrieval
     metadata = mteb_module("mteb.abstasks.task_metadata").TaskMetadata(
@@ -93,9 +97,9 @@ def mteb_task(folder: str | Path, task: str | Task, *, ignore_images: bool = Fal
         description=task.description,
         reference=PAPER,
         dataset={"path": str(folder.resolve()), "revision": parts[0]["dataset"]},
-        type="Any2AnyRetrieval" if images else "Retrieval",
-        category=("i" if images else "") + ("t" if texts else "") + "2t",
-        modalities=["image", "text"] if images else ["text"],
+        type="Any2AnyRetrieval" if images or found else "Retrieval",
+        category=("i" if images else "") + ("t" if texts else "") + ("2it" if found else "2t"),
+        modalities=["image", "text"] if images or found else ["text"],
         eval_splits=[part["split"] for part in parts],
         eval_langs={task.key: ["eng-Latn"]},
         main_score=main_score(task),
@@ -105,11 +109,17 @@ def mteb_task(folder: str | Path, task: str | Task, *, ignore_images: bool = Fal
     def evaluate(self: Any, model: Any, *arguments: Any, **options: Any) -> Any:
         meta = getattr(model, "mteb_model_meta", None)
         called, reads = getattr(meta, "name", type(model).__name__), sorted(getattr(meta, "modalities", None) or ())
-        if images and not ignore_images and "image" not in reads and not isinstance(model, _SearchModel):
+        if (images or found) and not ignore_images and "image" not in reads and not isinstance(model, _SearchModel):
             raise M2KRError(
-                f"{metadata.name} asks with images, and mteb's metadata of {called} names only "
+                f"{metadata.name} {'asks with' if images else 'finds'} images, and mteb's metadata of {called} names only "
                 f"{', '.join(reads) or 'nothing'}: mteb would leave the images out. If the model reads them, give it "
                 'metadata with modalities=["image", "text"]; else pass ignore_images=True to mteb_task.'
+            )
+        if without and not isinstance(model, _SearchModel):
+            raise M2KRError(
+                f"{without:,} passages of {metadata.name} have no picture and the others have, which mteb's models do "
+                "not encode together. Pass the model as m2kr.export.search_model, or export with "
+                "--ignore-passage-images."
             )
         return retrieval.evaluate(self, model, *arguments, **options)
 
@@ -125,7 +135,13 @@ def _unrounded_hit_rates(self: Any, scores: dict[str, dict[str, float]], *_: Any
     }
 
 
-def search_model(retriever: Retriever | SparseRetriever, *, device: str = "cpu", ignore_images: bool = False) -> Any:
+def search_model(
+    retriever: Retriever | SparseRetriever,
+    *,
+    device: str = "cpu",
+    ignore_images: bool = False,
+    ignore_passage_images: bool = False,
+) -> Any:
     """Return a retriever as mteb's ``SearchProtocol``, searching with `m2kr.search`: exact, ties by passage id.
 
     ``mteb.evaluate(search_model(retriever), mteb_task(folder, "OKVQA"))`` gives the scores of `m2kr.evaluate`. A
@@ -135,6 +151,7 @@ def search_model(retriever: Retriever | SparseRetriever, *, device: str = "cpu",
         retriever: what to evaluate.
         device: where torch searches.
         ignore_images: let a retriever that reads no images do an image task without them.
+        ignore_passage_images: let a retriever do without pictures of passages, as one that reads none of them has to.
 
     Raises:
         M2KRError: mteb is not installed.
@@ -145,19 +162,21 @@ def search_model(retriever: Retriever | SparseRetriever, *, device: str = "cpu",
     meta = mteb_module("mteb.models.model_meta").ModelMeta.create_empty(
         overwrites={
             "name": model_name(retriever.name),
-            "revision": digest(retriever.settings, ignore_images),
+            "revision": digest(retriever.settings, ignore_images, *([True] if ignore_passage_images else [])),
             "modalities": sorted(retriever.reads - ({"image"} if ignore_images else set())),
             "model_type": [{"multi": "late-interaction", "single": "dense"}.get(str(vectors), "sparse")],
             "use_instructions": retriever.reads_instructions,
         }
     )
-    return _SearchModel(retriever, meta, device, ignore_images)
+    return _SearchModel(retriever, meta, device, ignore_images, ignore_passage_images)
 
 
 class _SearchModel:
     """See `search_model`. Vectors lie in a temporary folder, which goes when the object does."""
 
-    def __init__(self, retriever: Any, meta: Any, device: str, ignore_images: bool) -> None:
+    def __init__(
+        self, retriever: Any, meta: Any, device: str, ignore_images: bool, ignore_passage_images: bool
+    ) -> None:
         from m2kr.retriever import Retriever
 
         self.mteb_model_meta = meta
@@ -165,16 +184,26 @@ class _SearchModel:
         self._retriever = retriever
         self._device = device
         self._ignore_images = ignore_images
+        self._ignore_passage_images = ignore_passage_images
         self._ids: list[str] = []
         self._folder = Path(mkdtemp(prefix="m2kr-"))
         finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
 
     def index(self, corpus: Any, *, task_metadata: Any, encode_kwargs: Any = None, **_: Any) -> None:
-        """Take in the passages: a dataset with ``id``, ``text`` and perhaps ``title``."""
-        if "text" not in corpus.column_names or "image" in corpus.column_names:
+        """Take in the passages: a dataset with ``id``, ``text`` and perhaps ``title`` and ``image``."""
+        from m2kr.retriever import reads_passage_images
+
+        if "text" not in corpus.column_names:
             raise M2KRError(f"the passages of {task_metadata.name} are not texts, and retrievers here read no others.")
-        reads = self._retriever.reads
-        if "image" in task_metadata.modalities and "image" not in reads and not self._ignore_images:
+        pictured = "image" in corpus.column_names and not self._ignore_passage_images
+        if pictured and not reads_passage_images(self._retriever):
+            raise M2KRError(
+                f"the passages of {task_metadata.name} have images, and {self._retriever.name} reads only their texts. "
+                "Pass ignore_passage_images=True to search_model to evaluate it without them."
+            )
+        reads, category = self._retriever.reads, getattr(task_metadata, "category", None) or "it2t"
+        asks_with_images = "image" in task_metadata.modalities and "i" in category.partition("2")[0]
+        if asks_with_images and "image" not in reads and not self._ignore_images:
             raise M2KRError(
                 f"{task_metadata.name} asks with images and {self._retriever.name} reads only "
                 f"{', '.join(sorted(reads))}. Pass ignore_images=True to search_model to evaluate it without them."
@@ -189,7 +218,9 @@ class _SearchModel:
         if self._ranks_itself:
             self._retriever.index(texts)
             return
-        self._passages = self._encoded("passages", self._retriever.encode_document, texts, 1024, encode_kwargs)
+        inputs: Sequence[Any] = _Pictured(texts, corpus.select(order), "passage") if pictured else texts
+        chunk = 256 if pictured else 1024
+        self._passages = self._encoded("passages", self._retriever.encode_document, inputs, chunk, encode_kwargs)
 
     def search(
         self,
@@ -216,7 +247,7 @@ class _SearchModel:
             texts = [query_text(text.removesuffix(own), own, end) for text, own in zip(texts, questions, strict=True)]
         inputs: Sequence[Any] = texts
         if "image" in columns and "image" in self._retriever.reads and not self._ignore_images:
-            inputs = _Pictured(texts, queries)
+            inputs = _Pictured(texts, queries, "query")
         if self._ranks_itself:
             scores, rows = self._retriever.rank(texts, top_k)
         else:
@@ -242,18 +273,21 @@ class _SearchModel:
 
 
 class _Pictured(Sequence[Any]):
-    """Texts with the pictures of a column of mteb's queries, decoded as they are asked for.
+    """Texts with the pictures of a column of mteb's queries or passages, decoded as they are asked for.
+
+    A passage may have none, and is its text then.
 
     By `m2kr.images`, as for `m2kr.evaluate`: `datasets` turns pictures by their EXIF orientation, the benchmark's own
     code does not.
     """
 
-    def __init__(self, texts: list[str], queries: Any) -> None:
+    def __init__(self, texts: list[str], rows: Any, kind: str) -> None:
         from datasets import Image
 
         self._texts = texts
-        self._ids = queries["id"]
-        self._images = queries.select_columns(["image"]).cast_column("image", Image(decode=False))
+        self._kind = kind
+        self._ids = rows["id"]
+        self._images = rows.select_columns(["image"]).cast_column("image", Image(decode=False))
 
     def __len__(self) -> int:
         return len(self._texts)
@@ -262,13 +296,15 @@ class _Pictured(Sequence[Any]):
         if not isinstance(rows, slice):
             return self[rows : rows + 1][0]
         named = zip(self._ids[rows], self._texts[rows], self._images[rows]["image"], strict=True)
-        return [{"text": text, "image": _picture(name, image)} for name, text, image in named]
+        return [
+            text if image is None and self._kind == "passage" else {"text": text, "image": self._picture(name, image)}
+            for name, text, image in named
+        ]
 
+    def _picture(self, name: str, image: dict[str, Any] | None) -> Image:
+        from m2kr.images.decode import ImageFile, decode
 
-def _picture(query: str, image: dict[str, Any] | None) -> Image:
-    from m2kr.images.decode import ImageFile, decode
-
-    content = (image or {}).get("bytes")
-    if content is None:
-        raise M2KRError(f"query {query} has no image.")
-    return decode(ImageFile(f"the image of query {query}", len(content), lambda: content))
+        content = (image or {}).get("bytes")
+        if content is None:
+            raise M2KRError(f"{self._kind} {name} has no image.")
+        return decode(ImageFile(f"the image of {self._kind} {name}", len(content), lambda: content))

@@ -40,6 +40,7 @@ def task_result(results: Sequence[Result]) -> dict[str, Any]:
         if main not in values:
             raise M2KRError(f"the result of {result['model']} on {task.key} lacks {main}. Run it again.")
         flags = {name: result[name] for name in ("synthetic", "ignored_inputs", "instructions", "search", "top_k")}
+        flags |= {"passage_images": result["passage_images"]} if result.get("passage_images") else {}
         scores[result["split"]] = [
             {
                 **values,
@@ -80,7 +81,9 @@ def export_results(results: Path, out: Path, *, quiet: bool = False) -> list[Pat
         say(f"{len(found) - len(whole)} results of a few queries (--limit, --nano) are left out", quiet=quiet)
     groups: dict[Path, list[Result]] = {}
     for result in whole:
-        revision = digest(result["model_settings"], bool(result["ignored_inputs"]))
+        # A result with passages' pictures is of another model than one without them.
+        given = [result["passage_images"]] if result.get("passage_images") in ("read", "ignored") else []
+        revision = digest(result["model_settings"], bool(result["ignored_inputs"]), *given)
         folder = out / safe_name(model_name(result["model"])).replace("--", "__") / revision
         group = groups.setdefault(folder / f"{mteb_name(TASKS[result['task']])}.json", [])
         twin = next((other for other in group if other["split"] == result["split"]), None)

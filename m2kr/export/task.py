@@ -10,7 +10,7 @@
 | ``mteb`` | Parquet and a card, configs ``<TASK>-corpus``, ``-queries``, ``-qrels`` | `m2kr.export.mteb_task` |
 
 These readers leave out queries that no judgement names. So a query without a positive gets one: relevance 0 for the
-first passage. It scores 0, as in `m2kr.metrics`. A query's text is what `m2kr.dataset.query_text` makes of instruction
+first passage. It scores 0, as in `m2kr.metrics`. Pictures, of queries and of passages, are exported to mteb alone. A query's text is what `m2kr.dataset.query_text` makes of instruction
 and question. There are no titles: the content of a passage is all that retrievers are given here.
 """
 
@@ -31,6 +31,7 @@ from m2kr.dataset import check_read, query_text
 from m2kr.errors import M2KRError
 from m2kr.export.files import MANIFEST, WRITERS, ExportedSplit, open_folder, read_folder, read_passages, write_card
 from m2kr.formats.integrity import identify
+from m2kr.formats.schema import PASSAGE_IMAGE
 from m2kr.formats.shards import readable, split_shards
 from m2kr.images.packed import packed_images
 from m2kr.images.roots import ImageRoots
@@ -47,6 +48,7 @@ def export_task(
     images: ImageRoots | None = None,
     instructions: bool = True,
     ignore_images: bool = False,
+    ignore_passage_images: bool = False,
     trust: bool = False,
     quiet: bool = False,
 ) -> Path:
@@ -63,7 +65,8 @@ def export_task(
         split: query split.
         images: where pictures are, for "mteb". Without it, those packed in ``data``.
         instructions: whether the row's instruction stands in front of the question.
-        ignore_images: write "mteb" without pictures. The other forms hold none anyway.
+        ignore_images: write "mteb" without the queries' pictures. The other forms hold none anyway.
+        ignore_passage_images: write "mteb" without pictures of passages, where these have any.
         trust: compare the sizes of the benchmark's files with its manifest, not their hashes.
         quiet: no progress, no notices.
 
@@ -79,8 +82,22 @@ def export_task(
     if to not in WRITERS:
         raise M2KRError(f"{to!r} is no form to export to. The forms are {', '.join(WRITERS)}.")
     with_images = to == "mteb" and task.reads_images and not ignore_images
-    part = _read_split(data, task, split, images, with_images=with_images, instructions=instructions, trust=trust)
-    key = digest(__version__, to, part.fingerprint, split, instructions, _image_sizes(part))
+    with_passage_images = to == "mteb" and not ignore_passage_images
+    part = _read_split(
+        data,
+        task,
+        split,
+        images,
+        with_images=with_images,
+        with_passage_images=with_passage_images,
+        instructions=instructions,
+        trust=trust,
+    )
+    sizes = [_sizes(part, part.queries["img_path"], "images")] if with_images else [[]]
+    if part.passage_images:
+        frames = [frame["img_path"] for frame in read_passages(part.passages, images=True)]
+        sizes.append(_sizes(part, pl.concat(frames), "images of passages"))
+    key = digest(__version__, to, part.fingerprint, split, instructions, *sizes)
     folder = out / part.name
     finished = _is_exported(out, to, part, key)
     if finished:
@@ -91,7 +108,12 @@ def export_task(
             return folder
         if task.reads_images and not with_images:
             say(f"{part.name}: its queries' images are left out; these files hold texts only", quiet=quiet)
-        _write(part, to, out, key, {"images": with_images, "instructions": instructions}, quiet=quiet)
+        if passages_with_images(task, part.passages) and not part.passage_images:
+            say(f"{part.name}: the images of its passages are left out; these files hold texts only", quiet=quiet)
+        choices = {"images": with_images, "instructions": instructions}
+        if part.passage_images:
+            choices["passage_images"] = passages_with_images(task, part.passages)
+        _write(part, to, out, key, choices, quiet=quiet)
     return folder
 
 
@@ -100,7 +122,7 @@ def _is_exported(out: Path, to: str, part: ExportedSplit, key: str) -> bool:
     return known and (out / part.name).is_dir()
 
 
-def _write(part: ExportedSplit, to: str, out: Path, key: str, choices: dict[str, bool], *, quiet: bool) -> None:
+def _write(part: ExportedSplit, to: str, out: Path, key: str, choices: dict[str, bool | int], *, quiet: bool) -> None:
     """Write the files of a split, move them into place and note them."""
     manifest = open_folder(out, to)
     if manifest["parts"].pop(part.name, None):
@@ -135,7 +157,15 @@ def _write(part: ExportedSplit, to: str, out: Path, key: str, choices: dict[str,
 
 
 def _read_split(
-    data: Path, task: Task, split: str, images: ImageRoots | None, *, with_images: bool, instructions: bool, trust: bool
+    data: Path,
+    task: Task,
+    split: str,
+    images: ImageRoots | None,
+    *,
+    with_images: bool,
+    with_passage_images: bool,
+    instructions: bool,
+    trust: bool,
 ) -> ExportedSplit:
     """Read the queries; of the passages, which may be millions, only what there is."""
     if split not in task.splits:
@@ -148,6 +178,7 @@ def _read_split(
         check_read(task, split, pl.scan_parquet(files), pl.scan_parquet(passages), data)
         queries = pl.read_parquet(files, columns=columns)
         rows = sum(pq.read_metadata(file).num_rows for file in passages)
+        with_passage_images = with_passage_images and passages_with_images(task, passages) > 0
     first = next(read_passages(passages), None)
     if not queries.height or first is None:
         raise M2KRError(f"there are no {'passages' if queries.height else 'queries'} in {task.key}/{split} in {data}.")
@@ -160,12 +191,13 @@ def _read_split(
             "them. Leave the task out, or the option that leaves them out."
         )
     roots = None
-    if with_images:
+    if with_images or with_passage_images:
         roots = images.for_task(task) if images else packed_images(data, task, trust=trust)
         if roots is None:
             raise M2KRError(
-                f"the queries of {task.key} have images, and none are packed in {data}. Name their folder with "
-                "--images, or pass --ignore-images to export the texts alone."
+                f"the {'queries' if with_images else 'passages'} of {task.key} have images, and none are packed in "
+                f"{data}. Name their folder with --images, or pass --ignore-{'' if with_images else 'passage-'}images "
+                "to export the texts alone."
             )
     shown = {"id": queries["question_id"], "text": text, "question": question}
     if task.reads_images:
@@ -178,6 +210,8 @@ def _read_split(
         passages=passages,
         rows=rows,
         images=roots,
+        query_images=with_images,
+        passage_images=with_passage_images,
         fingerprint=identity.fingerprint,
         synthetic=identity.synthetic,
         files=identity.files,
@@ -192,16 +226,23 @@ def _qrels(queries: pl.DataFrame, stand_in: str) -> pl.DataFrame:
     )
 
 
-def _image_sizes(part: ExportedSplit) -> list[tuple[str, int]]:
+def passages_with_images(task: Task, passages: list[Path]) -> int:
+    """Return how many passages, in these shards, have a picture of their own."""
+    if not task.takes_passage_images or PASSAGE_IMAGE not in pq.read_schema(passages[0]).names:
+        return 0
+    counted = pl.scan_parquet(passages).select(pl.col(PASSAGE_IMAGE).count()).collect(engine="streaming")
+    return int(counted.item())
+
+
+def _sizes(part: ExportedSplit, paths: pl.Series, what: str) -> list[tuple[str, int]]:
     """Return path and size of every picture that is to be exported; all are looked for before anything is written."""
-    if part.images is None:
-        return []
-    paths = part.queries["img_path"].drop_nulls().unique(maintain_order=True)
-    found = [(path, part.images.find(path)) for path in paths]
+    assert part.images is not None
+    found = [(path, part.images.find(path)) for path in paths.drop_nulls().unique(maintain_order=True)]
     missing = [path for path, file in found if file is None]
     if missing:
+        option = "--ignore-images" if what == "images" else "--ignore-passage-images"
         raise M2KRError(
-            f"{len(missing):,} of {len(found):,} images of {part.task.key} are not in {part.images}, the first is "
-            f"{missing[0]}. Name their folder with --images, or pass --ignore-images."
+            f"{len(missing):,} of {len(found):,} {what} of {part.task.key} are not in {part.images}, the first is "
+            f"{missing[0]}. Name their folder with --images, or pass {option}."
         )
     return [(path, file.size) for path, file in found if file is not None]

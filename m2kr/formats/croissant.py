@@ -57,7 +57,8 @@ def croissant(manifest: dict[str, Any]) -> dict[str, Any]:
         for config, splits in {**entry["configs"], **packed}.items():
             for split, facts in splits.items():
                 distribution += [*(_file(shard) for shard in facts["shards"]), _file_set(config, split)]
-                records.append(_records(config, split))
+                pictured = "passage_images" in entry and config == TASKS[key].passages_config
+                records.append(_records(config, split, passage_images=pictured))
     warning = f" The data of {', '.join(made_up)} is made up and describes nothing real." if made_up else ""
     releases = [RELEASES[folder] for folder in dict.fromkeys(f for key in entries for f in TASKS[key].releases)]
     return {
@@ -111,7 +112,7 @@ def _file_set(config: str, split: str) -> dict[str, Any]:
     }
 
 
-def _records(config: str, split: str) -> dict[str, Any]:
+def _records(config: str, split: str, *, passage_images: bool) -> dict[str, Any]:
     name = f"{config}/{split}"
     fields: list[dict[str, Any]] = []
     left_out: list[str] = []
@@ -120,7 +121,7 @@ def _records(config: str, split: str) -> dict[str, Any]:
         fields.append(_field(name, "image", "sc:ImageObject", "The image, as its file is."))
         fields[-1]["source"]["transform"] = {"jsonPath": "bytes"}
     else:
-        for column in arrow_schema(config):
+        for column in arrow_schema(config, passage_images=passage_images):
             kind, is_list = str(column.type), str(column.type).startswith("list<")
             if is_list:
                 kind = str(column.type.value_type)

@@ -28,6 +28,7 @@ def dataset_card(manifest: dict[str, Any]) -> str:
         }
         for config, splits in tables.items()
     ]
+    pictured = {task.passages_config: task for task in tasks if "passage_images" in entries[task.key]}
     rows = sum(
         facts["rows"] for entry in entries.values() for splits in entry["configs"].values() for facts in splits.values()
     )
@@ -39,23 +40,34 @@ def dataset_card(manifest: dict[str, Any]) -> str:
         "tags": ["retrieval", "multimodal", "late-interaction", *(["synthetic"] if made_up else [])],
         "size_categories": [_size_category(rows)],
         "configs": configs,
-        "dataset_info": [_dataset_info(config, splits) for config, splits in tables.items()],
+        "dataset_info": [
+            _dataset_info(config, splits, passage_images=config in pictured) for config, splits in tables.items()
+        ],
     }
     packed = [TASKS[key].images_config for key in images]
     return render(
-        "dataset_card.md", header, tasks=tasks, entries=entries, made_up=made_up, packed=packed, releases=RELEASES
+        "dataset_card.md",
+        header,
+        tasks=tasks,
+        entries=entries,
+        made_up=made_up,
+        packed=packed,
+        pictured=list(pictured),
+        releases=RELEASES,
     )
 
 
-def _dataset_info(config: str, splits: dict[str, Any]) -> dict[str, Any]:
+def _dataset_info(config: str, splits: dict[str, Any], *, passage_images: bool) -> dict[str, Any]:
     from datasets import DatasetInfo, Features, Image, SplitDict, SplitInfo, Value
 
     sizes = SplitDict()
     for name, split in splits.items():
         sizes.add(SplitInfo(name, num_bytes=split["bytes"], num_examples=split["rows"]))
-    images = Features({"img_path": Value("string"), "image": Image()})
+    features = Features({"img_path": Value("string"), "image": Image()})
+    if not config.endswith("_images"):
+        features = Features.from_arrow_schema(arrow_schema(config, passage_images=passage_images))
     info = DatasetInfo(
-        features=images if config.endswith("_images") else Features.from_arrow_schema(arrow_schema(config)),
+        features=features,
         splits=sizes,
         download_size=sum(split["bytes"] for split in splits.values()),
         dataset_size=sum(split["bytes"] for split in splits.values()),

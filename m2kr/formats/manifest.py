@@ -52,6 +52,7 @@ class _Entry(TypedDict):
     options: dict[str, Any]
     sources: dict[str, _Source]
     absent: NotRequired[list[str]]
+    passage_images: NotRequired[dict[str, Any]]
 
 
 class _Manifest(TypedDict):
@@ -126,6 +127,21 @@ def entry(
         "options": options,
         "sources": dict(sorted(sources.items())),
     }
+
+
+def with_passages(entry: dict[str, Any], task: Task, splits: dict[str, list[Shard]], images: Any) -> dict[str, Any]:
+    """Return a task's entry with other shards of its passages, which have pictures now, and with their fingerprint.
+
+    Args:
+        entry: as it was.
+        task: the task.
+        splits: split of the passages -> its shards.
+        images: what the manifest is to say of the pictures, as ``passage_images``.
+    """
+    passages = {split: split_facts(task.passages_config, shards) for split, shards in splits.items()}
+    configs = {**entry["configs"], task.passages_config: passages}
+    hashes = [shard["sha256"] for shard in shards_of({"configs": configs})]
+    return {**entry, "fingerprint": digest(hashes), "configs": configs, "passage_images": images}
 
 
 def split_facts(config: str, shards: list[Shard]) -> dict[str, Any]:

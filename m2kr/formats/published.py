@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from m2kr.common.text_table import aligned
 from m2kr.formats.manifest import read_manifest
+from m2kr.formats.schema import PASSAGE_IMAGE, takes_passage_images
 from m2kr.formats.shards import find_shards, read_batches, readable
 from m2kr.tasks import Task
 
@@ -86,7 +87,10 @@ def _compared(
     rows = sum(pq.read_metadata(shard).num_rows for shard in shards)
     yield Comparison(config, name, "rows", (published_rows,), (rows,), why=made_up)
     sizes: dict[str, int] = {}
-    for batch in read_batches(shards, pq.read_schema(shards[0]).names):
+    names = pq.read_schema(shards[0]).names
+    if takes_passage_images(config):
+        names = [column for column in names if column != PASSAGE_IMAGE]
+    for batch in read_batches(shards, names):
         for column, values in zip(batch.schema.names, batch.columns, strict=True):
             sizes[column] = sizes.get(column, 0) + values.nbytes
     columns = {column: round(size / max(rows, 1), 2) for column, size in sizes.items()}

@@ -11,7 +11,7 @@ import pyarrow as pa
 from polars.datatypes import DataTypeClass
 
 from m2kr.errors import M2KRError
-from m2kr.formats.schema import arrow_schema, polars_schema
+from m2kr.formats.schema import PASSAGE_IMAGE, arrow_schema, polars_schema, takes_passage_images
 from m2kr.tasks import Task
 
 _NAMED = 1000
@@ -44,12 +44,13 @@ def leaves_root(path: pl.Expr) -> pl.Expr:
 def check_columns(config: str, found: pa.Schema, where: str) -> None:
     """Check that ``found`` has the columns of ``config`` in order, with their types.
 
-    ``question`` may have the type null, as in the published CC, which has none.
+    ``question`` may have the type null, as in the published CC, which has none. Passages may have pictures besides.
 
     Raises:
         DatasetError: naming the first column that differs.
     """
-    expected = arrow_schema(config)
+    pictured = takes_passage_images(config) and PASSAGE_IMAGE in found.names
+    expected = arrow_schema(config, passage_images=pictured)
     if found.names != expected.names:
         missing = [name for name in expected.names if name not in found.names]
         extra = [name for name in found.names if name not in expected.names]
@@ -98,7 +99,7 @@ def _check_loaded(config: str, rows: pl.LazyFrame, where: str, needed: Sequence[
     if lacking := [name for name in needed if name not in schema]:
         raise DatasetError(f"{where} has no column {', '.join(lacking)}; it is not in the M2KR format.")
     row_id = needed[0]
-    for name, wanted in polars_schema(config).items():
+    for name, wanted in polars_schema(config, passage_images=takes_passage_images(config)).items():
         found = schema.get(name, wanted)
         if not _serves(found, wanted) or (name == row_id and found != wanted):
             raise DatasetError(f"{where}: column {name} has type {found}, {config} wants {wanted}.")
@@ -164,7 +165,7 @@ def check_split(
 
     Ids are present and unique; no positive and no answer is null; no passage is empty; every query has an image or a
     question; ``pos_item_ids`` and ``pos_item_contents`` are parallel, every positive is a passage of this split, and
-    its content is that passage's; no image path leaves its root; with ``images``, every image is there.
+    its content is that passage's; no image path of a query or passage leaves its root; with ``images``, every image is there.
 
     Args:
         task: the task.
@@ -211,9 +212,10 @@ def check_split(
         ),
         _Problem(queries_at, broken, "question_id", "the content of a positive is not the passage's"),
     ]
-    if task.reads_images:
-        outside = data.filter(leaves_root(pl.col("img_path")))
-        problems.append(_Problem(queries_at, outside, "question_id", "the image path leaves its root"))
+    for where, rows, row_id in ((queries_at, data, "question_id"), (passages_at, passages, "passage_id")):
+        if rows.collect_schema().get("img_path") == pl.String:
+            outside = rows.filter(leaves_root(pl.col("img_path")))
+            problems.append(_Problem(where, outside, row_id, "the image path leaves its root"))
     _refuse(problems)
     counts = data.select(
         queries=pl.len(),
@@ -292,6 +294,16 @@ def doubts(task: Task, data: pl.LazyFrame, passages: pl.LazyFrame) -> Iterator[t
         count, first = without.select(pl.len(), pl.col("question_id").head(_NAMED).implode()).collect().row(0)
         if count:
             yield task.data_config, f"{count:,} queries have no image path", tuple(first)
+    if task.takes_passage_images and passages.collect_schema().get(PASSAGE_IMAGE) == pl.String:
+        asked = data.select("question_id", "img_path", passage_id="pos_item_ids").explode(
+            "passage_id", empty_as_null=False, keep_nulls=False
+        )
+        shared = asked.drop_nulls().join(passages, on=["passage_id", "img_path"]).unique("question_id")
+        found = shared.select(pl.len(), pl.col("question_id").sort().head(_NAMED).implode()).collect(engine="streaming")
+        count, first = found.row(0)
+        if count:
+            says = f"{count:,} queries ask with the picture of a positive passage, by which it is found"
+            yield task.data_config, says, tuple(first)
 
 
 def _windows_line_ends(rows: pl.LazyFrame, column: str) -> str:
@@ -308,15 +320,17 @@ def _windows_line_ends(rows: pl.LazyFrame, column: str) -> str:
     )
 
 
-def check_images(data: pl.LazyFrame, where: str, images: ImagePlaces | None) -> int:
-    """Return the number of distinct images, each of which has to be there."""
-    paths = data.select("question_id", "img_path").drop_nulls("img_path")
+def check_images(
+    data: pl.LazyFrame, where: str, images: ImagePlaces | None, *, row_id: str = "question_id"
+) -> int:
+    """Return the number of distinct images of queries, or of passages, each of which has to be there."""
+    paths = data.select(row_id, "img_path").drop_nulls("img_path")
     if images is None:
         return int(paths.select(pl.col("img_path").n_unique()).collect(engine="streaming").item())
     rows = paths.unique("img_path", keep="first").sort("img_path").collect(engine="streaming")
-    missing = [(row_id, path) for row_id, path in rows.iter_rows() if not images.has(path)]
+    missing = [(name, path) for name, path in rows.iter_rows() if not images.has(path)]
     if missing:
-        row_id, path = missing[0]
+        name, path = missing[0]
         more = f" ({len(missing):,} images in all)" if len(missing) > 1 else ""
-        raise DatasetError(f"{where}, row question_id={row_id!r}: the image {path} is not in {images}{more}.")
+        raise DatasetError(f"{where}, row {row_id}={name!r}: the image {path} is not in {images}{more}.")
     return rows.height

@@ -13,14 +13,27 @@ from m2kr.tasks import TASKS
 if TYPE_CHECKING:
     import polars as pl
 
+PASSAGE_IMAGE = "img_path"
+"""Column of passages that were given pictures: a path like that of queries, or null."""
+
 _PLAIN = {"string": pa.string(), "int64": pa.int64(), "double": pa.float64(), "bool": pa.bool_(), "null": pa.null()}
 
 
-def arrow_schema(config: str) -> pa.Schema:
-    """Return the Arrow schema of ``<TASK>_data`` or ``<TASK>_passages``, columns in published order."""
+def arrow_schema(config: str, *, passage_images: bool = False) -> pa.Schema:
+    """Return the Arrow schema of ``<TASK>_data`` or ``<TASK>_passages``, columns in published order.
+
+    With ``passage_images``, passages have the column ``img_path`` besides, the last one.
+    """
     key, _, table = config.rpartition("_")
     columns = TASKS[key].query_columns if table == "data" else TASKS[key].passage_columns
-    return pa.schema([pa.field(name, arrow_type(spelled)) for name, spelled in columns.items()])
+    more = {PASSAGE_IMAGE: "string"} if passage_images else {}
+    return pa.schema([pa.field(name, arrow_type(spelled)) for name, spelled in {**columns, **more}.items()])
+
+
+def takes_passage_images(config: str) -> bool:
+    """Whether the tables of a config may have the column of `PASSAGE_IMAGE`; see `Task.takes_passage_images`."""
+    key, _, table = config.rpartition("_")
+    return table == "passages" and TASKS[key].takes_passage_images
 
 
 @functools.cache
@@ -47,8 +60,9 @@ def _outer_fields(text: str) -> list[str]:
     return fields
 
 
-def polars_schema(config: str) -> pl.Schema:
-    """Return the schema of ``config`` in Polars types."""
+def polars_schema(config: str, *, passage_images: bool = False) -> pl.Schema:
+    """Return the schema of ``config`` in Polars types; as `arrow_schema`."""
     import polars as pl
 
-    return pl.Schema(arrow_schema(config))  # from_arrow would import pandas, which takes longer than all else here
+    # from_arrow would import pandas, which takes longer than all else here.
+    return pl.Schema(arrow_schema(config, passage_images=passage_images))

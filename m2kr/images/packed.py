@@ -1,7 +1,7 @@
 """Images in Parquet shards, the config ``<TASK>_images``, read one by one.
 
 It has one split, ``images``, with the columns ``img_path`` and ``image`` (the Image feature of `datasets`): every image
-that a query of the task names, once, with the bytes of its file. `m2kr.images.pack` writes it.
+that a query or passage of the task names, once, with the bytes of its file. `m2kr.images.pack` writes it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Decoding the pictures of queries in order, in processes beside the model where that is asked for."""
+"""Decoding the pictures of queries, or of passages, in order, in processes beside the model where that is asked for.
+
+They are named by rows of a table: ``question_id`` and ``img_path``, or ``passage_id`` and ``img_path``.
+"""
 
 from __future__ import annotations
 
@@ -33,34 +36,48 @@ _PICKLED_BYTES = 16 << 20
 # What a worker is sent when it starts, at most. A model is larger.
 
 
-def picture_sizes(images: ImageRoots | None, task: str, queries: pl.DataFrame) -> list[int]:
-    """Return the bytes of the picture of each query, -1 where only reading tells.
+def picture_sizes(images: ImageRoots | None, task: str, rows: pl.DataFrame) -> list[int]:
+    """Return the bytes of the picture of each query or passage, -1 where only reading tells.
 
     Args:
         images: where they are.
         task: key of the task, for messages.
-        queries: with the columns ``question_id`` and ``img_path``.
+        rows: with the columns ``question_id``, or ``passage_id``, and ``img_path``.
 
     Raises:
         M2KRError: some are missing. That is found out here, and not after hours of work.
     """
-    if images is None:
-        raise M2KRError(f"the queries of {task} have images. Name their folder with --images.")
+    kind, row_id = _kind(rows)
     sizes, missing = [], []
-    for query, path in queries.select("question_id", "img_path").iter_rows():
+    images = _given_roots(images, task, rows)
+    for name, path in rows.select(row_id, "img_path").iter_rows():
         if path is None:
-            raise M2KRError(f"query {query} of {task} has no image path. Build this task again.")
+            raise M2KRError(f"{kind} {name} of {task} has no image path. Build this task again.")
         file = images.find(path)
         if file is None:
             missing.append(path)
         else:
             sizes.append(file.size)
     if missing:
+        without = "--ignore-images" if kind == "query" else "--ignore-passage-images"
+        of = task if kind == "query" else f"{task}'s passages"
         raise M2KRError(
-            f"{len(missing):,} of {queries.height:,} images of {task} are not in {images}, the first is {missing[0]}. "
-            "Name their folder with --images, or pass --ignore-images, or --bad-images black to go on without them."
+            f"{len(missing):,} of {rows.height:,} images of {of} are not in {images}, the first is {missing[0]}. "
+            f"Name their folder with --images, or pass {without}, or --bad-images black to go on without them."
         )
     return sizes
+
+
+def _kind(rows: pl.DataFrame) -> tuple[str, str]:
+    """Return of what rows are, and their column of ids."""
+    return ("query", "question_id") if "question_id" in rows.columns else ("passage", "passage_id")
+
+
+def _given_roots(images: ImageRoots | None, task: str, rows: pl.DataFrame) -> ImageRoots:
+    if images is None:
+        several = "queries" if _kind(rows)[0] == "query" else "passages"
+        raise M2KRError(f"the {several} of {task} have images. Name their folder with --images.")
+    return images
 
 
 BLACK_SIZE = (336, 336)
@@ -68,26 +85,25 @@ BLACK_SIZE = (336, 336)
 
 
 def black_for_bad(
-    images: ImageRoots | None, task: str, queries: pl.DataFrame, *, workers: int = 0, quiet: bool = False
+    images: ImageRoots | None, task: str, rows: pl.DataFrame, *, workers: int = 0, quiet: bool = False
 ) -> tuple[ImageRoots, list[str]]:
-    """Decode the picture of every query once, and put black ones in place of those that cannot be used.
+    """Decode every picture once, and put black ones in place of those that cannot be used.
 
     Args:
         images: where they are.
         task: key of the task, for messages.
-        queries: with the columns ``question_id`` and ``img_path``.
+        rows: of queries or passages, as in `picture_sizes`.
         workers: as in `decoded`.
         quiet: no progress, no notices.
 
     Returns:
-        Roots with the black ones, and the ids of the queries that get one.
+        Roots with the black ones, and the ids of the queries, or passages, that get one.
 
     Raises:
         M2KRError: there are no roots, no picture at all can be used, or a path leaves its root.
     """
-    if images is None:
-        raise M2KRError(f"the queries of {task} have images. Name their folder with --images.")
-    paths = queries["img_path"].drop_nulls().unique(maintain_order=True).to_list()
+    images = _given_roots(images, task, rows)
+    paths = rows["img_path"].drop_nulls().unique(maintain_order=True).to_list()
     bad: dict[str, ImageError] = {}
     bar = progress(len(paths), f"{task} look for bad images", unit="images", quiet=quiet)
     with bar, closing(decoded(images, paths, _nothing, workers=workers)) as pictures:
@@ -103,7 +119,7 @@ def black_for_bad(
     if len(bad) == len(paths):
         raise M2KRError(f"none of the {len(bad):,} images of {task} can be used; of the first: {first}")
     say(f"{task}: {len(bad):,} of {len(paths):,} images cannot be used; of the first: {first}", quiet=quiet)
-    unread = [name for name, path in queries.select("question_id", "img_path").iter_rows() if path in bad]
+    unread = [name for name, path in rows.select(_kind(rows)[1], "img_path").iter_rows() if path in bad]
     return images.after(_Black(frozenset(bad))), unread
 
 
@@ -137,21 +153,22 @@ def _nothing(_: Image) -> npt.NDArray[np.uint8]:
 
 
 def query_pictures(
-    images: ImageRoots | None, task: str, queries: pl.DataFrame, prepare: Prepare | None = None, *, workers: int = 0
+    images: ImageRoots | None, task: str, rows: pl.DataFrame, prepare: Prepare | None = None, *, workers: int = 0
 ) -> Generator[Picture]:
-    """Yield the pictures of queries as `decoded` does, after `picture_sizes` found them.
+    """Yield the pictures of queries or passages as `decoded` does, after `picture_sizes` found them.
 
     Raises:
-        ImageError: one cannot be used; it names the query.
+        ImageError: one cannot be used; it names the query or passage.
         M2KRError: as `decoded`.
     """
     assert images is not None
-    names, paths = queries["question_id"], queries["img_path"].to_list()
+    kind, row_id = _kind(rows)
+    names, paths = rows[row_id], rows["img_path"].to_list()
     with closing(decoded(images, paths, prepare, workers=workers)) as pictures:
         for name, path, picture in zip(names, paths, pictures, strict=True):
             if isinstance(picture, ImageError):
                 raise ImageError(
-                    f"the picture {path} of query {name} of {task} cannot be used: {picture} "
+                    f"the picture {path} of {kind} {name} of {task} cannot be used: {picture} "
                     "What was finished before it is kept. --bad-images black or skip goes on without it.",
                     picture.fault,
                     picture.reason,

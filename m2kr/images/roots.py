@@ -13,7 +13,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Protocol
 
 from m2kr.errors import M2KRError
-from m2kr.formats.shards import find_shards, read_batches
+from m2kr.formats.schema import PASSAGE_IMAGE, takes_passage_images
+from m2kr.formats.shards import find_shards, read_batches, readable
 from m2kr.images.archives import archive_kind, open_archive
 from m2kr.images.decode import ImageError, ImageFile, decode
 from m2kr.images.parts import FIRST_PART
@@ -240,15 +241,30 @@ def parse_roots(values: Iterable[str]) -> ImageRoots:
 
 
 def image_paths(data: Path, task: Task) -> Iterator[tuple[str, str, str]]:
-    """Yield split, question id and ``img_path`` of every query with an image: test first, train last.
+    """Yield split, id and ``img_path`` of every query with an image, then of every passage with one of its own.
 
-    That order puts what an evaluation reads first into the first shards of a pack.
+    The splits of passages are ``<split>_passages``. Test comes first, train last: that order puts what an evaluation
+    reads first into the first shards of a pack.
 
     Raises:
         M2KRError: a table cannot be read.
     """
-    for split in reversed(task.splits):
-        for batch in read_batches(find_shards(data / task.data_config, split), ["question_id", "img_path"]):
-            for question, path in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+    tables = [(task.data_config, split, "question_id") for split in reversed(task.splits)]
+    tables += [(task.passages_config, f"{split}_passages", "passage_id") for split in reversed(task.splits)]
+    for config, split, row_id in tables:
+        shards = find_shards(data / config, split)
+        if row_id == "passage_id" and not _have_passage_images(config, shards):
+            continue
+        for batch in read_batches(shards, [row_id, "img_path"]):
+            for name, path in zip(*(column.to_pylist() for column in batch.columns), strict=True):
                 if path is not None:
-                    yield split, str(question), path
+                    yield split, str(name), path
+
+
+def _have_passage_images(config: str, shards: Sequence[Path]) -> bool:
+    import pyarrow.parquet as pq
+
+    if not shards or not takes_passage_images(config):
+        return False
+    with readable(shards[0]):
+        return PASSAGE_IMAGE in pq.read_schema(shards[0]).names

@@ -83,9 +83,13 @@ class Result(TypedDict):
     # m2kr.evaluate.batch_effect, and `over_batch_limit`. Null where nothing has vectors, or nobody knows.
     batch_effect: NotRequired[dict[str, float] | None]
     # Queries whose picture could not be used, and how they were asked: "handling" is "black" (with a black picture) or
-    # "skip" (not at all: they count as missed), "queries" their number. Null where there were none.
+    # "skip" (not at all: they count as missed), "queries" their number; and "passages", where any are, the number of
+    # passages that were encoded with a black picture, or without one. Null where there were none.
     bad_images: NotRequired[dict[str, Any] | None]
-    # Digest of the paths and sizes of the queries' pictures; null where none were read.
+    # What became of pictures that passages have of their own: "read", "not read" (the retriever reads none), "ignored"
+    # (--ignore-passage-images), or of a run made elsewhere "unknown". Null where no passage has one.
+    passage_images: NotRequired[str | None]
+    # Digest of the paths and sizes of the pictures of queries, and of passages; null where none were read.
     pictures: NotRequired[str | None]
     # Inputs encoded at once; null where that is not known.
     batch_size: int | None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from m2kr.common.text_table import aligned
 from m2kr.results.answer_record import AnswerResult
@@ -12,8 +13,8 @@ from m2kr.results.record import Result, depends_on_batch
 def table(results: Sequence[Result]) -> str:
     """Return results as a table: one row for each model and task, the headline measures in percent.
 
-    A star marks a row whose queries or passages were cut, whose images were ignored, whose run was made elsewhere or
-    whose vectors depend on the batch; made-up data are said below the table.
+    A star marks a row whose queries or passages were cut, whose images were ignored, whose passages had pictures that
+    were read, whose run was made elsewhere or whose vectors depend on the batch; made-up data are said below the table.
     """
     rows: list[tuple[str, ...]] = [
         ("task", "split", "model", "queries", "passages", "R@K", "PR@K", "MRR@10", "nDCG@10")
@@ -58,6 +59,8 @@ def notes_on(results: Sequence[Result]) -> list[str]:
     if any(result["ignored_inputs"] for result in results):
         notes.append("* the queries' images were not given to this model (--ignore-images)")
     notes += _bad_images(results)
+    if any(result.get("passage_images") == "read" for result in results):
+        notes.append("* the model was given pictures of passages, which the published benchmark has not")
     if any(result["limited"] for result in results):
         notes.append("* only the first queries were evaluated (--limit)")
     if any(result["nano"] for result in results):
@@ -72,15 +75,21 @@ def notes_on(results: Sequence[Result]) -> list[str]:
 
 
 def _marked(name: str, result: Result | AnswerResult) -> str:
-    """Return the name of what was evaluated, with a star where not all that the task asks was asked."""
+    """Return the name of what was evaluated, with a star where not the task as it is was evaluated."""
     cut = result["limited"] or result["nano"] or result["ignored_inputs"] or result.get("bad_images")
-    star = "*" if cut or _is_elsewhere(result) or depends_on_batch(result) else ""
+    more = result.get("passage_images") == "read"
+    star = "*" if cut or more or _is_elsewhere(result) or depends_on_batch(result) else ""
     return f"{result[name]}{star}"  # type: ignore[literal-required]
 
 
 def _bad_images(results: Sequence[Result | AnswerResult]) -> list[str]:
-    some = any(result.get("bad_images") for result in results)
-    return ["* some pictures could not be read, and their queries were asked without (--bad-images)"] if some else []
+    bad: list[Any] = [result.get("bad_images") or {} for result in results]
+    notes = []
+    if any(each.get("queries") for each in bad):
+        notes.append("* some pictures could not be read, and their queries were asked without (--bad-images)")
+    if any(each.get("passages") for each in bad):
+        notes.append("* some pictures of passages could not be read, and were left out or black (--bad-images)")
+    return notes
 
 
 def _is_elsewhere(result: Result | AnswerResult) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from m2kr.common.cli import option, parse
 from m2kr.errors import run_command
-from m2kr.synthetic.write import RELEASES, generate
+from m2kr.synthetic.write import PASSAGE_IMAGES, RELEASES, generate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +20,9 @@ class SyntheticOptions:
     seed: int = option("which world", 0)
     releases: str = option(
         "names with commas between; what they refer to is written too", ",".join(RELEASES), metavar="A,B"
+    )
+    passage_images: bool = option(
+        "write pictures for passages too, with lists that m2kr.images attach brings to a built benchmark", False
     )
     quiet: bool = option("say nothing but errors", False)
 
@@ -34,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         " Running it again goes on where it stopped; a folder with other data is never touched.",
     )
     names = [name.strip() for name in options.releases.split(",") if name.strip()]
+    names += [PASSAGE_IMAGES] if options.passage_images else []
     generate(options.out, scale=options.scale, seed=options.seed, releases=names, quiet=options.quiet)
     return 0
 

@@ -29,20 +29,25 @@ RELEASES: dict[str, SyntheticRelease] = {
 }
 """Every release that can be made up, in the order in which they are written."""
 
+PASSAGE_IMAGES = "passage_images"
+"""Name of the folder with pictures for passages, which no release has, and which is written only if asked for."""
+
+_EVERY = {**RELEASES, PASSAGE_IMAGES: import_module(f"m2kr.synthetic.releases.{PASSAGE_IMAGES}").RELEASE}
+
 
 def with_needs(releases: Sequence[str]) -> list[str]:
-    """Return ``releases`` and what these refer to, in the order of `RELEASES`.
+    """Return ``releases`` and what these refer to, in the order of `RELEASES`, `PASSAGE_IMAGES` last.
 
     Raises:
         M2KRError: a name is unknown.
     """
     wanted: set[str] = set()
     for release in releases:
-        if release not in RELEASES:
+        if release not in _EVERY:
             hint = did_you_mean(release, RELEASES)
             raise M2KRError(f"release {release!r} is unknown.{hint} There are: {', '.join(RELEASES)}.")
-        wanted |= {release, *RELEASES[release].needs}
-    return [release for release in RELEASES if release in wanted]
+        wanted |= {release, *_EVERY[release].needs}
+    return [release for release in _EVERY if release in wanted]
 
 
 def generate(
@@ -56,7 +61,7 @@ def generate(
         out: the folder that gets a folder for each release.
         scale: how much; see `Sizes`.
         seed: which world. Equal seeds and scales give equal bytes, whichever releases are written together.
-        releases: names from `RELEASES`; what they refer to (articles, pictures) is written too.
+        releases: names from `RELEASES`, or `PASSAGE_IMAGES`; what they refer to (articles, pictures) is written too.
         quiet: say nothing.
 
     Raises:
@@ -68,25 +73,25 @@ def generate(
     markers = {name: _marker(name, world) for name in names}
     for name in names:
         _check_folder(out / name, markers[name])
-    finished = all(_to_write(out / name, RELEASES[name].files(world)) is None for name in names)
+    finished = all(_to_write(out / name, _EVERY[name].files(world)) is None for name in names)
     if finished:
         clear_lock(out)
     # What is finished may be in a folder that is read-only.
     with nullcontext() if finished else one_writer(out, quiet=quiet):
         for name in names:
             _check_folder(out / name, markers[name])  # again: another process may have written meanwhile
-            _write_release(out / name, markers[name], RELEASES[name].files(world), quiet)
+            _write_release(out / name, markers[name], _EVERY[name].files(world), quiet)
 
 
 def _marker(release: str, world: World) -> dict[str, Any]:
     return {
         "made_up": True,
-        "note": f"Made-up data in the raw format of {RELEASES[release].name}; nothing in it is real.",
+        "note": f"Made-up data in the raw format of {_EVERY[release].name}; nothing in it is real.",
         "generator": "m2kr.synthetic",
         "m2kr_version": __version__,
         "seed": world.seed,
         "scale": world.sizes.scale,
-        "options": RELEASES[release].build_options(world.sizes),
+        "options": _EVERY[release].build_options(world.sizes),
     }
 
 

@@ -102,6 +102,26 @@ def test_the_score_of_the_sum_is_the_sum_of_the_cosines(checkpoint: Path, retrie
     assert_within(found, halves[0][0] + halves[1][0], halves[0][1] + halves[1][1])
 
 
+@pytest.mark.parametrize("fusion", ["sum", "image"])
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_a_passage_with_a_picture_is_read_as_a_query_and_has_the_length_of_the_others(
+    checkpoint: Path, fusion: str, batch_size: int
+) -> None:
+    retriever = CLIP(checkpoint=str(checkpoint), fusion=fusion)
+    images = random_images(len(TEXTS))
+    texts, pixels = text_reference(checkpoint, TEXTS), image_reference(checkpoint, images)
+    wanted = texts + pixels if fusion == "sum" else pixels.copy()
+    wanted[1] = pixels[1]  # that text is empty
+    wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
+    wanted[::2] = texts[::2]
+    inputs = [{"text": text, "image": images[row]} if row % 2 else text for row, text in enumerate(TEXTS)]
+    found = retriever.encode_document(inputs, batch_size=batch_size)
+    assert_vectors_near(found, wanted)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+    assert retriever.reads_passage_images
+    assert not CLIP(checkpoint=str(checkpoint), fusion="text").reads_passage_images
+
+
 def test_prepared_pictures_count_as_the_pictures_themselves(retriever: CLIP) -> None:
     prepare = pickle.loads(pickle.dumps(retriever.prepare_image))
     assert len(pickle.dumps(prepare)) < 1000
@@ -192,9 +212,9 @@ def test_an_unknown_fusion_is_an_error_with_the_choices(checkpoint: Path) -> Non
         CLIP(checkpoint=str(checkpoint), fusion="imag")
 
 
-def test_a_passage_with_a_picture_is_refused(retriever: CLIP) -> None:
+def test_a_passage_with_a_picture_is_refused_where_only_texts_are_read(checkpoint: Path) -> None:
     with pytest.raises(M2KRError, match="input 1 has a picture"):
-        retriever.encode_document(["owl", {"text": "fox", "image": random_images(1)[0]}])
+        CLIP(checkpoint=str(checkpoint), fusion="text").encode_document(["owl", {"text": "a", "image": random_images(1)[0]}])
 
 
 def test_a_picture_prepared_for_another_model_is_refused(retriever: CLIP) -> None:

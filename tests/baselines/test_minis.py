@@ -51,6 +51,21 @@ def test_a_committed_model_finds_passages_of_another_world(
     assert result["metrics"][data.task.metrics[0]] >= least
 
 
+@pytest.mark.parametrize("key", ["OVEN", "EVQA"])
+def test_clip_mini_finds_more_with_the_pictures_of_passages(
+    key: str, illustrated: Path, world: Path, passage_pictures: Path, tmp_path: Path
+) -> None:
+    """Its towers were trained on pictures with texts; a passage's picture is another one of what the query shows."""
+    data = load_task(key, illustrated, "test", images=parse_roots([str(world), str(passage_pictures)]))
+    found, without = (
+        evaluate_task(clip_mini(), data, tmp_path / str(off), TaskOptions(quiet=True, ignore_passage_images=off))
+        for off in (False, True)
+    )
+    assert (found["passage_images"], without["passage_images"]) == ("read", "ignored")
+    measure = data.task.metrics[0]
+    assert found["metrics"][measure] > without["metrics"][measure] + 0.02
+
+
 def test_one_vector_is_the_mean_of_all() -> None:
     many, one = preflmr_mini(checkpoint=str(model_folder("dpr-mini"))), OneVectorRetriever()
     picture = Image.effect_noise((80, 70), 60).convert("RGB")

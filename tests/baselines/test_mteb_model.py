@@ -85,9 +85,11 @@ def by_mteb(built: Path, world: Path, tmp_path_factory: pytest.TempPathFactory) 
     folder = tmp_path_factory.mktemp("mteb")
     cache, config.HF_DATASETS_CACHE = config.HF_DATASETS_CACHE, folder / "cache"
 
-    def run(model: Any, task: str, *, instructions: bool = False) -> dict[str, float]:
-        images, out = parse_roots([str(world)]), folder / f"export-{instructions}"
-        export_task(built, task, "mteb", out, images=images, instructions=instructions, quiet=True)
+    def run(
+        model: Any, task: str, *, instructions: bool = False, data: Path = built, more: tuple[Path, ...] = ()
+    ) -> dict[str, float]:
+        images, out = parse_roots([str(world), *map(str, more)]), folder / f"export-{instructions}-{data.name}"
+        export_task(data, task, "mteb", out, images=images, instructions=instructions, quiet=True)
         options: dict[str, Any] = {"cache": None, "show_progress_bar": False, "co2_tracker": False}
         found = mteb.evaluate(model, mteb_task(out, task), **options)
         return dict(found.task_results[0].scores["test"][0])
@@ -120,6 +122,28 @@ def test_recall_is_what_mteb_gives_the_model_on_an_export_without_instructions(
     assert result["model_settings"]["similarity"] == "cosine"
     assert result["batch_effect"] is not None
     assert max(result["batch_effect"].values()) < 1e-3
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip2"])
+def test_passages_with_pictures_are_encoded_as_mteb_does(
+    illustrated: Path,
+    world: Path,
+    passage_pictures: Path,
+    tmp_path: Path,
+    pictured: Callable[..., str],
+    by_mteb: Callable[..., Any],
+    kind: str,
+) -> None:
+    name = pictured(kind)
+    data = load_task("Infoseek", illustrated, images=parse_roots([str(world), str(passage_pictures)]))
+    assert not data.passages["img_path"].null_count()
+    result = evaluate_task(get_retriever(name), data, tmp_path, TaskOptions(quiet=True))
+    assert result["passage_images"] == "read"
+    model = mteb.get_model(name.removeprefix("mteb:"))
+    wanted = by_mteb(model, "Infoseek", data=illustrated, more=(passage_pictures,))
+    for k in KS:
+        assert result["metrics"][f"Recall@{k}"] == pytest.approx(wanted[f"hit_rate_at_{k}"], abs=1e-6)
+    assert 0 < result["metrics"]["Recall@20"] < 1
 
 
 @pytest.mark.parametrize("instructions", ["no", "yes"])

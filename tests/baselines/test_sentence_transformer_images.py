@@ -50,6 +50,23 @@ def test_pictures_are_read_and_both_parts_count(
 
 
 @pytest.mark.parametrize("name", ["clip", "siglip2"])
+def test_a_passage_with_a_picture_is_both_and_as_long_as_a_text(
+    folders: Callable[[str], Path], pictures: list[Image.Image], name: str
+) -> None:
+    folder = str(folders(name))
+    by = {how: SentenceTransformerRetriever(checkpoint=folder, fusion=how) for how in ("sum", "image", "text")}
+    assert [by[how].reads_passage_images for how in ("sum", "image", "text")] == [True, True, False]
+    passages = [TEXTS[0], {"text": TEXTS[1], "image": pictures[1]}]
+    found = by["sum"].encode_document(passages)
+    picture = by["image"].encode_document([{"text": "", "image": pictures[1]}])[0]
+    text = by["text"].encode_document([TEXTS[1]])[0]
+    both = (picture + text) / np.linalg.norm(picture + text)
+    np.testing.assert_allclose(found[1], both, atol=1e-5)
+    np.testing.assert_allclose(found[0], by["text"].encode_document([TEXTS[0]])[0], atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip2"])
 def test_vectors_depend_neither_on_the_batch_nor_on_what_kinds_it_mixes(
     folders: Callable[[str], Path], pictures: list[Image.Image], name: str
 ) -> None:

@@ -25,6 +25,8 @@ def usual(records):
         ({"ignored_inputs": ["image"]}, ("no-images",)),
         ({"batch_effect": {"passages": 0.0, "queries": 0.002}}, ("batch-dependent",)),
         ({"batch_effect": {"queries": 0.002}, "dtype": "float16"}, ()),
+        ({"passage_images": "read"}, ("passage-images",)),
+        ({"passage_images": "ignored"}, ()),
         ({"search": "plaid"}, ("approximate",)),
         ({"split": "valid"}, ("other-split",)),
         ({"synthetic": True, "ignored_inputs": ["image"]}, ("made-up", "no-images")),

@@ -128,13 +128,23 @@ def query(
 
 
 def document(
-    w: Weights, config: dict[str, Any], ids: list[int], attended: list[int], dropped: set[int]
+    w: Weights,
+    config: dict[str, Any],
+    ids: list[int],
+    attended: list[int],
+    dropped: set[int],
+    images: list[torch.Tensor] | None = None,
 ) -> torch.Tensor:
-    """The vectors of one passage that count."""
+    """The vectors of one passage that count: those of its images, projected, in front of those of its text."""
     side = "context" if config["separate_query_and_context_text_encoder"] else "query"
     hidden = bert(w, f"{side}_text_encoder.bert_model", config["text_config"], ids, attended)
     text = unit(linear(w, f"{side}_text_encoder_linear", hidden))
-    return text[[position for position, token in enumerate(ids) if token not in dropped]]
+    parts = []
+    for image in images or []:  # by the query's encoder, where the two are one
+        states = clip(w, "query_vision_encoder.vision_model.vision_model", config["vision_config"], image)
+        inner = torch.tanh(linear(w, "query_vision_projection.model.0", states[-1][0]))
+        parts.append(unit(linear(w, "query_vision_projection.model.2", inner).view(-1, config["dim"])))
+    return torch.cat([*parts, text[[position for position, token in enumerate(ids) if token not in dropped]]])
 
 
 def score(q: torch.Tensor, d: torch.Tensor) -> float:

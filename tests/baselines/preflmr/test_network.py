@@ -229,6 +229,27 @@ def test_each_region_gives_what_it_gives_alone(model):
 
 
 @torch.no_grad()
+def test_a_plain_reference_agrees_on_passages_with_images(case, tmp_path):
+    """The official values hold none, so that the rule is computed twice: projections, then the text's vectors."""
+    config = case.config | {"context_concat_output_from_vision_encoder": True}
+    for name in ("model.safetensors", "query_tokenizer", "context_tokenizer"):
+        (tmp_path / name).symlink_to(case.folder / name)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    model = PreFLMR.from_pretrained(tmp_path)
+    weights = {name: tensor.double() for name, tensor in official_state_dict(model).items()}
+    vocabulary = (case.folder / "query_tokenizer" / "vocab.txt").read_text().splitlines()
+    dropped = {vocabulary.index(symbol) for symbol in (*string.punctuation, "[PAD]")}
+    documents = model.document_tokenizer(case.inputs["documents"])
+    pixels = case.expected["query_pixel_values"]
+    images = (pixels if pixels.ndim == 4 else pixels[:, 0]).repeat(len(case.inputs["documents"]), 1, 1, 1)
+    images = images[: len(case.inputs["documents"])]
+    found = model.document(*documents, images)
+    for row, (ids, attended) in enumerate(zip(*map(torch.Tensor.tolist, documents), strict=True)):
+        wanted = reference.document(weights, config, ids, attended, dropped, [images[row].double()])
+        assert_vectors_near(found.embeddings[row][found.mask[row]], wanted)
+
+
+@torch.no_grad()
 def test_images_of_passages_come_first(folder, tmp_path):
     value = configuration("preflmr") | {"context_concat_output_from_vision_encoder": True}
     for name in ("model.safetensors", "query_tokenizer", "context_tokenizer"):

@@ -17,9 +17,10 @@ from m2kr.dataset import query_text
 from m2kr.errors import M2KRError
 from m2kr.evaluate.__main__ import main
 from m2kr.results.record import read_result
-from m2kr.retriever import Retriever, get_retriever, instruction_end
+from m2kr.retriever import Retriever, get_retriever, instruction_end, reads_passage_images
 from tests.baselines.images import random_image
 from tests.benchmarks import gpu_encode
+from tests.tolerance import assert_vectors_near
 
 
 @pytest.mark.parametrize("name", ["preflmr-vit-b", "preflmr-vit-l", "preflmr-vit-g", "preflmr-vit-l-encn", "flmr"])
@@ -50,6 +51,23 @@ def test_options_change_what_is_encoded(folder: Path, flmr_folder: Path) -> None
     grid: Any = get_retriever("flmr", checkpoint=str(flmr_folder), options={"regions": "grid"})
     assert grid.prepare_image(random_image(0)).shape == (10, 16, 16, 3)
     assert grid.settings["regions"] == "grid"
+
+
+def test_pictures_of_passages_are_read_where_the_configuration_says_so(folder: Path, tmp_path: Path) -> None:
+    used = shutil.copytree(folder, tmp_path / "mine")
+    assert not reads_passage_images(get_retriever("preflmr-vit-b", checkpoint=str(used)))
+    config = json.loads((used / "config.json").read_text())
+    config["context_concat_output_from_vision_encoder"] = True
+    (used / "config.json").write_text(json.dumps(config))
+    retriever: Any = get_retriever("preflmr-vit-b", checkpoint=str(used))
+    assert reads_passage_images(retriever)
+    picture = random_image(0)
+    plain, seen, prepared = retriever.encode_document(
+        ["a red owl", {"text": "a red owl", "image": picture}, {"text": "a red owl", "image": retriever.prepare_image(picture)}]
+    )
+    assert len(seen) == len(plain) + config["mapping_network_prefix_length"]
+    assert_vectors_near(prepared, seen)
+    assert_vectors_near(seen[-len(plain) :], plain)
 
 
 @pytest.mark.parametrize("token", [":", ";"])

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import polars as pl
 import pytest
 from PIL import Image
 
@@ -13,7 +14,8 @@ from m2kr.evaluate.task import evaluate_task
 from m2kr.export import mteb as module
 from m2kr.export import mteb_task, search_model
 from m2kr.export.task import export_task
-from tests.m2kr.evaluating import Constant, Multi
+from m2kr.images.roots import parse_roots
+from tests.m2kr.evaluating import Constant, Multi, many_vectors, sorted_by_id, text_of
 
 
 class SeeingMulti(Multi):
@@ -67,6 +69,84 @@ def test_mteb_scores_pictures_and_texts_as_here(awkward, exported, pictures, by_
     for one, other in zip(here.asked, there.asked, strict=True):
         assert isinstance(other["image"], Image.Image)
         assert one["image"].tobytes() == other["image"].tobytes()
+
+
+class Looking(SeeingMulti):
+    """Reads passages with pictures too: a picture is a word more."""
+
+    reads_passage_images = True
+
+    def encode(self, inputs):
+        seen = ["" if isinstance(item, str) else item["image"].tobytes().hex()[:40] for item in inputs]
+        return [many_vectors(f"{text_of(item)} {picture}") for item, picture in zip(inputs, seen, strict=True)]
+
+
+@pytest.fixture(scope="session")
+def sparse(illustrated, tmp_path_factory):
+    """Infoseek with pictures at two of three passages; without a manifest."""
+    folder = tmp_path_factory.mktemp("sparse")
+    for config, split in (("data", "test"), ("passages", "test_passages")):
+        (shard,) = (illustrated / f"Infoseek_{config}").glob(f"{split}-*")
+        rows = pl.read_parquet(shard)
+        if config == "passages":
+            rows = rows.with_columns(img_path=pl.when(pl.int_range(pl.len()) % 3 > 0).then("img_path"))
+        (folder / f"Infoseek_{config}").mkdir()
+        rows.write_parquet(folder / f"Infoseek_{config}" / shard.name)
+    return folder
+
+
+@pytest.mark.usefixtures("unsampled")
+def test_passages_with_pictures_are_exported_and_scored_as_here(sparse, world, passage_pictures, by_mteb, tmp_path):
+    roots = parse_roots([str(world), str(passage_pictures)])
+    data = load_task("Infoseek", sparse, images=roots)
+    here, there = Looking(), Looking()
+    metrics = evaluate_task(here, data, tmp_path / "here", TaskOptions(quiet=True))["metrics"]
+    export_task(sparse, "Infoseek", "mteb", tmp_path / "out", images=roots, quiet=True)
+    task = mteb_task(tmp_path / "out", "Infoseek")
+    assert (task.metadata.category, task.metadata.type) == ("it2it", "Any2AnyRetrieval")
+    check_equal(by_mteb(there, task), metrics)
+    assert len(there.read) == len(here.read)
+    for one, other in zip(here.read, there.read, strict=True):
+        assert isinstance(one, str) == isinstance(other, str)
+        assert text_of(one) == text_of(other)
+        assert isinstance(one, str) or one["image"].tobytes() == other["image"].tobytes()
+
+    for retriever, refused in ((SeeingMulti(), r"passages of M2KRInfoseek have images.*ignore_passage_images=True"),):
+        with pytest.raises(M2KRError, match=refused):
+            by_mteb(retriever, mteb_task(tmp_path / "out", "Infoseek"))
+    texts = SeeingMulti()
+    by_mteb(texts, mteb_task(tmp_path / "out", "Infoseek"), ignore_passage_images=True)
+    assert texts.read == sorted_by_id(data)
+
+
+def test_other_models_are_refused_passages_of_which_some_have_no_picture(sparse, world, passage_pictures, tmp_path):
+    mteb = pytest.importorskip("mteb", reason="mteb evaluates on the export; pip install mteb")
+    roots = parse_roots([str(world), str(passage_pictures)])
+    export_task(sparse, "Infoseek", "mteb", tmp_path / "out", images=roots, quiet=True)
+    model = SimpleNamespace(mteb_model_meta=SimpleNamespace(name="a/b", modalities=["image", "text"]))
+    task = mteb_task(tmp_path / "out", "Infoseek")
+    without = load_task("Infoseek", sparse).passages["img_path"].null_count()
+    with pytest.raises(M2KRError, match=f"{without} passages of M2KRInfoseek have no picture"):
+        task.evaluate(model)
+    assert mteb.__version__
+
+
+@pytest.mark.parametrize("form", ["mteb", "beir", "trec"])
+def test_where_they_are_left_out_the_export_is_that_of_texts_and_says_so(
+    sparse, world, tree, tmp_path, capsys, form
+):
+    plain = tmp_path / "plain"
+    for config, split in (("data", "test"), ("passages", "test_passages")):
+        (shard,) = (sparse / f"Infoseek_{config}").glob(f"{split}-*")
+        (plain / f"Infoseek_{config}").mkdir(parents=True)
+        rows = pl.read_parquet(shard)
+        rows.drop("img_path" if config == "passages" else []).write_parquet(plain / f"Infoseek_{config}" / shard.name)
+    roots, options = parse_roots([str(world)]), {"ignore_passage_images": form == "mteb"}
+    export_task(plain, "Infoseek", form, tmp_path / "one", images=roots, quiet=True)
+    assert "passages" not in capsys.readouterr().err
+    export_task(sparse, "Infoseek", form, tmp_path / "other", images=roots, **options)
+    assert "the images of its passages are left out" in capsys.readouterr().err
+    assert tree(tmp_path / "one" / "Infoseek") == tree(tmp_path / "other" / "Infoseek")
 
 
 def test_mteb_orders_ties_as_here(awkward, exported, by_mteb, tmp_path):

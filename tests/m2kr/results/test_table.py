@@ -51,6 +51,8 @@ def test_the_columns_of_a_table_line_up() -> None:
         ({"limited": True}, True, ["--limit"]),
         ({"nano": True, "seed": 0}, True, ["--nano"]),
         ({"ignored_inputs": ["image"], "limited": True}, True, ["--ignore-images", "--limit"]),
+        ({"passage_images": "read"}, True, ["pictures of passages"]),
+        ({"passage_images": "not read"}, False, []),
         ({"batch_effect": {"queries": 0.5}}, True, ["--batch-size"]),
         ({"synthetic": True}, False, ["made-up data"]),
     ],

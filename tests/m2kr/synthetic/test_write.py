@@ -16,7 +16,7 @@ from m2kr.errors import M2KRError
 from m2kr.synthetic.__main__ import main
 from m2kr.synthetic.releases.files import ReleaseFile
 from m2kr.synthetic.world import World
-from m2kr.synthetic.write import MARKER, RELEASES, UNFINISHED, generate
+from m2kr.synthetic.write import MARKER, PASSAGE_IMAGES, RELEASES, UNFINISHED, generate
 from tests.conftest import SCALE
 from tests.m2kr.synthetic.reading import lines, load, table, wit_rows
 
@@ -233,3 +233,23 @@ def test_the_command_ends_with_one_line_on_bad_settings(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("error: scale is 0.0")
     assert done.stderr.count("\n") == 1
+
+
+# --- pictures for passages ------------------------------------------------------------------------------------------
+
+
+def test_pictures_for_passages_are_written_only_if_asked_for(small: dict[str, bytes], tmp_path: Path) -> None:
+    assert not any(name.startswith(PASSAGE_IMAGES) for name in small)
+    arguments = ["--out", str(tmp_path), "--scale", str(SMALL), "--releases", "okvqa", "--passage-images", "--quiet"]
+    assert main(arguments) == 0
+    written = contents(tmp_path)
+    more = {name for name in written if name.startswith(f"{PASSAGE_IMAGES}/")}
+    assert {name: written[name] for name in written.keys() - more} == {
+        name: content for name, content in small.items() if name in written
+    }
+    world = World(0, SMALL)
+    assert sum(name.endswith(".jpg") for name in more) == world.sizes.entities
+    for task in ("OVEN", "EVQA", "Infoseek", "OKVQA"):
+        rows = lines(tmp_path / PASSAGE_IMAGES / f"{task}.jsonl")
+        assert {row["passage_image_path"] for row in rows} <= more
+        assert len({row.get("passage_id", row.get("title")) for row in rows}) == len(rows) >= world.sizes.entities

@@ -35,8 +35,9 @@ class CLIP:
     vector with that of the picture plus that with that of the question (``fusion`` "sum"), or one of the two alone
     ("image", "text"). A query without a picture is its question, and one without a question its picture, whatever
     the fusion. A passage with a picture is read by the same rule, and its vector brought to length 1 after that: else
-    it would come before those without a picture, whatever it shows. CLIP reads 77 tokens at most: only the beginning of a longer passage counts. The task's instruction
-    is left out: it would take some of that room and is the same for all queries.
+    it would come before those without a picture, whatever it shows. CLIP reads 77 tokens at most: only the beginning of
+    a longer passage counts. The task's instruction is left out: it would take some of that room and is the same for all
+    queries.
 
     Args:
         preset: name of the published checkpoint that is loaded where none is given.
@@ -100,8 +101,10 @@ class CLIP:
 
     def encode_document(self, inputs: Sequence[Input], batch_size: int = 32) -> npt.NDArray[np.float32]:
         """Return the vectors of passages, float32 of shape (inputs, dim), of length 1; see `encode_query`."""
-        vectors = self._encode(inputs, batch_size)
         fused = [row for row, item in enumerate(inputs) if not isinstance(item, str)]  # the others are of length 1
+        if not fused:
+            return self._encode_texts(texts_of(inputs, self.name), batch_size)
+        vectors = self._encode(inputs, batch_size)
         vectors[fused] /= np.maximum(np.linalg.norm(vectors[fused], axis=1, keepdims=True), 1e-12)
         return vectors
 

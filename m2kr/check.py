@@ -1,8 +1,8 @@
 """Check a benchmark folder: ``python -m m2kr.check DATA [--images ROOT]``.
 
 Files against the manifest (there, nothing else there, size, rows, SHA-256), columns and types, the rules of the format
-(`m2kr.formats.rules.check_split`), and every image that a query or passage names: there, whole, decodable, of sane size. A folder
-without a manifest, such as the published benchmark, is checked too, but for its hashes.
+(`m2kr.formats.rules.check_split`), and every image that a query or passage names: there, whole, decodable, of sane
+size. A folder without a manifest, such as the published benchmark, is checked too, but for its hashes.
 """
 
 from __future__ import annotations

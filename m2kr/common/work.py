@@ -200,13 +200,22 @@ def discard(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
+def _replaced(target: Path) -> Path:
+    return target.with_name(f".{target.name}.replaced")
+
+
+def tidy_place(target: Path) -> None:
+    """Delete what a kill in `move_into_place` has left of what had the name before, after the new one has it."""
+    discard(_replaced(target))
+
+
 def move_into_place(work: Path, target: Path) -> None:
     """Give a finished working folder its final name, in the place of what had that name.
 
     What had it is renamed first, to ``.<name>.replaced``, and deleted last. So there is the old folder, none or the new
     one, and never half of one, whenever this is killed; the next call for this target deletes what is left.
     """
-    replaced = target.with_name(f".{target.name}.replaced")
+    replaced = _replaced(target)
     with writing(target):
         discard(replaced)
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -80,9 +80,7 @@ class Encoder:
     options: EncodeOptions = field(default_factory=EncodeOptions)
     workers: int = 0
 
-    def passages(
-        self, texts: Sequence[str], work: Path, name: str, pictures: PassagePictures | None = None
-    ) -> Encoded:
+    def passages(self, texts: Sequence[str], work: Path, name: str, pictures: PassagePictures | None = None) -> Encoded:
         """Encode passages, unless they are stored already.
 
         Args:

@@ -85,8 +85,9 @@ def mteb_task(folder: str | Path, task: str | Task, *, ignore_images: bool = Fal
     if not parts:
         there = ", ".join(dict.fromkeys(part["task"] for part in every)) or "nothing"
         raise M2KRError(f"{folder} has no {task.key}; it has {there}. Export it with python -m m2kr.export --to mteb.")
-    for name in ("images", "instructions", "dataset", "passage_images"):
-        if len({bool(part.get(name)) if name == "passage_images" else part[name] for part in parts}) > 1:
+    pictured = [{**part, "pictures of passages": bool(part.get("passage_images"))} for part in parts]
+    for name in ("images", "instructions", "dataset", "pictures of passages"):
+        if len({part[name] for part in pictured}) > 1:
             raise M2KRError(f"the splits of {task.key} in {folder} differ in {name}. Export them again, all alike.")
     images, found = parts[0]["images"], bool(parts[0].get("passage_images"))
     without = sum(part["passages"] - part.get("passage_images", 0) for part in parts) if found else 0
@@ -96,7 +97,7 @@ def mteb_task(folder: str | Path, task: str | Task, *, ignore_images: bool = Fal
         name=mteb_name(task),
         description=task.description,
         reference=PAPER,
-        dataset={"path": str(folder.resolve()), "revision": parts[0]["dataset"]},
+        dataset={"path": str(folder.resolve()), "revision": parts[0]["dataset"] + ("-it2it" if found else "")},
         type="Any2AnyRetrieval" if images or found else "Retrieval",
         category=("i" if images else "") + ("t" if texts else "") + ("2it" if found else "2t"),
         modalities=["image", "text"] if images or found else ["text"],
@@ -107,11 +108,11 @@ def mteb_task(folder: str | Path, task: str | Task, *, ignore_images: bool = Fal
     )
 
     def evaluate(self: Any, model: Any, *arguments: Any, **options: Any) -> Any:
-        meta = getattr(model, "mteb_model_meta", None)
+        meta, does = getattr(model, "mteb_model_meta", None), "asks with" if images else "finds"
         called, reads = getattr(meta, "name", type(model).__name__), sorted(getattr(meta, "modalities", None) or ())
         if (images or found) and not ignore_images and "image" not in reads and not isinstance(model, _SearchModel):
             raise M2KRError(
-                f"{metadata.name} {'asks with' if images else 'finds'} images, and mteb's metadata of {called} names only "
+                f"{metadata.name} {does} images, and mteb's metadata of {called} names only "
                 f"{', '.join(reads) or 'nothing'}: mteb would leave the images out. If the model reads them, give it "
                 'metadata with modalities=["image", "text"]; else pass ignore_images=True to mteb_task.'
             )

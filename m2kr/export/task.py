@@ -10,8 +10,9 @@
 | ``mteb`` | Parquet and a card, configs ``<TASK>-corpus``, ``-queries``, ``-qrels`` | `m2kr.export.mteb_task` |
 
 These readers leave out queries that no judgement names. So a query without a positive gets one: relevance 0 for the
-first passage. It scores 0, as in `m2kr.metrics`. Pictures, of queries and of passages, are exported to mteb alone. A query's text is what `m2kr.dataset.query_text` makes of instruction
-and question. There are no titles: the content of a passage is all that retrievers are given here.
+first passage. It scores 0, as in `m2kr.metrics`. Pictures, of queries and of passages, are exported to mteb alone. A
+query's text is what `m2kr.dataset.query_text` makes of instruction and question. There are no titles: retrievers are
+given none here.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ def export_task(
             say(f"{part.name}: its queries' images are left out; these files hold texts only", quiet=quiet)
         if passages_with_images(task, part.passages) and not part.passage_images:
             say(f"{part.name}: the images of its passages are left out; these files hold texts only", quiet=quiet)
-        choices = {"images": with_images, "instructions": instructions}
+        choices: dict[str, bool | int] = {"images": with_images, "instructions": instructions}
         if part.passage_images:
             choices["passage_images"] = passages_with_images(task, part.passages)
         _write(part, to, out, key, choices, quiet=quiet)

@@ -165,7 +165,8 @@ def check_split(
 
     Ids are present and unique; no positive and no answer is null; no passage is empty; every query has an image or a
     question; ``pos_item_ids`` and ``pos_item_contents`` are parallel, every positive is a passage of this split, and
-    its content is that passage's; no image path of a query or passage leaves its root; with ``images``, every image is there.
+    its content is that passage's; no image path of a query or passage leaves its root; with ``images``, every query's
+    image is there.
 
     Args:
         task: the task.
@@ -320,9 +321,7 @@ def _windows_line_ends(rows: pl.LazyFrame, column: str) -> str:
     )
 
 
-def check_images(
-    data: pl.LazyFrame, where: str, images: ImagePlaces | None, *, row_id: str = "question_id"
-) -> int:
+def check_images(data: pl.LazyFrame, where: str, images: ImagePlaces | None, *, row_id: str = "question_id") -> int:
     """Return the number of distinct images of queries, or of passages, each of which has to be there."""
     paths = data.select(row_id, "img_path").drop_nulls("img_path")
     if images is None:

@@ -24,7 +24,7 @@ from m2kr.common.files import digest, sha256_of
 from m2kr.common.json_input import as_record, parse_json
 from m2kr.common.locks import clear_lock, one_writer
 from m2kr.common.progress import progress, say
-from m2kr.common.work import Note, discard
+from m2kr.common.work import Note, discard, tidy_place
 from m2kr.errors import M2KRError
 from m2kr.formats.integrity import are_listed
 from m2kr.formats.manifest import publish, read_manifest, shards_of, with_passages
@@ -147,6 +147,8 @@ def _entry(data: Path, task: Task, work: Path) -> dict[str, Any]:
     if entry is None:
         entry = Note(work / _NOTE, task.key).facts["entry"]
         folder = work / task.passages_config
+        if not folder.is_dir():  # it was moved
+            tidy_place(data / task.passages_config)
         publish(data, task, entry, {task.passages_config: folder} if folder.is_dir() else {})
     return entry
 
@@ -158,7 +160,8 @@ def _made(
     splits = entry["configs"][task.passages_config]
     if not are_listed(data, shards_of(entry)):
         raise M2KRError(
-            f"the files of {task.key} in {data} are not those of its manifest. Build it again with python -m m2kr.build."
+            f"the files of {task.key} in {data} are not those of its manifest. Build the task again with "
+            "python -m m2kr.build."
         )
     listed = _read_list(passages, task, quiet=quiet)
     counts = _compared(data, task, splits, listed, passages, other_texts=other_texts, quiet=quiet)
@@ -175,9 +178,7 @@ def _made(
                 write_shard(path, schema, tables, compression="zstd", use_dictionary=False)
                 counts[split] += tables.with_picture
                 size = path.stat().st_size
-                written[split].append(
-                    Shard(path=path.name, sha256=sha256_of(path), rows=shard["rows"], bytes=size)
-                )
+                written[split].append(Shard(path=path.name, sha256=sha256_of(path), rows=shard["rows"], bytes=size))
                 bar.update(shard["rows"])
     return with_passages(entry, task, written, {"of": _without_pictures(entry), "counts": counts})
 

@@ -32,7 +32,9 @@ RELEASES: dict[str, SyntheticRelease] = {
 PASSAGE_IMAGES = "passage_images"
 """Name of the folder with pictures for passages, which no release has, and which is written only if asked for."""
 
-_EVERY = {**RELEASES, PASSAGE_IMAGES: import_module(f"m2kr.synthetic.releases.{PASSAGE_IMAGES}").RELEASE}
+
+def _every() -> dict[str, SyntheticRelease]:
+    return {**RELEASES, PASSAGE_IMAGES: import_module(f"m2kr.synthetic.releases.{PASSAGE_IMAGES}").RELEASE}
 
 
 def with_needs(releases: Sequence[str]) -> list[str]:
@@ -42,12 +44,13 @@ def with_needs(releases: Sequence[str]) -> list[str]:
         M2KRError: a name is unknown.
     """
     wanted: set[str] = set()
+    every = _every()
     for release in releases:
-        if release not in _EVERY:
+        if release not in every:
             hint = did_you_mean(release, RELEASES)
             raise M2KRError(f"release {release!r} is unknown.{hint} There are: {', '.join(RELEASES)}.")
-        wanted |= {release, *_EVERY[release].needs}
-    return [release for release in _EVERY if release in wanted]
+        wanted |= {release, *every[release].needs}
+    return [release for release in every if release in wanted]
 
 
 def generate(
@@ -67,31 +70,31 @@ def generate(
     Raises:
         M2KRError: a release or the scale is not possible, or a folder holds something else than this world.
     """
-    names = with_needs(releases)
+    names, every = with_needs(releases), _every()
     world = World(seed, float(scale))
     # All folders are looked at before anything is written.
     markers = {name: _marker(name, world) for name in names}
     for name in names:
         _check_folder(out / name, markers[name])
-    finished = all(_to_write(out / name, _EVERY[name].files(world)) is None for name in names)
+    finished = all(_to_write(out / name, every[name].files(world)) is None for name in names)
     if finished:
         clear_lock(out)
     # What is finished may be in a folder that is read-only.
     with nullcontext() if finished else one_writer(out, quiet=quiet):
         for name in names:
             _check_folder(out / name, markers[name])  # again: another process may have written meanwhile
-            _write_release(out / name, markers[name], _EVERY[name].files(world), quiet)
+            _write_release(out / name, markers[name], every[name].files(world), quiet)
 
 
 def _marker(release: str, world: World) -> dict[str, Any]:
     return {
         "made_up": True,
-        "note": f"Made-up data in the raw format of {_EVERY[release].name}; nothing in it is real.",
+        "note": f"Made-up data in the raw format of {_every()[release].name}; nothing in it is real.",
         "generator": "m2kr.synthetic",
         "m2kr_version": __version__,
         "seed": world.seed,
         "scale": world.sizes.scale,
-        "options": _EVERY[release].build_options(world.sizes),
+        "options": _every()[release].build_options(world.sizes),
     }
 
 

@@ -214,7 +214,9 @@ def test_an_unknown_fusion_is_an_error_with_the_choices(checkpoint: Path) -> Non
 
 def test_a_passage_with_a_picture_is_refused_where_only_texts_are_read(checkpoint: Path) -> None:
     with pytest.raises(M2KRError, match="input 1 has a picture"):
-        CLIP(checkpoint=str(checkpoint), fusion="text").encode_document(["owl", {"text": "a", "image": random_images(1)[0]}])
+        CLIP(checkpoint=str(checkpoint), fusion="text").encode_document(
+            ["owl", {"text": "a", "image": random_images(1)[0]}]
+        )
 
 
 def test_a_picture_prepared_for_another_model_is_refused(retriever: CLIP) -> None:

@@ -51,7 +51,7 @@ def test_a_committed_model_finds_passages_of_another_world(
     assert result["metrics"][data.task.metrics[0]] >= least
 
 
-@pytest.mark.parametrize("key", ["OVEN", "EVQA"])
+@pytest.mark.parametrize("key", ["EVQA", "OKVQA"])
 def test_clip_mini_finds_more_with_the_pictures_of_passages(
     key: str, illustrated: Path, world: Path, passage_pictures: Path, tmp_path: Path
 ) -> None:
@@ -63,7 +63,7 @@ def test_clip_mini_finds_more_with_the_pictures_of_passages(
     )
     assert (found["passage_images"], without["passage_images"]) == ("read", "ignored")
     measure = data.task.metrics[0]
-    assert found["metrics"][measure] > without["metrics"][measure] + 0.02
+    assert found["metrics"][measure] > without["metrics"][measure] + 0.1
 
 
 def test_one_vector_is_the_mean_of_all() -> None:

@@ -14,6 +14,7 @@ from m2kr.synthetic import articles
 from m2kr.synthetic.releases.files import ReleaseFile, SyntheticRelease, json_lines, picture_file, text_file
 from m2kr.synthetic.world import Entity, World
 
+
 def _files(world: World) -> Iterator[ReleaseFile]:
     numbers = range(world.sizes.entities)
     names: dict[str, Callable[[Entity], list[dict[str, str]]]] = {

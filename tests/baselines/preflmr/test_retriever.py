@@ -63,7 +63,11 @@ def test_pictures_of_passages_are_read_where_the_configuration_says_so(folder: P
     assert reads_passage_images(retriever)
     picture = random_image(0)
     plain, seen, prepared = retriever.encode_document(
-        ["a red owl", {"text": "a red owl", "image": picture}, {"text": "a red owl", "image": retriever.prepare_image(picture)}]
+        [
+            "a red owl",
+            {"text": "a red owl", "image": picture},
+            {"text": "a red owl", "image": retriever.prepare_image(picture)},
+        ]
     )
     assert len(seen) == len(plain) + config["mapping_network_prefix_length"]
     assert_vectors_near(prepared, seen)

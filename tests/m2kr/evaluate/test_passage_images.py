@@ -187,7 +187,9 @@ def test_what_batches_do_is_measured_with_the_pictures(data: TaskData, monkeypat
     assert found is not None
     assert max(found.values()) < 1e-6
     spread = [round(place) for place in np.linspace(0, len(texts) - 1, 5)]
-    assert [not isinstance(item, str) for item in made.read[:5]] == [passages["img_path"][row] is not None for row in spread]
+    assert [not isinstance(item, str) for item in made.read[:5]] == [
+        passages["img_path"][row] is not None for row in spread
+    ]
 
 
 @pytest.mark.parametrize("kept", [False, True])
@@ -219,7 +221,7 @@ def spoiled(illustrated: Path, world: Path, passage_pictures: Path, tmp_path: Pa
 
 def test_one_that_is_missing_ends_the_evaluation_before_anything_is_encoded(spoiled: TaskData, tmp_path: Path) -> None:
     made = Looking()
-    with pytest.raises(M2KRError, match="1 of .* images of OVEN's passages are not in .*--ignore-passage-images"):
+    with pytest.raises(M2KRError, match=r"1 of .* images of OVEN's passages are not in .*--ignore-passage-images"):
         evaluate_task(made, spoiled, tmp_path / "out", QUIET)
     assert not made.read
     evaluate_task(Seeing(), spoiled, tmp_path / "texts", QUIET)  # which needs none of them
@@ -257,7 +259,7 @@ def test_a_finished_result_is_not_given_out_for_other_pictures(
 
 def test_without_a_root_their_folder_is_asked_for(illustrated: Path, tmp_path: Path) -> None:
     data = load_task("OVEN", illustrated)
-    with pytest.raises(M2KRError, match="passages of OVEN have images. Name their folder with --images"):
+    with pytest.raises(M2KRError, match=r"passages of OVEN have images\. Name their folder with --images"):
         evaluate_task(Looking(), data, tmp_path, TaskOptions(quiet=True, ignore_images=True))
 
 

@@ -132,9 +132,7 @@ def test_other_models_are_refused_passages_of_which_some_have_no_picture(sparse,
 
 
 @pytest.mark.parametrize("form", ["mteb", "beir", "trec"])
-def test_where_they_are_left_out_the_export_is_that_of_texts_and_says_so(
-    sparse, world, tree, tmp_path, capsys, form
-):
+def test_where_they_are_left_out_the_export_is_that_of_texts_and_says_so(sparse, world, tree, tmp_path, capsys, form):
     plain = tmp_path / "plain"
     for config, split in (("data", "test"), ("passages", "test_passages")):
         (shard,) = (sparse / f"Infoseek_{config}").glob(f"{split}-*")

@@ -213,7 +213,7 @@ def test_tasks_that_take_none_and_tables_that_are_not_known_are_refused(
     built: Path, data: Path, passages: pl.DataFrame, listed: Listed
 ) -> None:
     path = listed(*lines_of(passages))
-    with pytest.raises(M2KRError, match="passages of WIT have a column img_path.* OVEN, OKVQA, Infoseek, EVQA"):
+    with pytest.raises(M2KRError, match=r"passages of WIT have a column img_path.* OVEN, OKVQA, Infoseek, EVQA"):
         attach(built, TASKS["WIT"], path, quiet=True)
     with pytest.raises(M2KRError, match="has no manifest of OKVQA"):
         attach(data, TASKS["OKVQA"], path, quiet=True)

@@ -43,20 +43,22 @@ class Campaign:
                 os._exit(code)
         if os.waitpid(pid, 0)[1]:
             raise RuntimeError("the inputs could not be made")
-        self._references: dict[tuple[str, bool], dict[str, bytes]] = {}
+        self._references: dict[tuple[str, str], dict[str, bytes]] = {}
         self._changes: dict[str, int] = {}
         self.seconds: dict[str, float] = {}
         for command in self.commands:
-            for other in (False, True) if command.other else (False,):
-                self._make_reference(command, other=other)
+            for more in dict.fromkeys(("", command.other, *command.mixes)):
+                self._make_reference(command, more)
 
-    def _make_reference(self, command: Command, *, other: bool) -> None:
+    def _make_reference(self, command: Command, more: str) -> None:
         out = self._work / "reference"
-        outcome = self._run(command, out, other=other, fault=Fault("count"))
-        if outcome.code != 0:
-            raise RuntimeError(f"{command.name} fails undisturbed: {outcome.said}")
-        self._references[command.name, other] = contents(out) if out.exists() else {}
-        if not other:
+        # A part of the other work is done where the first was done.
+        for each in ("", more) if more in command.mixes else (more,):
+            outcome = self._run(command, out, more=each, fault=Fault("count"))
+            if outcome.code != 0:
+                raise RuntimeError(f"{command.name} {each} fails undisturbed: {outcome.said}")
+        self._references[command.name, more] = contents(out) if out.exists() else {}
+        if not more:
             self.seconds[command.name] = outcome.seconds
             self._changes[command.name] = int((self._work / "said.count").read_text(encoding="utf-8"))
         shutil.rmtree(out, ignore_errors=True)
@@ -66,12 +68,12 @@ class Campaign:
         command: Command,
         out: Path,
         *,
-        other: bool = False,
+        more: str = "",
         fault: Fault | None = None,
         inputs: Path | None = None,
         notes: str = "said",
     ) -> Running:
-        argv = command.argv(inputs or self._inputs, out, other=other)
+        argv = command.argv(inputs or self._inputs, out, more=more)
         return Running(command.main(), argv, out, self._work / notes, fault)
 
     def _run(self, command: Command, out: Path, **options: object) -> Outcome:
@@ -132,14 +134,14 @@ class Campaign:
         return found + self._goes_on(command, out)
 
     def _pair(self, command: Command, out: Path, random: Random) -> list[str]:
-        others = (False, bool(command.other) and random.random() < 0.7)
-        running = [self._start(command, out, other=other, notes=f"said{number}") for number, other in enumerate(others)]
+        works = ("", command.other if random.random() < 0.7 else "")
+        running = [self._start(command, out, more=more, notes=f"said{number}") for number, more in enumerate(works)]
         outcomes = [one.end() for one in running]
         found = [defect for outcome in outcomes for defect in outcome.defects]
         if all(outcome.code != 0 for outcome in outcomes):
             found.append(f"neither ended well: {outcomes[0].said[:200]!r} {outcomes[1].said[:200]!r}")
         made = contents(out) if out.exists() else {}
-        wanted = [self._references[command.name, other] for other in set(others)]
+        wanted = [self._references[command.name, more] for more in (*works, *(command.mixes if works[1] else ()))]
         if made not in wanted:
             found.append(f"neither one's result: {_difference(made, wanted[0])}")
         return found
@@ -165,7 +167,7 @@ class Campaign:
         if outcome.code != 0:
             return [*found, f"again: exit code {outcome.code}: {outcome.said[:300]!r}"]
         made = contents(out) if out.exists() else {}
-        wanted = self._references[command.name, False]
+        wanted = self._references[command.name, ""]
         return found if made == wanted else [*found, f"again: {_difference(made, wanted)}"]
 
     def _damage(self, command: Command, out: Path, random: Random) -> list[str]:
@@ -182,7 +184,7 @@ class Campaign:
         outcome = self._run(command, out, inputs=inputs)
         found = outcome.defects
         is_table = path.suffix == ".parquet" and path.read_bytes() != whole
-        if outcome.code == 0 and is_table and command.exact and contents(out) != self._references[command.name, False]:
+        if outcome.code == 0 and is_table and command.exact and contents(out) != self._references[command.name, ""]:
             found.append("other figures of a damaged table")
         where = path.relative_to(inputs)
         return [f"{where}: {defect}: {outcome.said[-300:]!r}" for defect in found]

@@ -33,6 +33,7 @@ class Command:
         arguments: with IN for the folder of inputs and OUT for that of outputs.
         reads: patterns of the files under IN that may be damaged.
         other: arguments of different work that goes into the same OUT.
+        mixes: arguments of parts of that other work, each of which is whole beside the rest of the first.
         imports: modules, which it imports where it uses them, and which take long.
         exact: whether it is refused, or gives the same bytes, where a table is damaged.
     """
@@ -42,12 +43,13 @@ class Command:
     arguments: str
     reads: tuple[str, ...]
     other: str = ""
+    mixes: tuple[str, ...] = ()
     exact: bool = True
     imports: str = "m2kr.evaluate.task"
 
-    def argv(self, inputs: Path, out: Path, *, other: bool = False) -> list[str]:
-        """Return the arguments for these folders."""
-        text = f"{self.arguments} {self.other if other else ''}"
+    def argv(self, inputs: Path, out: Path, *, more: str = "") -> list[str]:
+        """Return the arguments for these folders, and more."""
+        text = f"{self.arguments} {more}"
         return [word.replace("IN/", f"{inputs}/").replace("OUT", str(out)) for word in text.split()]
 
     def main(self) -> Any:
@@ -74,6 +76,7 @@ COMMANDS = (
         "--raw IN/raw --out OUT --tasks MSMARCO,OKVQA --workers 1 --quiet",
         ("raw/okvqa/*", "raw/msmarco/*", "raw/wikipedia/*", "raw/*/SYNTHETIC.json"),
         "--seed 1",
+        ("--seed 1 --tasks MSMARCO", "--seed 1 --tasks OKVQA"),
         exact=False,
         imports="m2kr.build.task m2kr.formats.croissant m2kr.formats.dataset_card datasets",
     ),

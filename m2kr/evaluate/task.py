@@ -85,6 +85,20 @@ def evaluate_task(
     return _Evaluation(retriever, data, out, options or TaskOptions()).result()
 
 
+def retrieve_task(
+    retriever: Retriever | SparseRetriever, data: TaskData, out: Path, options: TaskOptions | None = None
+) -> tuple[Run, Path]:
+    """Do what `evaluate_task` does but score: for questions whose positives are not known.
+
+    Returns:
+        The run, and where it was written, ``<out>/<TASK>.run.trec.gz``.
+
+    Raises:
+        M2KRError: as `evaluate_task`.
+    """
+    return _Evaluation(retriever, data, out, options or TaskOptions()).run()
+
+
 class _Evaluation:
     """One evaluation of a retriever on a task, with the arguments of `evaluate_task`."""
 
@@ -133,33 +147,59 @@ class _Evaluation:
         columns = ["passage_id", "passage_content", *([PASSAGE_IMAGE] if self.passage_images == "read" else [])]
         return self.data.passages.select(columns).sort("passage_id", descending=True)
 
+    def run(self) -> tuple[Run, Path]:
+        """Return the run, made now or before, and where it is; nothing is scored."""
+        done = Note(self.run_path.with_suffix(".key"), whole=lambda facts: self._has_run(facts["run_sha256"]))
+        if done.facts and not self.options.rerun:
+            if done.key != self.key:
+                raise M2KRError(
+                    f"{self.run_path} was made with other settings (data, model or options). Pass --rerun to replace "
+                    "it, or another --out."
+                )
+            self._check_pictures(done.facts.get("pictures"))
+            self.work.tidy(self._tidy)
+            say(f"{self.data.task.key}: finished before, see {self.run_path}", quiet=self.options.quiet)
+            return Run.read_trec(self.run_path), self.run_path
+        sizes, passages = self._found_pictures(), self.passages
+        with self.work.locked():
+            run, sha256 = self._run(passages["passage_id"].to_list(), passages["passage_content"].to_list(), sizes)
+            self.data.check_unchanged()
+            done.key = self.key
+            done.save(run_sha256=sha256, pictures=_told_pictures(self.data, sizes, self.passage_pictures))
+            self._tidy()
+        return run, self.run_path
+
+    def _found_pictures(self) -> list[int] | None:
+        """Look for the device and all pictures, before hours of encoding; return the sizes of the queries' pictures."""
+        options, data = self.options, self.data
+        if self.encoder:
+            check_device(options.device)
+        sizes = self._picture_sizes() if data.task.reads_images and not self.ignored else None
+        if self.passage_images == "read":
+            self.passage_pictures = self._passage_pictures(data, options.bad_images, quiet=options.quiet)
+        return sizes
+
     def result(self) -> Result:
         """Return the finished result, made now or before."""
-        options, data, task = self.options, self.data, self.data.task
+        options, task = self.options, self.data.task
         finished = self._finished()
         if finished is not None:
-            self._check_pictures(finished)
+            self._check_pictures(finished.get("pictures"))
         else:
-            if self.encoder:
-                check_device(options.device)  # before hours of encoding
-            sizes = None
-            if task.reads_images and not self.ignored:
-                sizes = self._picture_sizes()
-            if self.passage_images == "read":
-                self.passage_pictures = self._passage_pictures(data, options.bad_images, quiet=options.quiet)
+            sizes = self._found_pictures()
             with self.work.locked():
                 return self._finished() or self._made(sizes)  # another process may have made it just now
         self.work.tidy(self._tidy)
         say(f"{task.key}: finished before, see {self.result_path}", quiet=options.quiet)
         return finished
 
-    def _check_pictures(self, finished: Result) -> None:
-        """Check that the pictures are those that a finished result was made with, as far as their sizes tell.
+    def _check_pictures(self, made_with: str | None) -> None:
+        """Check that the pictures are those that finished work was made with, as far as their sizes tell.
 
         Raises:
             M2KRError: they are not. Where they are not there, nothing is said: the result stands.
         """
-        made_with, data = finished.get("pictures"), self.data
+        data = self.data
         if made_with is None or data.images is None or self.options.bad_images != "error":
             return
         sizes = found = None
@@ -173,7 +213,7 @@ class _Evaluation:
         now = _told_pictures(data, sizes, found)
         if now != made_with:
             raise M2KRError(
-                f"{self.result_path} was made with other pictures than those in {data.images} (paths or sizes differ). "
+                f"{self.run_path} was made with other pictures than those in {data.images} (paths or sizes differ). "
                 "Pass --rerun to evaluate with these, or choose another --out."
             )
 

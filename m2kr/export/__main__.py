@@ -10,12 +10,16 @@ from m2kr.common.cli import option, parse
 from m2kr.common.options import ImagesOption, QuietOption, SplitOption, TasksOption, TrustOption
 from m2kr.errors import M2KRError, run_command
 
-FORMS = ("trec", "beir", "mteb", "mteb-results")
+FORMS = ("trec", "beir", "mteb", "mteb-results", "challenge")
+
+_OF_RESULTS = ("mteb-results", "challenge")
+# Forms of results; the others are of a benchmark.
 
 _EXAMPLES = """examples:
   python -m m2kr.export m2kr-data --to beir --out beir --tasks MSMARCO
   python -m m2kr.export m2kr-data --to mteb --out mteb-data --tasks OKVQA --images raw
   python -m m2kr.export results --to mteb-results --out mteb-results
+  python -m m2kr.export results --to challenge --out csv
 """
 
 
@@ -32,7 +36,7 @@ class BenchmarkOptions(TasksOption, SplitOption, ImagesOption, TrustOption):
 class ExportOptions(BenchmarkOptions, QuietOption):
     """Options of ``python -m m2kr.export``."""
 
-    source: Path = option("folder of the benchmark; for mteb-results, of result files", positional=True)
+    source: Path = option("folder of the benchmark; for mteb-results and challenge, of results", positional=True)
     to: str = option("the form", choices=FORMS)
     out: Path = option("new folder, or an export to the same form")
 
@@ -46,13 +50,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Write a benchmark, or result files, in the forms other tools read.",
         epilog=_EXAMPLES,
     )
-    if options.to == "mteb-results":
+    if options.to in _OF_RESULTS:
+        from m2kr.export.challenge import export_runs
         from m2kr.export.mteb_results import export_results
 
+        export = export_runs if options.to == "challenge" else export_results
         for field in fields(BenchmarkOptions):
             if getattr(options, field.name) != field.default:
                 raise M2KRError(f"--{field.name.replace('_', '-')} says nothing about result files. Leave it out.")
-        paths = export_results(options.source, options.out, quiet=options.quiet)
+        paths = export(options.source, options.out, quiet=options.quiet)
     else:
         paths = _export_benchmark(options)
     for path in paths:

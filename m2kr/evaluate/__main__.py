@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from m2kr.common.files import safe_name
     from m2kr.common.registry import ignored_inputs
     from m2kr.dataset import load_task, nano_subset, with_raw_images
+    from m2kr.evaluate.batch_size import BATCH_SIZE
     from m2kr.evaluate.task import evaluate_task
     from m2kr.formats.shards import choose_tasks
     from m2kr.images.roots import parse_roots
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     retriever = get_retriever(model, **options.loading)
     for task in tasks:  # of all tasks before the first begins
         ignored_inputs(retriever.name, retriever.reads, task, ignore_images=options.ignore_images)
-    how = f"on {options.device} in {options.dtype}, {options.batch_size} at once"
+    how = f"on {options.device} in {options.dtype}, {options.batch_size or BATCH_SIZE} at once"
     results = []
     for task in tasks:
         data = load_task(task, options.data, options.split, images=images, limit=options.limit, trust=options.trust)

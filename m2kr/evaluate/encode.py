@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -20,6 +21,7 @@ from m2kr import __version__
 from m2kr.common.files import digest, not_written
 from m2kr.common.work import Note
 from m2kr.errors import M2KRError
+from m2kr.evaluate.batch_size import BatchSize
 from m2kr.evaluate.options import EncodeOptions
 from m2kr.images.query_pictures import query_pictures
 from m2kr.retriever import instruction_end
@@ -79,6 +81,11 @@ class Encoder:
     kept: Path
     options: EncodeOptions = field(default_factory=EncodeOptions)
     workers: int = 0
+
+    @cached_property
+    def batch(self) -> BatchSize:
+        """The size of its batches."""
+        return BatchSize(self.options.batch_size, quiet=self.options.quiet)
 
     def passages(self, texts: Sequence[str], work: Path, name: str, pictures: PassagePictures | None = None) -> Encoded:
         """Encode passages, unless they are stored already.
@@ -155,14 +162,14 @@ class Encoder:
         return data.query_texts(instructions=self.retriever.reads_instructions, end=instruction_end(self.retriever))
 
     def encode(self, what: What, inputs: Sequence[Input], label: str) -> Any:
-        """Return what the retriever makes of inputs, in batches of the size that the options say.
+        """Return what the retriever makes of inputs, in batches of the size of `batch`.
 
         Raises:
             M2KRError: it returned another number of items, or not what its ``vectors`` says.
         """
         retriever = self.retriever
         encode = retriever.encode_document if what == "passages" else retriever.encode_query
-        embeddings = encode(inputs, batch_size=self.options.batch_size)
+        embeddings = self.batch.encode(encode, inputs, label)
         if not hasattr(embeddings, "__len__"):
             raise M2KRError(
                 f"{label}: {retriever.name} returned a {type(embeddings).__name__}. Return an array, or a list of them."

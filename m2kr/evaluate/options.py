@@ -21,6 +21,7 @@ from m2kr.common.options import (
     TasksOption,
 )
 from m2kr.errors import M2KRError
+from m2kr.evaluate.batch_size import BATCH_SIZE
 from m2kr.retriever import REGISTRY
 
 MODELS = "a registered retriever (m2kr.evaluate --list-models), a model folder, a hub id, mteb:NAME or FILE.py:CLASS"
@@ -36,7 +37,9 @@ class EncodeOptions(ComputeOptions, QuietOption):
         in_key=True,
         in_result=True,
     )
-    batch_size: int = option("inputs encoded at once", 32, least=1, in_result=True)
+    batch_size: int | None = option(
+        f"inputs encoded at once; default: {BATCH_SIZE}, halved until it fits into a GPU's memory", None, least=1
+    )
 
     @property
     def stored(self) -> StoredType:

@@ -21,6 +21,7 @@ from m2kr.common.registry import ignored_inputs
 from m2kr.common.work import Note, Workplace
 from m2kr.errors import M2KRError
 from m2kr.evaluate.batch_effect import effect_of_batches
+from m2kr.evaluate.batch_size import BATCH_SIZE
 from m2kr.evaluate.encode import Encoder
 from m2kr.evaluate.options import TaskOptions
 from m2kr.evaluate.passages import PassagePictures, passage_images
@@ -137,6 +138,7 @@ class _Evaluation:
             )
         self.phases = Phases()
         self.batch_effect: dict[str, float] | None = None
+        self.batch_size = options.batch_size or BATCH_SIZE
         self.unread: list[str] = []  # queries whose picture cannot be used
         self.passage_pictures: PassagePictures | None = None
 
@@ -285,6 +287,7 @@ class _Evaluation:
                 note.facts[name] for name in ("seconds", "memory", "reused")
             )
             self.batch_effect = note.facts.get("batch_effect")
+            self.batch_size = note.facts.get("batch_size", self.batch_size)
             return Run.read_trec(self.run_path), note.facts["run_sha256"]
         found = self._searched(self.encoder, texts, sizes) if self.encoder else self._ranked(texts)
         queries = self.data.queries["question_id"].to_list()
@@ -303,6 +306,7 @@ class _Evaluation:
             memory=phases.memory,
             reused=phases.reused,
             batch_effect=self.batch_effect,
+            batch_size=self.batch_size,
         )
         return run, sha256
 
@@ -317,12 +321,13 @@ class _Evaluation:
         if effect and over_batch_limit(effect, options.dtype):
             say(
                 f"{self.data.task.key}: {self.retriever.name} encodes inputs differently alone and in batches of "
-                f"{options.batch_size} (vectors differ by up to {max(effect.values()):g} of their length): its figures "
+                f"{encoder.batch.size} (vectors differ by up to {max(effect.values()):g} of their length): its figures "
                 "depend on the batch size, and the result says so",
                 quiet=options.quiet,
             )
         passages = encoder.passages(texts, self.work.folder, self.data.task.key, self.passage_pictures)
         queries = encoder.queries(self.data, sizes, self.work.folder)
+        self.batch_size = encoder.batch.size
         for phase, encoded in (("encode_passages", passages), ("encode_queries", queries)):
             self.phases.add(phase, encoded.seconds, encoded.memory)
             if encoded.reused:
@@ -360,6 +365,7 @@ class _Evaluation:
             {
                 **retrieval_facts(self.data, metrics, run_sha256, self.phases),
                 **chosen(options, "in_result"),
+                "batch_size": self.batch_size,
                 **environment(options.device),
                 "model": self.retriever.name,
                 "model_settings": self.retriever.settings,

@@ -53,11 +53,11 @@ def main() -> int:
     options = parser.parse_args()
     work = Path(tempfile.mkdtemp(prefix="m2kr-torture-"))
     names = options.commands.split(",")
-    _prepare(work, names)
     began = time.monotonic()
     tried: Counter[tuple[str, str]] = Counter()
     faults: list[tuple[str, str, int, str]] = []
     try:
+        _prepare(work, names)
         jobs = [_start(options, work / f"job{job}", job) for job in range(options.jobs)]
         for pid, notes in jobs:
             status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

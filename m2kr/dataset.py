@@ -16,11 +16,10 @@ from m2kr.common.files import digest
 from m2kr.errors import M2KRError, first_line
 from m2kr.formats.integrity import WITHOUT_MANIFEST, Identity, ReadFile, identify
 from m2kr.formats.rules import DatasetError, check_usable
-from m2kr.formats.schema import PASSAGE_IMAGE
 from m2kr.formats.shards import readable, split_shards
 from m2kr.images.packed import packed_images
 from m2kr.images.roots import ImageRoots, parse_roots
-from m2kr.tasks import HUB_ID, Task, get_task
+from m2kr.tasks import HUB_ID, PASSAGE_IMAGE, Task, get_task
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -159,6 +159,9 @@ RELEASES: dict[str, Release] = {
 TASKS: dict[str, Task] = {key: _task(key, facts) for key, facts in _RECORDS["task"].items()}
 """Every task, by key, in the order of the published benchmark's table."""
 
+PASSAGE_IMAGE = "img_path"
+"""Column of passages that were given pictures of their own: a path like that of a query, or null."""
+
 HUB_ID = "BByrneLab/multi_task_multi_modal_knowledge_retrieval_benchmark_M2KR"
 """The hub's dataset of the benchmark's tables."""
 

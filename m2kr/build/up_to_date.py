@@ -13,10 +13,9 @@ from m2kr.build.inputs import TaskInputs
 from m2kr.formats.integrity import are_listed
 from m2kr.formats.manifest import read_manifest, shards_of
 from m2kr.formats.rules import check_images
-from m2kr.formats.schema import PASSAGE_IMAGE
 from m2kr.formats.shards import split_shards
 from m2kr.images.roots import ImageRoots
-from m2kr.tasks import Task
+from m2kr.tasks import PASSAGE_IMAGE, Task
 
 
 def is_up_to_date(inputs: TaskInputs, out: Path) -> bool:

@@ -26,7 +26,6 @@ from m2kr.evaluate.encode import Encoder
 from m2kr.evaluate.options import TaskOptions
 from m2kr.evaluate.passages import PassagePictures, passage_images
 from m2kr.evaluate.quantisation import effect_of_8_bits
-from m2kr.formats.schema import PASSAGE_IMAGE
 from m2kr.images.query_pictures import black_for_bad, picture_sizes
 from m2kr.metrics import score
 from m2kr.results.record import (
@@ -44,6 +43,7 @@ from m2kr.results.run import Run
 from m2kr.retriever import Retriever, SparseRetriever
 from m2kr.search.device import check_device
 from m2kr.search.exact import search
+from m2kr.tasks import PASSAGE_IMAGE
 
 if TYPE_CHECKING:
     import polars as pl

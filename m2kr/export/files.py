@@ -17,11 +17,10 @@ from m2kr.common.locks import is_unclaimed
 from m2kr.common.templates import render
 from m2kr.errors import M2KRError
 from m2kr.formats.integrity import ReadFile
-from m2kr.formats.schema import PASSAGE_IMAGE
 from m2kr.formats.shards import read_batches, write_shards
 from m2kr.images.roots import ImageRoots
 from m2kr.results.run import escaped_ids
-from m2kr.tasks import BENCHMARK_CITATION, TASKS, Task
+from m2kr.tasks import BENCHMARK_CITATION, PASSAGE_IMAGE, TASKS, Task
 
 if TYPE_CHECKING:
     from tqdm import tqdm

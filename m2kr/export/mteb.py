@@ -48,6 +48,11 @@ def model_name(name: str) -> str:
     return name if name.count("/") == 1 else f"m2kr/{name.replace('/', '--')}"
 
 
+def dataset_revision(dataset: str, *, pictured: bool) -> str:
+    """Return a revision for mteb: the fingerprint of the tables, and whether the pictures of passages are read."""
+    return f"{dataset}-it2it" if pictured else dataset
+
+
 def main_score(task: Task) -> str:
     """Return mteb's name of the measure that ranks a task."""
     return (task.metrics or ("Recall@10",))[0].replace("Recall@", "hit_rate_at_")
@@ -97,7 +102,7 @@ def mteb_task(folder: str | Path, task: str | Task, *, ignore_images: bool = Fal
         name=mteb_name(task),
         description=task.description,
         reference=PAPER,
-        dataset={"path": str(folder.resolve()), "revision": parts[0]["dataset"] + ("-it2it" if found else "")},
+        dataset={"path": str(folder.resolve()), "revision": dataset_revision(parts[0]["dataset"], pictured=found)},
         type="Any2AnyRetrieval" if images or found else "Retrieval",
         category=("i" if images else "") + ("t" if texts else "") + ("2it" if found else "2t"),
         modalities=["image", "text"] if images or found else ["text"],

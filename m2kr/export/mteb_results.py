@@ -11,7 +11,7 @@ from m2kr.common.locks import one_writer
 from m2kr.common.progress import progress, say
 from m2kr.errors import M2KRError
 from m2kr.export.files import open_folder
-from m2kr.export.mteb import main_score, model_name, mteb_name
+from m2kr.export.mteb import dataset_revision, main_score, model_name, mteb_name
 from m2kr.metrics import MEASURES
 from m2kr.results.record import Result, read_results
 from m2kr.tasks import TASKS
@@ -51,7 +51,9 @@ def task_result(results: Sequence[Result]) -> dict[str, Any]:
             }
         ]
     return {
-        "dataset_revision": results[0]["dataset"],
+        "dataset_revision": dataset_revision(
+            results[0]["dataset"], pictured=results[0].get("passage_images") == "read"
+        ),
         "task_name": mteb_name(task),
         "mteb_version": None,
         "scores": scores,

@@ -32,11 +32,10 @@ from m2kr.dataset import check_read, query_text
 from m2kr.errors import M2KRError
 from m2kr.export.files import MANIFEST, WRITERS, ExportedSplit, open_folder, read_folder, read_passages, write_card
 from m2kr.formats.integrity import identify
-from m2kr.formats.schema import PASSAGE_IMAGE
 from m2kr.formats.shards import readable, split_shards
 from m2kr.images.packed import packed_images
 from m2kr.images.roots import ImageRoots
-from m2kr.tasks import TASKS, Task, get_task
+from m2kr.tasks import PASSAGE_IMAGE, TASKS, Task, get_task
 
 
 def export_task(

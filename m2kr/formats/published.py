@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from m2kr.common.text_table import aligned
 from m2kr.formats.manifest import read_manifest
-from m2kr.formats.schema import PASSAGE_IMAGE, takes_passage_images
 from m2kr.formats.shards import find_shards, read_batches, readable
-from m2kr.tasks import Task
+from m2kr.tasks import PASSAGE_IMAGE, Task
 
 if TYPE_CHECKING:
     import polars as pl
@@ -88,7 +87,7 @@ def _compared(
     yield Comparison(config, name, "rows", (published_rows,), (rows,), why=made_up)
     sizes: dict[str, int] = {}
     names = pq.read_schema(shards[0]).names
-    if takes_passage_images(config):
+    if config == task.passages_config and task.takes_passage_images:
         names = [column for column in names if column != PASSAGE_IMAGE]
     for batch in read_batches(shards, names):
         for column, values in zip(batch.schema.names, batch.columns, strict=True):

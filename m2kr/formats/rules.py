@@ -11,8 +11,8 @@ import pyarrow as pa
 from polars.datatypes import DataTypeClass
 
 from m2kr.errors import M2KRError
-from m2kr.formats.schema import PASSAGE_IMAGE, arrow_schema, polars_schema, takes_passage_images
-from m2kr.tasks import Task
+from m2kr.formats.schema import arrow_schema, polars_schema, takes_passage_images
+from m2kr.tasks import PASSAGE_IMAGE, Task
 
 _NAMED = 1000
 # Rows that are named at most, where many are wrong in the same way.

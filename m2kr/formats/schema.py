@@ -8,13 +8,10 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from m2kr.tasks import TASKS
+from m2kr.tasks import PASSAGE_IMAGE, TASKS
 
 if TYPE_CHECKING:
     import polars as pl
-
-PASSAGE_IMAGE = "img_path"
-"""Column of passages that were given pictures: a path like that of queries, or null."""
 
 _PLAIN = {"string": pa.string(), "int64": pa.int64(), "double": pa.float64(), "bool": pa.bool_(), "null": pa.null()}
 

@@ -29,10 +29,10 @@ from m2kr.errors import M2KRError
 from m2kr.formats.integrity import are_listed
 from m2kr.formats.manifest import publish, read_manifest, shards_of, with_passages
 from m2kr.formats.rules import leaves_root
-from m2kr.formats.schema import PASSAGE_IMAGE, arrow_schema
+from m2kr.formats.schema import arrow_schema
 from m2kr.formats.shards import Shard, read_batches, readable, write_shard
 from m2kr.parsing.lines import read_lines
-from m2kr.tasks import TASKS, Task
+from m2kr.tasks import PASSAGE_IMAGE, TASKS, Task
 
 _NOTE = "attach.json"
 

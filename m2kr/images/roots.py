@@ -13,12 +13,11 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Protocol
 
 from m2kr.errors import M2KRError
-from m2kr.formats.schema import PASSAGE_IMAGE, takes_passage_images
 from m2kr.formats.shards import find_shards, read_batches, readable
 from m2kr.images.archives import archive_kind, open_archive
 from m2kr.images.decode import ImageError, ImageFile, decode
 from m2kr.images.parts import FIRST_PART
-from m2kr.tasks import HUB_IMAGES, Task, get_task
+from m2kr.tasks import HUB_IMAGES, PASSAGE_IMAGE, Task, get_task
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -253,7 +252,7 @@ def image_paths(data: Path, task: Task) -> Iterator[tuple[str, str, str]]:
     tables += [(task.passages_config, f"{split}_passages", "passage_id") for split in reversed(task.splits)]
     for config, split, row_id in tables:
         shards = find_shards(data / config, split)
-        if row_id == "passage_id" and not _have_passage_images(config, shards):
+        if row_id == "passage_id" and not (task.takes_passage_images and _have_passage_images(shards)):
             continue
         for batch in read_batches(shards, [row_id, "img_path"]):
             for name, path in zip(*(column.to_pylist() for column in batch.columns), strict=True):
@@ -261,10 +260,10 @@ def image_paths(data: Path, task: Task) -> Iterator[tuple[str, str, str]]:
                     yield split, str(name), path
 
 
-def _have_passage_images(config: str, shards: Sequence[Path]) -> bool:
+def _have_passage_images(shards: Sequence[Path]) -> bool:
     import pyarrow.parquet as pq
 
-    if not shards or not takes_passage_images(config):
+    if not shards:
         return False
     with readable(shards[0]):
         return PASSAGE_IMAGE in pq.read_schema(shards[0]).names

@@ -21,7 +21,7 @@ from leaderboard.records import read_records
 from leaderboard.submission import check
 from leaderboard.validate import read_valid_result
 from m2kr.answer.evidence import run_passages
-from m2kr.dataset import TaskData
+from m2kr.dataset import TaskData, load_task
 from m2kr.errors import M2KRError, run_command
 from m2kr.evaluate.compare import compare_results
 from m2kr.results.record import read_results, read_run
@@ -41,6 +41,14 @@ def a_run(data: TaskData, depth: int = 120) -> Scores:
         ids = [data.passages["passage_id"][int(row)] for row in rng.permutation(data.passages.height)[:depth]]
         run[query] = {name: float(rng.integers(40)) / 8 for name in [*ids, *positives]}
     return run
+
+
+def test_what_a_run_made_elsewhere_did_with_pictures_of_passages_is_not_known(
+    illustrated: Path, okvqa: TaskData, tmp_path: Path
+) -> None:
+    for data, use in ((load_task("OKVQA", illustrated), "unknown"), (okvqa, None)):
+        path = in_form_of_ranx(a_run(data), tmp_path / "run", data)
+        assert score_run(path, data, "m", tmp_path / str(use), quiet=True)["passage_images"] == use
 
 
 def in_form_of_ranx(run: Scores, path: Path, _: TaskData) -> Path:

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from transformers import AutoImageProcessor, Qwen2VLProcessor
 
 from baselines.encoders.template import TEMPLATES
@@ -14,7 +16,7 @@ from baselines.sentence_transformer import SentenceTransformerRetriever
 from m2kr.errors import M2KRError
 from m2kr.retriever import REGISTRY, Retriever, get_retriever
 from tests.baselines.families.page import PAGE
-from tests.baselines.families.rows import ROWS, TEXTS, Row, measure
+from tests.baselines.families.rows import PASSAGES, ROWS, TEXTS, Row, measure
 from tests.baselines.images import random_image
 from tests.tolerance import assert_vectors_near
 
@@ -33,6 +35,27 @@ def test_a_family_gives_what_its_authors_compute(folders: Folder, row: Row) -> N
     for name in row.names:
         assert " and ".join(sorted(REGISTRY.records()[name].reads)) == found.reads
         assert REGISTRY.records()[name].vectors == found.vectors
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if not row.refused], ids=lambda row: row.checkpoint)
+def test_a_passage_with_a_picture_is_what_its_authors_compute(folders: Folder, row: Row) -> None:
+    folder = folders(row.checkpoint)
+    retriever = SentenceTransformerRetriever(checkpoint=str(folder), **row.options)
+    assert retriever.reads_passage_images is ("image" in retriever.reads and retriever.vectors == "single")
+    if not retriever.reads_passage_images:
+        return
+    assert row.reference is not None
+    picture = random_image(0, (60, 90))
+    found = retriever.encode_document([{"text": PASSAGES[1], "image": picture}, PASSAGES[0]])
+    with torch.no_grad():
+        if row.checkpoint in ("gme", "qwen3-vl-embedding", "qwen2_5-vl"):
+            both = row.reference(folder, PASSAGES[1], picture, query=False)
+        else:
+            parts = [row.reference(folder, *part, query=False) for part in ((None, picture), (PASSAGES[1], None))]
+            both = parts[0] + parts[1]
+            both /= np.linalg.norm(both)
+        wanted = [both, row.reference(folder, PASSAGES[0], None, query=False)]
+    np.testing.assert_allclose(found, wanted, atol=2e-5)
 
 
 @pytest.mark.parametrize(("name", "of"), [(name, row.checkpoint) for row in ROWS for name in row.names])

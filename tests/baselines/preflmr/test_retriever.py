@@ -13,9 +13,12 @@ from typing import Any
 import pytest
 
 from baselines.preflmr.retriever import PreFLMRRetriever
-from m2kr.dataset import query_text
+from m2kr.dataset import load_task, query_text
 from m2kr.errors import M2KRError
 from m2kr.evaluate.__main__ import main
+from m2kr.evaluate.options import TaskOptions
+from m2kr.evaluate.task import evaluate_task
+from m2kr.images.roots import parse_roots
 from m2kr.results.record import read_result
 from m2kr.retriever import Retriever, get_retriever, instruction_end, reads_passage_images
 from tests.baselines.images import random_image
@@ -72,6 +75,21 @@ def test_pictures_of_passages_are_read_where_the_configuration_says_so(folder: P
     assert len(seen) == len(plain) + config["mapping_network_prefix_length"]
     assert_vectors_near(prepared, seen)
     assert_vectors_near(seen[-len(plain) :], plain)
+
+
+def test_an_evaluation_gives_it_the_pictures_of_passages(
+    folder: Path, illustrated: Path, world: Path, passage_pictures: Path, tmp_path: Path
+) -> None:
+    used = shutil.copytree(folder, tmp_path / "mine")
+    config = json.loads((used / "config.json").read_text())
+    config["context_concat_output_from_vision_encoder"] = True
+    (used / "config.json").write_text(json.dumps(config))
+    data = load_task("OVEN", illustrated, images=parse_roots([str(world), str(passage_pictures)]))
+    retriever = get_retriever("preflmr-vit-b", checkpoint=str(used))
+    result = evaluate_task(retriever, data, tmp_path / "out", TaskOptions(quiet=True, batch_size=4))
+    assert result["passage_images"] == "read"
+    assert result["batch_effect"] is not None
+    assert max(result["batch_effect"].values()) < 1e-5
 
 
 @pytest.mark.parametrize("token", [":", ";"])

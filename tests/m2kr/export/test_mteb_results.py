@@ -71,6 +71,21 @@ def test_results_that_would_overwrite_each_other_are_refused(results, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_results_with_and_without_pictures_of_passages_are_of_two_revisions(results, tmp_path):
+    for use in ("read", "ignored", "not read"):
+        folder = tmp_path / "uses" / use.replace(" ", "-")
+        folder.mkdir(parents=True)
+        result = {**read_result(results / "bm25" / "OKVQA.json"), "passage_images": use}
+        (folder / "OKVQA.json").write_text(json.dumps(result))
+    paths = export_results(tmp_path / "uses", tmp_path / "out", quiet=True)
+    found = {json.loads(path.read_text())["scores"]["test"][0]["passage_images"]: path for path in paths}
+    assert set(found) == {"read", "ignored", "not read"}
+    revisions = {use: json.loads(path.read_text())["dataset_revision"] for use, path in found.items()}
+    assert (
+        revisions["ignored"] == revisions["not read"] == revisions["read"].removesuffix("-it2it") != revisions["read"]
+    )
+
+
 def test_an_option_without_meaning_for_results_is_refused(results, tmp_path, capsys):
     assert (
         run_command(main, [str(results), "--to", "mteb-results", "--out", str(tmp_path / "o"), "--tasks", "OKVQA"]) == 2

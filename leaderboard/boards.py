@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from leaderboard.facts import answer_facts
 from leaderboard.marks import MARKS, fewest_first, labels
 from leaderboard.measures import ANSWER_MEASURES, COMPARED, MEASURES
-from leaderboard.published import ANSWER_BLOCK, ANSWER_STATUS, BLOCKS, FigureBlock
+from leaderboard.published import ANSWER_BLOCK, ANSWER_STATUS, BENCHMARK, BLOCKS, FigureBlock
 from leaderboard.records import AnswerRecord, Record, RunRecord, models_of
 from leaderboard.rows import (
     HitsOf,
@@ -48,7 +48,7 @@ class Board:
     title: str
     note: str
     own: bool
-    benchmark: str = "M2KR"
+    benchmark: str = BENCHMARK
     columns: list[tuple[str, str]] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     items: list[Item] = field(default_factory=list)

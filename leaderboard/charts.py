@@ -13,6 +13,7 @@ from leaderboard.boards import Board
 from leaderboard.figures import interval
 from leaderboard.measures import COMPARED, MEASURES, short
 from leaderboard.models import ModelFacts
+from leaderboard.published import BENCHMARK
 from leaderboard.records import RunRecord
 from m2kr.common.files import safe_name
 
@@ -105,7 +106,7 @@ def size_page(page: SizePage, boards: Sequence[Board]) -> dict[str, Any]:
     Runs on the published data are drawn with the figures published of them; each group of runs that is set apart, and
     figures published of another benchmark, alone.
     """
-    here = [board for board in boards if (board.key == "run" if board.own else board.benchmark == "M2KR")]
+    here = [board for board in boards if (board.key == "run" if board.own else board.benchmark == BENCHMARK)]
     apart = [board for board in boards if board not in here]
     figures = []
     for number, group in enumerate(([here] if here else []) + [[board] for board in apart]):

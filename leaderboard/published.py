@@ -41,6 +41,10 @@ ANSWER_STATUS = {
 """What ``status`` can be of a figure of answering."""
 
 
+BENCHMARK = "M2KR"
+"""The benchmark that is evaluated here, as published figures call it."""
+
+
 @dataclass(frozen=True)
 class FigureBlock:
     """A group of published figures that were measured alike.
@@ -58,7 +62,7 @@ class FigureBlock:
     title: str
     note: str
     search: str = "unknown"
-    benchmark: str = "M2KR"
+    benchmark: str = BENCHMARK
     tabular: bool = True
 
 

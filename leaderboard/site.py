@@ -6,19 +6,20 @@ import json
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from leaderboard.boards import answer_boards, run_boards
+from leaderboard.boards import Board, answer_boards, run_boards
 from leaderboard.charts import SIZE_PAGES, curve, radar_page, size_page
 from leaderboard.explorer import Exploration, explore
 from leaderboard.figures import answer_figures, run_figures
 from leaderboard.marks import MARKS, usual_data
 from leaderboard.measures import ANSWER_NOTES, COMPARED, short
+from leaderboard.models import ModelFacts
 from leaderboard.published import ANSWER_STATUS, ANSWERING, BLOCKS, STATUS, read_published
 from leaderboard.records import Model, RunRecord, models_of, read_records
 from leaderboard.rows import PairsOf
@@ -124,11 +125,11 @@ def _made(results: Path, out: Path, *, data: str | None, images: ImageRoots | No
     answers = [record.marked(reference) for record in answers]
     figures, answered = run_figures(runs, published), answer_figures(answers, published_answers)
     pages = _Pages(out, answered=len(answered) > 0)
-    _write_runs(pages, runs, figures, seen, looked=data is not None)
+    boards = _write_runs(pages, runs, figures, seen, looked=data is not None)
     if len(answered):
-        boards = answer_boards(answers, answered, runs)
-        pages.write("answers.html", "answers.html", boards=boards, notes=ANSWER_NOTES)
-    _write_data(figures, answered, out)
+        pages.write("answers.html", "answers.html", boards=answer_boards(answers, answered, runs), notes=ANSWER_NOTES)
+    known = {row.name: row.about for board in boards for row in board.rows}
+    _write_data(figures, answered, known, out)
     with atomic(out / _MARKER, durable=False):
         pass
     return Built(len(models_of(runs)), pages.count, seen.absent)
@@ -178,7 +179,8 @@ class _Pages:
 
 def _write_runs(
     pages: _Pages, runs: Sequence[RunRecord], figures: pd.DataFrame, seen: Exploration, *, looked: bool
-) -> None:
+) -> list[Board]:
+    """Write the pages of retrieval, and return their boards."""
     pairs = _pairs(runs, seen)
     hits = {
         (record.source, metric): values
@@ -196,6 +198,7 @@ def _write_runs(
     pages.write("runs/index.html", "runs.html", models=models)
     for model in models:
         _write_model(pages, model, seen)
+    return boards
 
 
 def _write_model(pages: _Pages, model: Model, seen: Exploration) -> None:
@@ -241,8 +244,11 @@ def _measures(metrics: Mapping[str, float]) -> dict[str, Any]:
     return {"kinds": list(there), "rows": rows, "others": others}
 
 
-def _write_data(figures: pd.DataFrame, answered: pd.DataFrame, out: Path) -> None:
-    """Write every figure of retrieval as ``leaderboard.csv``, of answering as ``answers.csv``, and of both as JSON."""
+def _write_data(figures: pd.DataFrame, answered: pd.DataFrame, known: Mapping[str, ModelFacts], out: Path) -> None:
+    """Write every figure of retrieval as ``leaderboard.csv``, of answering as ``answers.csv``, and of both as JSON.
+
+    The JSON also has what is known of the models.
+    """
     for name, table in (("leaderboard.csv", figures), ("answers.csv", answered)):
         if len(table):
             with atomic(out / name, "w", durable=False) as file:
@@ -259,7 +265,14 @@ def _write_data(figures: pd.DataFrame, answered: pd.DataFrame, out: Path) -> Non
         for name, table in (("figures", figures), ("answers", answered))
     }
     with atomic(out / "leaderboard.json", "w", durable=False) as file:
-        json.dump({"m2kr": __version__, **notes, **lists}, file, ensure_ascii=False, indent=1, allow_nan=False)
+        models = {name: {**asdict(about), "trained": dict(about.trained)} for name, about in known.items()}
+        json.dump(
+            {"m2kr": __version__, **notes, "models": models, **lists},
+            file,
+            ensure_ascii=False,
+            indent=1,
+            allow_nan=False,
+        )
         file.write("\n")
 
 

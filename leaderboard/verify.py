@@ -10,7 +10,7 @@ from typing import Literal
 
 from leaderboard.marks import labels
 from leaderboard.measures import short
-from leaderboard.published import read_published
+from leaderboard.published import BENCHMARK, BLOCKS, read_published
 from leaderboard.records import RunRecord, read_records
 from m2kr.common.cli import option, parse
 from m2kr.common.text_table import aligned
@@ -33,7 +33,7 @@ class VerifyOptions:
     model: str = option("name of the model, or of its folder of results")
     results: Path = option("folder of results", Path("results"))
     published: str | None = option("published model, where its name is another", None, metavar="NAME")
-    block: str = option("block of published figures", "official")
+    block: str = option("block of published figures", "official", choices=tuple(BLOCKS))
 
 
 @dataclass(frozen=True)
@@ -92,11 +92,12 @@ def compare(records: Iterable[RunRecord], name: str, block: str = "official") ->
     """
     published = read_published()
     published = published[(published["block"] == block) & (published["model"] == name)]
+    of_another = BLOCKS[block].benchmark if BLOCKS[block].benchmark != BENCHMARK else ""
     found = []
     for record in records:
         result = record.result
         theirs = published[published["task"] == result["task"]]
-        reason = labels(record.marked({}).marks)
+        reason = f"the published figures are of {of_another}" if of_another else labels(record.marked({}).marks)
         expected = TASKS[result["task"]].published.get("test")
         if not reason and (result["queries"], result["passages"]) != expected:
             queries, passages = expected or (0, 0)
@@ -104,13 +105,15 @@ def compare(records: Iterable[RunRecord], name: str, block: str = "official") ->
                 f"{result['queries']:,} queries and {result['passages']:,} passages, where {queries:,} and "
                 f"{passages:,} are published"
             )
-        for metric, value, source in zip(theirs["metric"], theirs["value"], theirs["source"], strict=True):
+        columns = (theirs[name] for name in ("metric", "value", "source", "status"))
+        for metric, value, source, status in zip(*columns, strict=True):
             if metric not in result["metrics"]:
                 continue
             ours = 100 * result["metrics"][metric]
             verdict, tolerance = agreement(ours, value, result["queries"])
-            verdict = "not comparable" if reason else verdict
-            found.append(Comparison(result["task"], metric, ours, value, tolerance, verdict, reason, source))
+            why = reason or ("its authors replaced the published figure" if status == "superseded" else "")
+            verdict = "not comparable" if why else verdict
+            found.append(Comparison(result["task"], metric, ours, value, tolerance, verdict, why, source))
     return found
 
 

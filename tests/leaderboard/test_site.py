@@ -316,6 +316,9 @@ def test_the_figures_are_written_as_data(make, site):
     assert list(table.columns) == list(FIELDS)
     assert len(written["figures"]) == len(table) > 160
     assert {figure["group"] for figure in written["figures"]} <= set(written["groups"])
+    model = written["models"]["PreFLMR_ViT-L"]
+    assert (model["trained"]["IGLUE"], model["trained"]["CC"], model["dimension"]) == ("no", "yes", 128)
+    assert written["models"]["my-model"]["licence"] == "unknown"
 
 
 def test_two_hundred_results_are_quick_and_light(make, site, monkeypatch):

@@ -66,6 +66,22 @@ def test_what_cannot_be_compared_is_not_judged(make, results, capsys, changes, r
     assert f"WIT is not comparable: {reason}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("block", "published", "reason"),
+    [
+        ("m2kr-cn", "PreFLMR_ViT-L", "the published figures are of M2KR-CN"),
+        ("ret-m2kr", "ReT-CLIP-ViT-L-14", "the published figures are of ReT-M2KR"),
+        ("superseded", "PreFLMR ViT-L (first list)", "its authors replaced the published figure"),
+    ],
+)
+def test_figures_of_another_benchmark_and_superseded_ones_judge_nothing(
+    make, results, capsys, block, published, reason
+):
+    make("p", model="PreFLMR_ViT-L", **WIT, metrics=hits(1000, 2000, 3100))
+    assert verify(results, "--model", "PreFLMR_ViT-L", "--block", block, "--published", published) == 2
+    assert f"WIT is not comparable: {reason}" in capsys.readouterr().out
+
+
 def test_a_model_without_results_is_said_to_have_none(make, results, capsys):
     make()
     assert verify(results, "--model", "PreFLMR_ViT-L") == 2

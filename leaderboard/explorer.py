@@ -227,6 +227,8 @@ def _explored(record: RunRecord, data: TaskData, thumbnails: _Thumbnails, shown:
     hits = {name: table[name].to_numpy() for name in headline if name in table.columns}
     failed = hits[headline[0]] == 0
     rows = chosen_rows(data.queries["question_id"].to_list(), failed, shown)
+    if data.images is not None:
+        data.images.fetch(data.queries["img_path"][rows])
     queries = _queries(run, data, rows, failed, thumbnails)
     queries.sort(key=lambda query: (not query.failed, -(query.found_at or _LAST)))
     return ExploredRun(hits, int(failed.sum()), queries)

@@ -21,6 +21,7 @@ from m2kr.common.progress import say
 from m2kr.errors import M2KRError, run_command
 from m2kr.evaluate.options import MODELS, EncodeOptions
 from m2kr.retriever import REGISTRY, Retriever, get_retriever, instruction_end
+from m2kr.tasks import get_task
 
 if TYPE_CHECKING:
     from m2kr.dataset import TaskData
@@ -77,6 +78,8 @@ def ask(
 
         pictures = None
         if passage_images(retriever, data, ignore=ignore_passage_images) == "read":
+            if data.images is not None:
+                data.images.fetch(passages["img_path"])
             pictures = PassagePictures.found(data, passages)
 
         work = Workplace(encoder.kept.parent, f"{data.task.key}.{data.split}.ask", "passages")
@@ -159,12 +162,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     from m2kr.common.files import safe_name
-    from m2kr.dataset import load_task, with_raw_images
+    from m2kr.dataset import default_images, load_task
     from m2kr.evaluate.encode import Encoder
+    from m2kr.formats.hub import local_folder
     from m2kr.images.roots import parse_roots
 
-    images = parse_roots(options.images) if options.images else None
-    data = with_raw_images(load_task(options.task, options.data, options.split, images=images, trust=options.trust))
+    task = get_task(options.task)
+    folder = local_folder(options.data, task.key, options.split, quiet=options.quiet)
+    images = (
+        parse_roots(options.images) if options.images else default_images(folder, task, options.split, needed=False)
+    )
+    data = load_task(task, folder, options.split, images=images, trust=options.trust)
     retriever = get_retriever(options.model, **options.loading)
     query = query_of(retriever, data, options.question, options.image, options.instruction)
     encoder = None

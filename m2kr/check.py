@@ -282,6 +282,8 @@ def _check_images(
     except M2KRError:  # said already, of the shard
         return
 
+    roots.fetch(paths, quiet=quiet)
+
     def look(path: str) -> tuple[str, str] | bool:
         """Return what is wrong, else whether the numbers were scaled to 8 bits."""
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,17 +12,24 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from m2kr.common.files import digest
-from m2kr.errors import M2KRError, first_line
-from m2kr.formats.integrity import WITHOUT_MANIFEST, Identity, ReadFile, identify
+from m2kr.common.hub import told_bytes
+from m2kr.common.progress import say
+from m2kr.errors import M2KRError
+from m2kr.formats.hub import hub_source, local_folder
+from m2kr.formats.integrity import ReadFile, identify
+from m2kr.formats.manifest import read_manifest
 from m2kr.formats.rules import DatasetError, check_usable
-from m2kr.formats.shards import readable, split_shards
+from m2kr.formats.shards import find_shards, readable, split_shards
+from m2kr.images.hub import check_asked
 from m2kr.images.packed import packed_images
-from m2kr.images.roots import ImageRoots, parse_roots
-from m2kr.tasks import HUB_ID, PASSAGE_IMAGE, Task, get_task
+from m2kr.images.roots import HUB, ImageRoots, parse_roots
+from m2kr.tasks import PASSAGE_IMAGE, Task, get_task
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+_LOOKED_AT = 20
+# Queries whose pictures are looked for, to tell where all are.
 
 NANO_QUERIES = 50
 NANO_PASSAGES = 2000
@@ -45,7 +52,8 @@ class TaskData:
         limited: whether queries were cut to the first few.
         nano: whether queries and passages are the small subset that `nano_subset` draws.
         seed: of that draw; None without one.
-        files: what they were read from; none of a dataset of the hub.
+        files: what they were read from.
+        source: "folder", or the dataset of the hub and its commit.
     """
 
     task: Task
@@ -60,6 +68,7 @@ class TaskData:
     nano: bool = False
     seed: int | None = None
     files: tuple[ReadFile, ...] = ()
+    source: str = "folder"
 
     def check_unchanged(self) -> None:
         """Check that the files are as they were when they were read: to be called before a result is published.
@@ -94,6 +103,11 @@ class TaskData:
         paths = self.passages.get_column(PASSAGE_IMAGE, default=None)
         return self.task.takes_passage_images and paths is not None and paths.null_count() < len(paths)
 
+    @property
+    def image_paths(self) -> list[str]:
+        """The ``img_path`` of all queries, each once."""
+        return self.queries["img_path"].drop_nulls().unique(maintain_order=True).to_list()
+
     def query_texts(self, *, instructions: bool, end: str = ":") -> list[str]:
         """Return the text of every query: the question, with the row's instruction in front if asked for.
 
@@ -117,6 +131,7 @@ class TaskData:
         path = self.queries["img_path"][row]
         if path is None:
             raise M2KRError(f"query {self.queries['question_id'][row]} of {self.task.key} has no image path.")
+        self.images.fetch([path], quiet=True)
         return self.images.open(path)
 
 
@@ -186,10 +201,11 @@ def load_task(
 
     Args:
         task: its key, whatever the capitals.
-        data: folder of a built or downloaded benchmark, or a dataset id of the hub.
+        data: folder of a built or downloaded benchmark, or a dataset id of the hub, of which the tables of this split
+            are fetched (see `m2kr.formats.hub`).
         split: query split; its passages come with it.
-        images: folder or archive of the pictures. Without it they are read from ``<TASK>_images``, where that is in
-            the folder (see `m2kr.images.packed`).
+        images: folder or archive of the pictures, or "hub" (see `m2kr.images.hub`; `TaskData.images` fetches them).
+            Without it they are read from ``<TASK>_images``, where that is in the folder (see `m2kr.images.packed`).
         limit: keep the first so many queries only.
         trust: compare the sizes of the files alone, not their hashes.
 
@@ -201,17 +217,13 @@ def load_task(
     task = get_task(task)
     if split not in task.splits:
         raise M2KRError(f"{task.key} has no split {split!r}; it has {', '.join(task.splits)}.")
-    folder = Path(data)
+    folder = local_folder(data, task.key, split, [task.key])
     tables = ((task.data_config, split), (task.passages_config, f"{split}_passages"))
-    if folder.is_dir():
-        shards = [split_shards(folder, config, name) for config, name in tables]
-        identity = identify(folder, task, [*shards[0], *shards[1]], trust=trust)
-        queries, passages = map(_read, shards)
-        for file in identity.files:
-            file.check_unchanged()  # it was this that was read
-    else:
-        (queries, first), (passages, second) = (_from_hub(str(data), config, name) for config, name in tables)
-        identity = Identity(WITHOUT_MANIFEST + digest(first, second), False, ())
+    shards = [split_shards(folder, config, name) for config, name in tables]
+    identity = identify(folder, task, [*shards[0], *shards[1]], trust=trust)
+    queries, passages = map(_read, shards)
+    for file in identity.files:
+        file.check_unchanged()  # it was this that was read
     check_read(task, split, queries, passages, data)
     limited = limit is not None and limit < queries.height
     if limit is not None:
@@ -224,7 +236,7 @@ def load_task(
         images = parse_roots([str(images)])
     if images is not None:
         images = images.for_task(task)
-    elif task.reads_images and folder.is_dir():
+    elif task.reads_images:
         images = packed_images(folder, task, trust=trust)
     return TaskData(
         task=task,
@@ -237,6 +249,7 @@ def load_task(
         synthetic=identity.synthetic,
         limited=limited,
         files=identity.files,
+        source=hub_source(folder) or "folder",
     )
 
 
@@ -254,36 +267,59 @@ def check_read(
         raise M2KRError(f"{error} Get or build it again; python -m m2kr.check looks for more in a folder.") from error
 
 
-def with_raw_images(data: TaskData, root: Path = Path("raw")) -> TaskData:
-    """Return data whose pictures are looked for below ``root``, where none were named or packed and it is there."""
-    if not data.task.reads_images or data.images is not None or not root.is_dir():
-        return data
-    return replace(data, images=parse_roots([str(root)]).for_task(data.task))
+def default_images(
+    data: Path, task: Task, split: str, *, needed: bool = True, raw: Path = Path("raw")
+) -> ImageRoots | None:
+    """Return where a task's pictures are, for a command that was not told: packed, below ``raw``, or on the hub.
+
+    Those below ``raw`` go for it where one of the first queries finds its picture there. Pictures of made-up data are
+    on no hub: of these, and of a task without pictures, there is nothing to return.
+
+    Args:
+        data: folder of the benchmark.
+        task: whose pictures.
+        split: of the queries.
+        needed: whether those of the queries are read. Without that, nothing is looked for, and not on the hub.
+        raw: the folder of the raw releases.
+
+    Raises:
+        M2KRError: a table or an archive cannot be read.
+    """
+    if not task.reads_images:
+        return None
+    if (packed := packed_images(data, task)) is not None:
+        return packed
+    roots = parse_roots([str(raw)]).for_task(task) if raw.is_dir() else None
+    if not needed:
+        return roots
+    shards = find_shards(data / task.data_config, split)
+    with readable(f"{task.data_config}/{split} in {data}"):
+        rows = pl.scan_parquet(shards).select("img_path").head(_LOOKED_AT).collect() if shards else pl.DataFrame()
+    first = rows["img_path"].drop_nulls().to_list() if shards else []
+    made_up = read_manifest(data)["tasks"].get(task.key, {}).get("synthetic")
+    if not first or made_up or (roots is not None and any(map(roots.has, first))):
+        return roots
+    return parse_roots([HUB], asked=False).for_task(task)
+
+
+def plan_fetching(parts: Iterable[TaskData], *, quiet: bool = False) -> None:
+    """Say how much is to be read of the hub for the pictures of all tasks together, before the first is begun.
+
+    Args:
+        parts: the tasks; each is asked for when the one before was looked at.
+        quiet: say nothing.
+
+    Raises:
+        M2KRError: the hub cannot be reached, or has not the pictures; or it is too much for a user who did not ask for
+            it (see `m2kr.images.hub.check_asked`).
+    """
+    plans = [plan for data in parts if data.images and (plan := data.images.plan(data.image_paths, quiet=quiet))]
+    check_asked(plans)
+    if len(plans) > 1 and (size := sum(plan.to_read for _, plan in plans)):
+        say(f"pictures: up to {told_bytes(size)} are to be read of the hub, in all", quiet=quiet)
 
 
 def _read(shards: list[Path]) -> pl.DataFrame:
     names = ", ".join(shard.name for shard in shards)
     with readable(f"{shards[0].parent} ({names})", "Get these files again."):
         return pl.read_parquet(shards)
-
-
-def _from_hub(name: str, config: str, split: str) -> tuple[pl.DataFrame, str]:
-    if name.count("/") != 1 or name[0] in "./~":
-        # Asking the hub about a folder that was mistyped takes half a minute where it cannot be reached.
-        raise M2KRError(
-            f"{name} is no folder here, and no dataset id of the hub, which is spelled owner/name. "
-            f"Build it with python -m m2kr.build, or download {HUB_ID} and pass its folder."
-        )
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetsError
-
-    try:
-        table = load_dataset(name, config, split=split)
-    except (OSError, ValueError, DatasetsError) as error:
-        raise M2KRError(
-            f"{name} is no folder here, and {config}/{split} could not be loaded from the hub ({first_line(error)}). "
-            f"Build it with python -m m2kr.build, or download {HUB_ID} and pass its folder."
-        ) from error
-    frame = pl.from_arrow(table.data.table)
-    assert isinstance(frame, pl.DataFrame)
-    return frame, table._fingerprint

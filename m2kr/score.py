@@ -134,6 +134,7 @@ def score_run(
                 "bad_images": None,
                 "passage_images": _UNKNOWN if data.has_passage_images else None,
                 "pictures": None,
+                "image_source": None,
                 "batch_size": None,
                 "hardware": _UNKNOWN,
                 "key": key,

@@ -7,21 +7,19 @@ fetched or read. Code that lies beside a model is neither downloaded nor run.
 from __future__ import annotations
 
 import glob
-import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
-from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from baselines.common.model_folder import WeightsReport, check_model_files
 from m2kr.common.files import digest, files_below, sha256_of
+from m2kr.common.hub import answered, patience
 from m2kr.common.model_records import read_records
 from m2kr.errors import M2KRError, first_line
 
@@ -48,9 +46,6 @@ CLIP_TEXT_HALF = ("text_model.", "text_projection.", "visual_projection.", "logi
 
 _PICKLED = "pytorch_model*.bin"
 _SUFFIXES = (".safetensors", ".bin", *_TOLD)
-
-_PATIENCE = 3.0
-"""Seconds the hub has to answer the first question, unless ``HF_HUB_ETAG_TIMEOUT`` says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -153,27 +148,11 @@ def snapshot(
 
 
 def _files_at_hub(name: str) -> list[str]:
-    """Return the paths of a model's files at the hub.
-
-    Asked in a thread that may be left behind: the time limit of a request covers neither the look-up of the host's
-    name nor an answer that comes byte by byte, and snapshot_download waits for minutes for a hub that keeps silent.
-    """
+    """Return the paths of a model's files at the hub, for which snapshot_download would wait for minutes."""
     from huggingface_hub import HfApi
 
-    patience = float(os.environ.get("HF_HUB_ETAG_TIMEOUT") or _PATIENCE)
-    answer: Future[list[str]] = Future()
-
-    def ask() -> None:
-        try:
-            answer.set_result([file.rfilename for file in HfApi().model_info(name, timeout=patience).siblings or []])
-        except Exception as error:
-            answer.set_exception(error)
-
-    Thread(target=ask, daemon=True).start()
-    try:
-        return answer.result(timeout=patience + 0.5)
-    except TimeoutError as error:
-        raise TimeoutError(f"the hub did not answer within {patience:g} seconds") from error
+    found = answered(lambda: HfApi().model_info(name, timeout=patience()))
+    return [file.rfilename for file in found.siblings or []]
 
 
 def _unwanted(listed: Sequence[str]) -> list[str]:

@@ -36,20 +36,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     from m2kr.answer.evidence import choose_runs, no_passages, oracle_passages, run_passages
     from m2kr.answer.task import answer_task, check_reader
     from m2kr.common.files import safe_name
-    from m2kr.dataset import load_task, nano_subset, with_raw_images
+    from m2kr.dataset import default_images, load_task, nano_subset, plan_fetching
+    from m2kr.formats.hub import local_folder
     from m2kr.images.roots import parse_roots
     from m2kr.reader import get_reader
     from m2kr.results.record import result_of_run
     from m2kr.results.table import answer_table
+    from m2kr.tasks import get_task
 
+    roots = parse_roots(options.images) if options.images else None
     runs = choose_runs(options)
-    images = parse_roots(options.images) if options.images else None
+    folder = local_folder(options.data, ",".join(runs), options.split, quiet=options.quiet)
     prepared = []
     for name, path in runs.items():  # of all tasks before the first begins
         found = result_of_run(path) if path else None
         limit = options.limit or (found["queries"] if found and found["limited"] else None)
-        data = load_task(name, options.data, options.split, images=images, limit=limit, trust=options.trust)
-        data = with_raw_images(data)
+        needed = not options.ignore_images
+        images = roots or default_images(folder, get_task(name), options.split, needed=needed)
+        data = load_task(name, folder, options.split, images=images, limit=limit, trust=options.trust)
         if found and found["nano"]:
             data = nano_subset(data, seed=found["seed"] or 0)
         if path:
@@ -64,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     reader = get_reader(options.reader, **options.loading)
     for data, _, _ in prepared:
         check_reader(reader, data.task, ignore_images=options.ignore_images)
+    if not options.ignore_images:
+        plan_fetching((data for data, _, _ in prepared), quiet=options.quiet)
     bem = None
     if options.bem and any(data.task.key == "EVQA" for data, _, _ in prepared):
         bem = EquivalenceModel(options.bem, device=options.device)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from m2kr.answer.score import ANSWER_TASKS, check_answerable
 from m2kr.errors import M2KRError
-from m2kr.formats.shards import choose_tasks
+from m2kr.formats.hub import local_tasks
 from m2kr.results.record import read_run, result_of_run
 from m2kr.tasks import parse_tasks
 
@@ -70,7 +70,8 @@ def choose_runs(options: AnswerOptions) -> dict[str, Path | None]:
                 "python -m m2kr.evaluate."
             )
         return runs
-    return {task.key: None for task in choose_tasks(options.tasks, options.data, options.split, ANSWER_TASKS)}
+    tasks = local_tasks(options.data, options.tasks, options.split, ANSWER_TASKS, quiet=options.quiet)[1]
+    return {task.key: None for task in tasks}
 
 
 def no_passages(data: TaskData) -> RetrievedPassages:

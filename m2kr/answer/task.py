@@ -102,6 +102,8 @@ def answer_task(
         return finished
     with_images = task.reads_images and not ignored
     unread: list[str] = []
+    if with_images and not finished and data.images is not None:
+        data.images.fetch(data.image_paths, quiet=options.quiet)
     if with_images and options.bad_images != "error":
         images, unread = black_for_bad(
             data.images, task.key, data.queries, workers=options.workers, quiet=options.quiet
@@ -144,6 +146,7 @@ def answer_task(
                 "bem": bem.settings if bem else None,
                 "queries_without_passages": without,
                 "ignored_inputs": ignored,
+                "image_source": data.images.source if with_images and data.images else None,
                 "bad_images": {"handling": options.bad_images, "queries": len(unread)} if unread else None,
                 "seconds": round(seconds, 3),
                 "peak_memory": memory,

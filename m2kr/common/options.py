@@ -62,19 +62,23 @@ class SplitOption:
     split: str = option("split of the queries", "test")
 
 
+_PICTURES = "pictures: folder or archive; or hub, or a dataset id of it, to fetch those needed"
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImagesOption:
     """``--images``, to be read by `m2kr.images.roots.parse_roots`."""
 
-    images: tuple[str, ...] = option("pictures: folder or archive; repeatable", (), metavar="[TASK=]ROOT")
+    images: tuple[str, ...] = option(f"{_PICTURES}; repeatable", (), metavar="[TASK=]ROOT")
 
 
 @dataclass(frozen=True, kw_only=True)
 class QueryImagesOption(ImagesOption):
-    """``--images`` of commands that ask with them; see `m2kr.dataset.with_raw_images`."""
+    """``--images`` of commands that ask with them; see `m2kr.dataset.default_images`."""
 
     images: tuple[str, ...] = option(
-        "pictures: folder or archive; repeatable; default those packed beside the tables, else those below ./raw",
+        f"{_PICTURES}; repeatable; default those packed beside the tables, else those below ./raw, else those on the "
+        "hub",
         (),
         metavar="[TASK=]ROOT",
     )

@@ -36,7 +36,9 @@ class BoundedTarInfo(tarfile.TarInfo):
 
 
 def tar_members(file: IO[bytes]) -> Iterator[tuple[tarfile.TarInfo, int]]:
-    """Yield every member of an uncompressed tar, and where it ends. Its content may be read before the next is taken.
+    """Yield every member of an uncompressed tar that begins where the file stands, and the place where it ends.
+
+    Between two members, the file may be read on, as in the member's content.
 
     Raises:
         One of `DAMAGED_TAR`: it is damaged.

@@ -178,6 +178,8 @@ class _Evaluation:
             check_device(options.device)
         sizes = self._picture_sizes() if data.task.reads_images and not self.ignored else None
         if self.passage_images == "read":
+            if data.images is not None:
+                data.images.fetch(self.passages[PASSAGE_IMAGE], quiet=options.quiet)
             self.passage_pictures = self._passage_pictures(data, options.bad_images, quiet=options.quiet)
         return sizes
 
@@ -221,6 +223,8 @@ class _Evaluation:
 
     def _picture_sizes(self) -> list[int]:
         data, options = self.data, self.options
+        if data.images is not None:
+            data.images.fetch(data.image_paths, quiet=options.quiet)
         if options.bad_images != "error":
             images, self.unread = black_for_bad(
                 data.images, data.task.key, data.queries, workers=options.workers or 0, quiet=options.quiet
@@ -378,10 +382,15 @@ class _Evaluation:
                 "bad_images": self._bad_images(),
                 "passage_images": self.passage_images,
                 "pictures": _told_pictures(self.data, sizes, self.passage_pictures),
+                "image_source": self._image_source(sizes),
                 "key": self.key,
             },
         )
         return result
+
+    def _image_source(self, sizes: list[int] | None) -> str | None:
+        read = sizes is not None or self.passage_pictures is not None
+        return self.data.images.source if read and self.data.images is not None else None
 
     def _bad_images(self) -> dict[str, Any] | None:
         passages = self.passage_pictures.unread if self.passage_pictures else 0

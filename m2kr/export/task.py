@@ -237,7 +237,9 @@ def passages_with_images(task: Task, passages: list[Path]) -> int:
 def _sizes(part: ExportedSplit, paths: pl.Series, what: str) -> list[tuple[str, int]]:
     """Return path and size of every picture that is to be exported; all are looked for before anything is written."""
     assert part.images is not None
-    found = [(path, part.images.find(path)) for path in paths.drop_nulls().unique(maintain_order=True)]
+    named = paths.drop_nulls().unique(maintain_order=True)
+    part.images.fetch(named)
+    found = [(path, part.images.find(path)) for path in named]
     missing = [path for path, file in found if file is None]
     if missing:
         option = "--ignore-images" if what == "images" else "--ignore-passage-images"

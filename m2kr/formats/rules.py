@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,6 +27,9 @@ class DatasetError(M2KRError):
 
 class ImagePlaces(Protocol):
     """Where pictures are, such as `m2kr.images.roots.ImageRoots`; as text, it names the places."""
+
+    def fetch(self, paths: Iterable[str]) -> None:
+        """Fetch those that are elsewhere."""
 
     def has(self, path: str) -> bool:
         """Whether the picture of an ``img_path`` is there."""
@@ -327,6 +330,7 @@ def check_images(data: pl.LazyFrame, where: str, images: ImagePlaces | None, *, 
     if images is None:
         return int(paths.select(pl.col("img_path").n_unique()).collect(engine="streaming").item())
     rows = paths.unique("img_path", keep="first").sort("img_path").collect(engine="streaming")
+    images.fetch(rows["img_path"])
     missing = [(name, path) for name, path in rows.iter_rows() if not images.has(path)]
     if missing:
         name, path = missing[0]

@@ -151,29 +151,26 @@ def tasks_in(data: Path, split: str = "*") -> list[str]:
     return [key for key, task in TASKS.items() if find_shards(data / task.data_config, split)]
 
 
-def choose_tasks(names: str, data: str | Path, split: str, among: Iterable[str] = TASKS) -> list[Task]:
+def choose_tasks(names: str, folder: Path, split: str, among: Iterable[str] = TASKS) -> list[Task]:
     """Return the tasks of a list such as ``--tasks``, all of which have a split in a benchmark.
 
     Args:
         names: comma-separated, or "all" for those that are there.
-        data: folder, or a dataset id of the hub, which has every task that has the split.
+        folder: of the benchmark; `m2kr.formats.hub` makes one of a dataset of the hub.
         split: of the queries.
         among: keys of the tasks to choose from.
 
     Raises:
         M2KRError: a task is not there, or none is.
     """
-    folder = Path(data)
     if folder.exists() and not folder.is_dir():
         raise M2KRError(f"--data {folder} is a file. Name the folder of a benchmark, or a dataset id of the hub.")
-    there = [key for key in among if split in TASKS[key].splits]
-    if folder.is_dir():
-        there = [key for key in there if find_shards(folder / TASKS[key].data_config, split)]
+    there = [key for key in among if find_shards(folder / TASKS[key].data_config, split)]
     if not there:
-        raise M2KRError(f"{data} holds no task with a {split} split. Build one with python -m m2kr.build.")
+        raise M2KRError(f"{folder} holds no task with a {split} split. Build one with python -m m2kr.build.")
     tasks = parse_tasks(names, there)
     if lacking := [task.key for task in tasks if task.key not in there]:
-        raise M2KRError(f"{data} has no {split} split of {', '.join(lacking)}; it has one of {', '.join(there)}.")
+        raise M2KRError(f"{folder} has no {split} split of {', '.join(lacking)}; it has one of {', '.join(there)}.")
     return tasks
 
 

@@ -9,22 +9,16 @@ Nothing is kept open between reads, so that threads and forked processes may rea
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import os
-import struct
 import tarfile
 import threading
-import zipfile
-import zlib
 from pathlib import Path
 
 from m2kr.common.tar_headers import BoundedTarInfo
-from m2kr.images.members import Archive, ArchiveError, check_size, plain_name, top_folder
+from m2kr.images.members import Archive, ArchiveError, check_size, top_folder
 from m2kr.images.parts import FIRST_PART, open_whole, parts_of, whole_size
 from m2kr.images.tars import Tar
-
-_ZIP_HEADER = struct.Struct("<4s22xHH")
+from m2kr.images.zip_members import DAMAGED_ZIP, HEADER_BYTES, content_start, unpacked, zip_members
 
 
 def archive_kind(path: Path) -> str:
@@ -87,20 +81,10 @@ class _Zip:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._members: dict[str, tuple[int, int, int, int, int]] = {}
         try:
-            with open_whole(path) as file, zipfile.ZipFile(file) as archive:
-                for info in archive.infolist():
-                    # No folders, no links, nothing encrypted.
-                    if info.is_dir() or info.external_attr >> 28 == 0xA or info.flag_bits & 1:
-                        continue
-                    place = (info.header_offset, info.compress_size, info.file_size, info.compress_type, info.CRC)
-                    self._members[plain_name(info.filename)] = place
-                    # Some programs write UTF-8 without saying so.
-                    if not info.flag_bits & 0x800 and not info.filename.isascii():
-                        with contextlib.suppress(UnicodeError):
-                            self._members.setdefault(plain_name(info.filename.encode("cp437").decode("utf-8")), place)
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, OverflowError, struct.error) as error:
+            with open_whole(path) as file:
+                self._members = zip_members(file)
+        except DAMAGED_ZIP as error:
             count = len(parts_of(path))
             parts = f", joined of {count} part{'s' * (count > 1)}," if path.suffix == FIRST_PART else ""
             raise ArchiveError(f"{path}{parts} cannot be read as a zip ({error}). Download it again.") from error
@@ -109,28 +93,19 @@ class _Zip:
 
     def size(self, name: str) -> int | None:
         member = self._members.get(name)
-        return None if member is None else member[2]
+        return None if member is None else member.size
 
     def read(self, name: str) -> bytes:
         if name not in self._members:
             raise ArchiveError(f"{self.path} has no member {name!r}.")
-        offset, packed, size, method, crc = self._members[name]
-        check_size(self.path, name, max(size, packed))
+        member = self._members[name]
+        check_size(self.path, name, max(member.size, member.packed))
         try:
             with open_whole(self.path) as file:
-                file.seek(offset)
-                magic, name_length, extra_length = _ZIP_HEADER.unpack(file.read(_ZIP_HEADER.size))
-                file.seek(name_length + extra_length, os.SEEK_CUR)
-                content = file.read(packed)
-        except (OSError, struct.error, OverflowError, ValueError) as error:  # the place may be any number
-            raise ArchiveError(f"{self.path}, member {name!r} cannot be read ({error}). Download it again.") from error
-        if method == zipfile.ZIP_DEFLATED:
-            try:
-                content = zlib.decompressobj(-15).decompress(content, size + 1)
-            except zlib.error as error:
-                raise ArchiveError(f"{self.path}, member {name!r} is damaged ({error}). Download it again.") from error
-        elif method != zipfile.ZIP_STORED:
-            raise ArchiveError(f"{self.path}, member {name!r} is packed with method {method}; unpack this archive.")
-        if magic != b"PK\x03\x04" or len(content) != size or zlib.crc32(content) != crc:
-            raise ArchiveError(f"{self.path}, member {name!r} is damaged (checksum). Download it again.")
-        return content
+                file.seek(member.start)
+                file.seek(member.start + content_start(file.read(HEADER_BYTES)))
+                return unpacked(member, file.read(member.packed))
+        except NotImplementedError as error:
+            raise ArchiveError(f"{self.path}, member {name!r} is {error}; unpack this archive.") from error
+        except DAMAGED_ZIP as error:  # the place may be any number
+            raise ArchiveError(f"{self.path}, member {name!r} is damaged ({error}). Download it again.") from error

@@ -129,6 +129,7 @@ def _clear_up(work: Path) -> None:
 def _found(data: Path, task: Task, roots: ImageRoots, *, allow_missing: bool, quiet: bool) -> list[Sized]:
     """Return every image that queries, or passages, name, each once."""
     files = {}
+    roots.fetch((path for _, _, path in image_paths(data, task)), quiet=quiet)
     with progress(None, f"find images of {task.key}", unit="images", quiet=quiet) as bar:
         for _, _, path in image_paths(data, task):
             if path not in files:

@@ -54,6 +54,9 @@ class AnswerResult(TypedDict):
     queries_without_passages: int
     # Identifies the tables: results of different fingerprints are not comparable.
     dataset: str
+    # As in a result of retrieval.
+    data_source: NotRequired[str]
+    image_source: NotRequired[str | None]
     # The data are made up; scores compare with no published figure.
     synthetic: bool
     # Only the first questions were answered, or those of a small subset, drawn with ``seed``.

@@ -54,6 +54,8 @@ class Result(TypedDict):
     queries_with_absent_positive: NotRequired[int]
     # Identifies the tables: results of different fingerprints are not comparable.
     dataset: str
+    # Where these were: "folder", or a dataset of the hub and its commit.
+    data_source: NotRequired[str]
     # The data are made up; scores compare with no published figure.
     synthetic: bool
     # Only the first queries were evaluated.
@@ -91,6 +93,8 @@ class Result(TypedDict):
     passage_images: NotRequired[str | None]
     # Digest of the paths and sizes of the pictures of queries, and of passages; null where none were read.
     pictures: NotRequired[str | None]
+    # Where these were: "packed", "folder", or a dataset of the hub and its commit; null where none were read.
+    image_source: NotRequired[str | None]
     # Inputs encoded at once; null where that is not known.
     batch_size: int | None
     # Processor or graphics card that encoded and searched.
@@ -282,6 +286,7 @@ def data_facts(data: TaskData) -> dict[str, Any]:
         "split": data.split,
         "queries": data.queries.height,
         "dataset": data.fingerprint,
+        "data_source": data.source,
         "synthetic": data.synthetic,
         "limited": data.limited,
         "nano": data.nano,

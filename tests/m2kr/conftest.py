@@ -14,7 +14,7 @@ from m2kr.common import registry
 from m2kr.dataset import TaskData, load_task
 from m2kr.evaluate import batch_effect
 from m2kr.formats.manifest import read_manifest
-from tests.m2kr.evaluating import Multi, Seeing, Single, entry_points_of
+from tests.m2kr.evaluating import Multi, Preparing, Seeing, Single, entry_points_of
 
 
 @pytest.fixture
@@ -48,9 +48,11 @@ def unsampled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def registered(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Register the fakes as "single", "multi" and "seeing", and bm25; return those that are made."""
+    """Register the fakes as "single", "multi", "seeing" and "preparing", and bm25; return those that are made."""
     made: list[Any] = []
 
-    points = entry_points_of({"single": Single, "multi": Multi, "seeing": Seeing, "bm25": BM25}, made)
+    points = entry_points_of(
+        {"single": Single, "multi": Multi, "seeing": Seeing, "preparing": Preparing, "bm25": BM25}, made
+    )
     monkeypatch.setattr(registry, "entry_points", lambda group: points)
     return made

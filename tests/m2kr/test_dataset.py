@@ -308,8 +308,9 @@ run_command(lambda _: load_task("OKVQA", HUB_ID))
     )
     assert done.stderr.startswith("error: BByrneLab/")
     assert done.stderr.count("\n") == 1
-    assert "OKVQA_data/test could not be loaded from the hub" in done.stderr
-    assert "pass its folder" in done.stderr
+    assert "is no folder here, and the hub could not be asked" in done.stderr
+    assert "HF_HUB_OFFLINE is set" in done.stderr
+    assert "name a folder" in done.stderr
 
 
 # --- what is asked --------------------------------------------------------------------------------------------------

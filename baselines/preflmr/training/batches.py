@@ -134,6 +134,9 @@ def load_training(
         M2KRError: one is missing or unusable, or has pictures and no place for them is known.
     """
     splits = [load_split(key, data, "train", images) for key in config.tasks]
+    for split in splits:
+        if split.images is not None:
+            split.images.fetch(split.image_paths, quiet=quiet)
     return [
         TrainingTask(split, mine(split, config.mined_depth, negatives, quiet=quiet) if config.mined else None)
         for split in splits

@@ -100,7 +100,7 @@ def load_validation(config: StageConfig, data: str | Path, images: ImageRoots | 
     Raises:
         M2KRError: one is missing, or has pictures and no place for them is known.
     """
-    return [
+    splits = [
         nano_subset(
             load_split(key, data, "valid", images),
             seed=config.seed,
@@ -109,3 +109,7 @@ def load_validation(config: StageConfig, data: str | Path, images: ImageRoots | 
         )
         for key in config.validate
     ]
+    for split in splits:
+        if split.images is not None:
+            split.images.fetch(split.image_paths)
+    return splits

@@ -43,7 +43,8 @@ def score_run(
 ) -> Result:
     """Score a run made elsewhere, and write ``<out>/<TASK>.json`` and ``<out>/<TASK>.run.trec.gz``.
 
-    A query that the run lacks scores 0 and is counted.
+    A query that the run lacks scores 0 and is counted. The order is that of the scores; where the rank column says
+    another, that is said.
 
     Args:
         path: the run, a TREC file.
@@ -97,7 +98,9 @@ def score_run(
     phases = Phases()
     with phases.measured("read"):
         queries, passages = set(data.queries["question_id"]), set(data.passages["passage_id"])
-        run = Run.read_trec(path, queries=queries, passages=passages, finite=True)
+        run = Run.read_trec(
+            path, queries=queries, passages=passages, finite=True, told=lambda line: say(line, quiet=quiet)
+        )
     if not run.query_ids:
         raise M2KRError(f"{path} holds no line of a run.")
     found = dict(zip(run.query_ids, zip(run.passage_ids, run.scores, strict=True), strict=True))

@@ -129,6 +129,7 @@ class Run:
         queries: Collection[str] | None = None,
         passages: Collection[str] | None = None,
         finite: bool = False,
+        told: Callable[[str], None] | None = None,
     ) -> Run:
         """Read a TREC run, gzipped or not, ordered by (score, passage id) as trec_eval does, whatever its rank column.
 
@@ -140,6 +141,7 @@ class Run:
             queries: ids of the queries there are, a set; None: any.
             passages: likewise of the passages.
             finite: refuse infinite scores too. Minus infinity stands in runs of ours for passages without vectors.
+            told: is called with a line about it where the rank column says another order than the scores.
 
         Raises:
             M2KRError: the file cannot be read; a line does not have six fields, is no UTF-8, names a query or passage
@@ -147,6 +149,7 @@ class Run:
                 ``finite``, infinite in float32.
         """
         run: dict[str, dict[str, float]] = {}
+        ranks: dict[str, list[bytes]] = {}
         query_of, passage_of = _names("query", queries), _names("passage", passages)
         number = empty = 0
         try:
@@ -171,13 +174,33 @@ class Run:
                     if passage in found:
                         raise ValueError(f"the passage {passage!r} stands there for query {query!r} a second time")
                     found[passage] = score
+                    if told:
+                        ranks.setdefault(query, []).append(fields[3])
         except UnicodeDecodeError as error:
             raise M2KRError(f"{path}, line {number}: the bytes are no UTF-8 ({error.reason}).") from error
         except ValueError as error:
             raise M2KRError(f"{path}, line {number}: {error}.") from error
         except (OSError, EOFError, zlib.error) as error:
             raise M2KRError(f"{path} cannot be read as a run ({error}).") from error
+        other = [query for query, column in ranks.items() if _is_other_order(column, run[query].values())]
+        if told and other:
+            told(
+                f"{path}: the ranks of {len(other):,} of {len(run):,} queries contradict the scores, first those of "
+                f"query {other[0]!r}. Passages are ordered by score, equal ones by id, the larger first, as trec_eval "
+                "does, and not by rank"
+            )
         return cls.from_dict(run)
+
+
+def _is_other_order(ranks: Sequence[bytes], scores: Iterable[float]) -> bool:
+    """Whether some passage with a better (lower) rank than another has a lower score. Ranks that tie say nothing."""
+    try:
+        column = np.array(ranks).astype(np.float64)
+    except ValueError:  # no numbers, so they are of no order
+        return False
+    values = np.fromiter(scores, dtype=np.float32)
+    ordered = values[np.lexsort((-values, column))]
+    return bool((ordered[1:] > ordered[:-1]).any())
 
 
 def check_ids(ids: Iterable[object], what: str, where: str) -> None:

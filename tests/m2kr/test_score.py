@@ -157,6 +157,40 @@ def test_queries_that_the_run_lacks_score_zero_and_are_counted(
     assert (result["metrics"]["Recall@1"], result["top_k"]) == (pytest.approx(1 / of), 1)
 
 
+@pytest.mark.parametrize(
+    ("ranks", "scores", "other"),
+    [
+        (("1", "2", "3"), (3.0, 2.0, 1.0), False),
+        (("3", "2", "1"), (3.0, 2.0, 1.0), True),
+        (("1", "3", "2"), (3.0, 2.0, 1.0), True),
+        (("1", "1", "1"), (2.0, 3.0, 1.0), False),  # as some tools write where they do not rank
+        (("2", "1", "3"), (2.0, 2.0, 1.0), False),  # ties may stand in any order
+        (("-", "Q", "0x"), (1.0, 2.0, 3.0), False),
+        (("0", "10", "9"), (3.0, 1.0, 2.0), False),
+    ],
+)
+def test_ranks_that_contradict_the_scores_are_said_with_the_rule_that_is_used(
+    okvqa: TaskData,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    ranks: tuple[str, ...],
+    scores: tuple[float, ...],
+    other: bool,
+) -> None:
+    fine, query = okvqa.queries["question_id"][:2]
+    names = okvqa.passages["passage_id"][:3]
+    lines = [f"{fine} Q0 {names[0]} 1 1.0 m"]
+    lines += [f"{query} Q0 {name} {rank} {value} m" for name, rank, value in zip(names, ranks, scores, strict=True)]
+    (tmp_path / "run.trec").write_text("\n".join(lines))
+    score_run(tmp_path / "run.trec", okvqa, "theirs", tmp_path / "out")
+    said = [line for line in capsys.readouterr().err.splitlines() if "contradict the scores" in line]
+    assert len(said) == other
+    if other:
+        assert all(fact in said[0] for fact in (str(tmp_path / "run.trec"), f"{query!r}", "1 of 2", "ordered by score"))
+    (kept,) = Run.read_trec(tmp_path / "out" / "OKVQA.run.trec.gz").passage_ids[1:]
+    assert kept == [name for _, name in sorted(zip(scores, names, strict=True), reverse=True)]
+
+
 def test_positives_that_are_no_passages_are_counted_and_said(
     okvqa: TaskData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -130,7 +130,15 @@ def check(
     Raises:
         M2KRError: the manifest cannot be read.
     """
-    from m2kr.formats.manifest import CARD, CROISSANT, MANIFEST, is_of_its_hashes, read_manifest, shards_of
+    from m2kr.formats.manifest import (
+        CARD,
+        CROISSANT,
+        MANIFEST,
+        check_finished,
+        is_of_its_hashes,
+        read_manifest,
+        shards_of,
+    )
 
     report = Report(hashes_checked=(data / MANIFEST).exists())
     manifest = read_manifest(data)
@@ -138,6 +146,11 @@ def check(
         entry = manifest["tasks"].get(task.key, {})
         if entry and not is_of_its_hashes(entry):
             report.add(task.key, "hash", MANIFEST, "the fingerprint is not that of the hashes it lists")
+        for part in ("tasks", "images"):
+            try:
+                check_finished(data, manifest, part, task.key)
+            except M2KRError as error:
+                report.add(task.key, "file", MANIFEST, str(error))
         shards = [*shards_of(entry), *manifest.get("images", {}).get(task.key, {}).get("shards", [])]
         folders = [folder for config in _configs(task) if (folder := data / config).is_dir()]
         if not shards and not folders:

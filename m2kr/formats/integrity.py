@@ -17,7 +17,7 @@ from typing import Any
 from m2kr.common.files import cache_folder, digest, sha256_of, write_json
 from m2kr.common.json_input import read_json
 from m2kr.errors import M2KRError
-from m2kr.formats.manifest import MANIFEST, is_of_its_hashes, read_manifest, shards_of
+from m2kr.formats.manifest import MANIFEST, check_finished, is_of_its_hashes, read_manifest, shards_of
 from m2kr.formats.shards import Shard
 from m2kr.tasks import Task
 
@@ -98,12 +98,15 @@ def identify(data: Path, task: Task, shards: Sequence[Path], *, trust: bool = Fa
         trust: compare sizes alone, no hashes.
 
     Raises:
-        M2KRError: a shard is not the file that the manifest lists, or one of these splits lacks a shard.
+        M2KRError: a shard is not the file that the manifest lists, or one of these splits lacks a shard, or the task
+            is just being replaced.
     """
     found = [ReadFile.at(path) for path in shards]
-    entry = read_manifest(data)["tasks"].get(task.key)
+    manifest = read_manifest(data)
+    entry = manifest["tasks"].get(task.key)
     known = KnownHashes(data)
     if entry is None:
+        check_finished(data, manifest, "tasks", task.key)
         files = tuple(known.hashed(file) for file in found)
         return Identity(WITHOUT_MANIFEST + digest([file.sha256 for file in files]), False, files)
     if not is_of_its_hashes(entry):
@@ -126,14 +129,16 @@ def identify_images(folder: Path, shards: Sequence[Path], *, trust: bool) -> tup
         trust: compare sizes alone, no hashes.
 
     Raises:
-        M2KRError: one is not the file that the manifest lists.
+        M2KRError: one is not the file that the manifest lists, or they are just being replaced.
     """
     data, found = folder.parent, tuple(ReadFile.at(path) for path in shards)
-    entries = read_manifest(data).get("images", {}).values()
+    manifest = read_manifest(data)
+    entries = manifest.get("images", {}).values()
     listed = {shard["path"]: shard for entry in entries for shard in entry["shards"]}
     if any(path.startswith(f"{folder.name}/") for path in listed):
         known = KnownHashes(data)
         return tuple(_compared(data, file, listed, known, trust=trust) for file in found)
+    check_finished(data, manifest, "images", folder.name.removesuffix("_images"))
     return found
 
 

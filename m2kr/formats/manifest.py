@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, NotRequired, TypedDict
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from msgspec import Meta
 
@@ -58,6 +58,7 @@ class _Entry(TypedDict):
 class _Manifest(TypedDict):
     tasks: dict[str, _Entry]
     images: NotRequired[dict[str, SplitFacts]]
+    unfinished: NotRequired[dict[str, list[str]]]
 
 
 def read_manifest(out: Path) -> dict[str, Any]:
@@ -89,6 +90,20 @@ def shards_of(entry: dict[str, Any]) -> Iterator[Shard]:
     for splits in entry.get("configs", {}).values():
         for facts in splits.values():
             yield from facts["shards"]
+
+
+def check_finished(data: Path, manifest: dict[str, Any], part: Literal["tasks", "images"], key: str) -> None:
+    """Check that the tables or images of a task, which a manifest does not list, are not just being moved into place.
+
+    Raises:
+        M2KRError: they are, or a process was killed at it.
+    """
+    if key in manifest.get("unfinished", {}).get(part, []):
+        what, command = {"tasks": ("tables", "m2kr.build"), "images": ("images", "m2kr.images pack")}[part]
+        raise M2KRError(
+            f"the {what} of {key} in {data} are being replaced, or a process was killed at it. Wait until that has "
+            f"ended, or make them again with python -m {command}."
+        )
 
 
 def is_of_its_hashes(entry: dict[str, Any]) -> bool:
@@ -156,8 +171,9 @@ def split_facts(config: str, shards: list[Shard]) -> dict[str, Any]:
 def publish(out: Path, task: Task, entry: dict[str, Any], folders: dict[str, Path]) -> None:
     """Move a finished task into place, then bring the manifest and the card up to date.
 
-    A reader sees the old task, or none, until the new one is whole. A task that is replaced is first struck off the
-    manifest, so that a build killed in between does not leave a manifest that claims what is not there.
+    A reader sees the old task, or none, until the new one is whole. The task is first struck off the manifest and noted
+    there as unfinished, so that a build killed in between does not leave a manifest that claims what is not there, and
+    nobody takes what is there for tables without a manifest.
 
     Args:
         out: folder of the benchmark; created if need be.
@@ -186,12 +202,18 @@ def _replace(
     from m2kr.formats.croissant import croissant
     from m2kr.formats.dataset_card import dataset_card
 
-    entries = dict(manifest.get(part, {}))
-    if entries.pop(task.key, None):
-        write_json(out / MANIFEST, {**manifest, part: entries})
-    entries[task.key] = facts
+    others = {key: entry for key, entry in manifest.get(part, {}).items() if key != task.key}
+    unfinished = manifest.pop("unfinished", {})
+    here = [key for key in unfinished.get(part, []) if key != task.key]
+    interim = {**manifest, "unfinished": {**unfinished, part: [*here, task.key]}}
+    if part in manifest:
+        interim[part] = others
+    entries = {**others, task.key: facts}
     manifest[part] = {key: entries[key] for key in TASKS if key in entries}
+    if left := {name: keys for name, keys in {**unfinished, part: here}.items() if keys}:  # by kills
+        manifest["unfinished"] = left
     page, metadata = dataset_card(manifest), croissant(manifest)
+    write_json(out / MANIFEST, interim)
     for config, folder in folders.items():
         move_into_place(folder, out / config)
     with atomic(out / CARD, "w") as file:

@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from baselines.common.batching import as_array, check_batch_size, device_of
-from baselines.common.checkpoints import count_parameters, quiet_loading
+from baselines.common.checkpoints import check_tokenizers, count_parameters, quiet_loading
 from baselines.common.model_folder import reporting_weights
 from baselines.common.options import check_choice
 from m2kr.errors import M2KRError, did_you_mean, first_line
@@ -72,6 +72,7 @@ class MtebRetriever:
         self.reads_instructions = instructions == "yes"
         self._model = _load(meta, str(device_of(device)), trusted=trust_remote_code == "yes")
         parts = [self._model, *vars(self._model).values()]
+        check_tokenizers(self.name, *parts)
         modules = [part for part in parts if isinstance(part, torch.nn.Module)][:1]
         _check_dtype(self.name, modules, dtype)
         self._normalise = _compared_by_cosine(self.name, self._model, meta)

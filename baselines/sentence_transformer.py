@@ -10,7 +10,7 @@ from PIL import Image
 
 from baselines.common.batching import as_array, device_of, dtype_of
 from baselines.common.checkpoints import PUBLISHED, count_parameters, find_checkpoint
-from baselines.common.model_folder import ModelFolder, Pooling, plain_model_folder, read_model_folder
+from baselines.common.model_folder import PROMPTS, ModelFolder, Pooling, plain_model_folder, read_model_folder
 from baselines.common.options import check_choice
 from baselines.encoders.modules import FILES, load_modules
 from baselines.encoders.template import TEMPLATES, TemplateEncoder
@@ -44,7 +44,8 @@ class SentenceTransformerRetriever:
         image_first: whether a picture stands before the text, "yes" or "no", for models that read both together.
             Default "yes".
         prompt: what is put in front of each query in place of the model's own prompt (in late interaction after it,
-            for there it is a marker). With a chat template or a published one it is the system's turn.
+            for there it is a marker); empty for none. With a chat template or a published one it is the system's turn,
+            which a published one always has.
         template: of a family whose folders do not say how they are read: "gme" or "qwen3-vl-embedding". Registered
             names bring theirs.
         instructions: "yes" for the task's instruction in front of each question. Default "no": most of these models
@@ -75,9 +76,20 @@ class SentenceTransformerRetriever:
         if template is None:
             held = read_model_folder(found.folder)
             _check_pooling(held, checkpoint, pooling)
+            if not held.told and prompt is None:
+                raise M2KRError(
+                    f"{checkpoint} has no {PROMPTS}, so that its prompts, if it was trained with any, would be left "
+                    "out. Get that file from where the others come; where its authors publish none, pass --option "
+                    "prompt= for queries without a prompt, or the prompt that they name."
+                )
             self._model: Any = load_modules(held, checkpoint, pooling=pooling, **where)
         else:
             check_choice("template", template, TEMPLATES)
+            if prompt is not None and not prompt.strip():
+                raise M2KRError(
+                    f"--option prompt is empty, and the template {template!r} has a system's turn before each query: "
+                    f"leave it out for the authors' own ({TEMPLATES[template].instruction!r}), or write another."
+                )
             held = plain_model_folder(found.folder)
             _check_pooling(held, checkpoint, pooling)
             self._model = TemplateEncoder(template, held, checkpoint, **where)

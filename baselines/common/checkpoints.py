@@ -21,6 +21,7 @@ from baselines.common.model_folder import WeightsReport, check_model_files
 from m2kr.common.files import digest, files_below, sha256_of
 from m2kr.common.hub import answered, patience
 from m2kr.common.model_records import read_records
+from m2kr.common.vocabulary import check_vocabulary, embedded_tokens
 from m2kr.errors import M2KRError, first_line
 
 if TYPE_CHECKING:
@@ -286,17 +287,36 @@ def load_tokenizer(make: Any, folder: Path, *, vocabulary: int) -> Any:
     """
     with loading(f"the tokenizer in {folder} could not be loaded"):
         tokenizer = make.from_pretrained(folder, local_files_only=True)
-        size = len(tokenizer)
-    if not knows_words(tokenizer):
+        knows = knows_words(tokenizer)
+    if not knows:
         raise M2KRError(
             f"{folder} has no tokenizer. It needs tokenizer.json, or vocab.txt, or vocab.json and merges.txt."
         )
-    if size > vocabulary:
-        raise M2KRError(
-            f"the tokenizer in {folder} has {size:,} tokens and the model knows {vocabulary:,}: they do not belong "
-            "together."
-        )
+    check_vocabulary(tokenizer, vocabulary, f"the tokenizer in {folder}")
     return tokenizer
+
+
+def check_tokenizers(what: str, *parts: Any) -> None:
+    """Refuse a model with a tokenizer that makes ids which the model beside it does not know.
+
+    Args:
+        what: names the model in the message.
+        parts: objects with a tokenizer, or a processor that has one, and a model of transformers or a table of
+            embeddings beside it; of modules of torch, those within them too.
+
+    Raises:
+        M2KRError: there is one.
+    """
+    import torch
+
+    for part in parts:
+        for holder in part.modules() if isinstance(part, torch.nn.Module) else [part]:
+            tokenizer = getattr(holder, "tokenizer", None) or getattr(
+                getattr(holder, "processor", None), "tokenizer", None
+            )
+            reader = getattr(holder, "model", None) or getattr(holder, "embedding", None)
+            if tokenizer is not None and reader is not None and hasattr(tokenizer, "get_vocab"):
+                check_vocabulary(tokenizer, embedded_tokens(reader), f"the tokenizer of {what}")
 
 
 def knows_words(tokenizer: Any) -> bool:

@@ -20,6 +20,9 @@ from m2kr.errors import M2KRError
 Pooling = Literal["mean", "cls", "last"]
 """How a bare encoder's token vectors become one: their mean, the first, or the last."""
 
+PROMPTS = "config_sentence_transformers.json"
+"""What a folder of modules has its prompts and its similarity in. Some published models have none."""
+
 _OWN_MODULES = ("sentence_transformers.", "pylate.")
 _OF_COLPALI_ENGINE = re.compile(r"(Col|Bi)[A-Z]\w*(?<!ForRetrieval)")
 _ONE_VECTOR = ("clip", "siglip", "siglip2")
@@ -125,6 +128,8 @@ class ModelFolder:
         bare: whether it is an encoder without a rule of pooling.
         model_type: as transformers names it in config.json; empty where a folder of modules has no such file.
         stanford: whether it is a ColBERT of Stanford, whose projection is beside its encoder's tensors.
+        told: whether it says which prompts it was trained with, if any: `PROMPTS` is there, or it is no folder of
+            modules.
     """
 
     path: Path
@@ -132,6 +137,7 @@ class ModelFolder:
     bare: bool
     model_type: str
     stanford: bool = False
+    told: bool = True
 
 
 def read_model_folder(path: Path) -> ModelFolder:
@@ -142,7 +148,7 @@ def read_model_folder(path: Path) -> ModelFolder:
             half of DPR, a generator, a model that needs code of its own.
     """
     config, modules = _json(path / "config.json"), _json(path / "modules.json")
-    told = _json(path / "config_sentence_transformers.json") or {}
+    told = _json(path / PROMPTS)
     if config is None and modules is None:
         if (adapter := _json(path / "adapter_config.json")) is not None:
             base = adapter.get("base_model_name_or_path") or "its model"
@@ -155,7 +161,7 @@ def read_model_folder(path: Path) -> ModelFolder:
     types = [str(module.get("type", "")) for module in modules or []]
     architectures = [str(name) for name in config.get("architectures") or []]
     model_type = str(config.get("model_type", ""))
-    named = told.get("model_type")
+    named = (told or {}).get("model_type")
 
     def refused(what: str, remedy: str) -> M2KRError:
         return M2KRError(f"{path} holds {what}. {remedy}")
@@ -218,7 +224,8 @@ def read_model_folder(path: Path) -> ModelFolder:
             f"a generator ({architectures[0]}), no encoder",
             "Name a model made for retrieval; one of a registered family takes its name, and --checkpoint.",
         )
-    return ModelFolder(path, "single", modules is None and model_type not in _ONE_VECTOR, model_type)
+    bare = modules is None and model_type not in _ONE_VECTOR
+    return ModelFolder(path, "single", bare, model_type, told=modules is None or told is not None)
 
 
 def _lost_module(path: Path, modules: list[dict[str, Any]], *, late: bool) -> str:

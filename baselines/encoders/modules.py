@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from baselines.common.checkpoints import knows_words, loading
+from baselines.common.checkpoints import check_tokenizers, knows_words, loading
 from baselines.common.model_folder import ModelFolder, Pooling, reporting_weights
 from baselines.common.options import check_choice
 from m2kr.errors import M2KRError
@@ -53,6 +53,7 @@ def load_modules(held: ModelFolder, name: str, *, device: torch.device, dtype: t
     tokenizer = getattr(model, "tokenizer", None)
     if isinstance(tokenizer, PreTrainedTokenizerBase) and not knows_words(tokenizer):
         raise M2KRError(f"the model {name!r} has no tokenizer: its files are missing. A model folder needs {FILES}.")
+    check_tokenizers(f"the model {name!r}", model)
     if held.model_type in ("siglip", "siglip2"):
         _read_as_siglip(model[0], second=held.model_type == "siglip2")
     elif held.model_type == "colqwen2":

@@ -18,7 +18,7 @@ import torch.nn.functional as F  # noqa: N812 - the name everybody knows
 from PIL.Image import Image
 
 from baselines.common.batching import encode_vectors, padded
-from baselines.common.checkpoints import knows_words, loading
+from baselines.common.checkpoints import check_tokenizers, knows_words, loading
 from baselines.common.model_folder import ModelFolder, reporting_weights
 from m2kr.errors import M2KRError
 
@@ -122,6 +122,7 @@ class TemplateEncoder:
         weights.check(held.path)
         if not knows_words(self.tokenizer):
             raise M2KRError(f"the model {name!r} has no tokenizer: its files are missing.")
+        check_tokenizers(f"the model {name!r}", self)
         self._device = device
         self._side = int(self._pixels.patch_size * self._pixels.merge_size)
         self._image_token = int(self.model.config.image_token_id)
@@ -139,9 +140,9 @@ class TemplateEncoder:
         self, inputs: Sequence[Any], prompt: str | None = None, batch_size: int = 32, **_: Any
     ) -> npt.NDArray[np.float32]:
         """Return the vectors of queries, float32 of shape (inputs, dim); ``prompt`` is the system's turn."""
-        instruction = prompt or self._template.instruction
+        instruction = self._template.instruction if prompt is None else prompt
         if self._template.full_stop:
-            instruction = instruction.strip() or self._template.instruction
+            instruction = instruction.strip()
             instruction += "" if unicodedata.category(instruction[-1]).startswith("P") else "."
         return self._encode(inputs, instruction, batch_size)
 

@@ -1,4 +1,4 @@
-"""Checkpoints whose weights are not those of their configuration."""
+"""Checkpoints whose weights or tokenizers are not those of their configuration."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 FAULTS = {
     "removed": "has no {} and random numbers stood in",
@@ -36,4 +37,13 @@ def with_tensors(folder: Path, out: Path, *names: str) -> Path:
     shutil.copytree(folder, out)
     weights = load_file(out / "model.safetensors")
     save_file(weights | {name: torch.ones(2, 2) for name in names}, out / "model.safetensors", {"format": "pt"})
+    return out
+
+
+def with_a_token_more(folder: Path, out: Path) -> Path:
+    """Copy a checkpoint, and give its tokenizer a token that the model has no embedding of."""
+    shutil.copytree(folder, out)
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    tokenizer.add_tokens(["<one-more>"])
+    tokenizer.save_pretrained(out)
     return out

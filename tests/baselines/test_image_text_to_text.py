@@ -26,7 +26,7 @@ from m2kr.errors import M2KRError
 from m2kr.reader import Reader, ReaderInput
 from tests.baselines.images import random_images
 from tests.baselines.readers import SHARED, SIZE, write_llava
-from tests.baselines.tampered import FAULTS, tampered, with_tensors
+from tests.baselines.tampered import FAULTS, tampered, with_a_token_more, with_tensors
 from tests.baselines.tiny_models import byte_tokenizer
 
 
@@ -191,6 +191,12 @@ def test_folders_of_other_things_are_refused(blip2: Path, tmp_path: Path) -> Non
     shutil.copytree(blip2, tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer*", "processor*"))
     with pytest.raises(M2KRError, match=r"the processor in .*bare could not be loaded"):
         ImageTextToText(checkpoint=str(tmp_path / "bare"))
+
+
+def test_a_tokenizer_with_a_token_that_the_model_does_not_know_is_refused(blip2: Path, tmp_path: Path) -> None:
+    folder = with_a_token_more(blip2, tmp_path / "more")
+    with pytest.raises(M2KRError, match="do not belong together"):
+        ImageTextToText(checkpoint=str(folder))
 
 
 def test_code_beside_a_model_is_not_run(blip2: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from m2kr.export.task import export_task
 from m2kr.images.roots import parse_roots
 from m2kr.retriever import Retriever, get_retriever
 from tests.baselines.images import random_images
-from tests.baselines.tampered import FAULTS, tampered
+from tests.baselines.tampered import FAULTS, tampered, with_a_token_more
 
 mteb = pytest.importorskip("mteb", reason="its registry is read; pip install mteb")
 
@@ -355,6 +355,15 @@ def test_weights_that_are_not_those_of_the_configuration_are_refused_by_name(
     folder = tampered(folders("clip"), tmp_path / "clip", fault, weight)
     with pytest.raises(M2KRError, match=FAULTS[fault].format(weight)):
         get_retriever(pictured("clip", folder))
+
+
+def test_a_tokenizer_with_a_token_that_the_model_does_not_know_is_refused(
+    register: Register, pictured: Callable[..., str], folders: Callable[[str], Path], tmp_path: Path
+) -> None:
+    texts, pictures = (with_a_token_more(folders(kind), tmp_path / kind) for kind in ("mean", "clip"))
+    for name in (register(lambda *_, **__: SentenceTransformerEncoderWrapper(str(texts))), pictured("clip", pictures)):
+        with pytest.raises(M2KRError, match="do not belong together"):
+            get_retriever(name)
 
 
 def test_code_in_a_repository_is_run_only_if_asked_for(

@@ -12,8 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from sentence_transformers import MultiVectorEncoder, SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, BertModel
 
+from baselines.common.model_folder import PROMPTS
 from baselines.sentence_transformer import SentenceTransformerRetriever
 from m2kr.errors import M2KRError
 from m2kr.retriever import get_retriever
@@ -84,7 +87,8 @@ def spoiled(folder: Path, file: str, change: str) -> None:
         ("stanford", "config.json", "unnamed", ("artifact.metadata", "HF_ColBERT")),
         ("many", "1_Dense", "remove", ("no 1_Dense", "modules.json")),
         ("cosine", "adapter_config.json", "{}", ("adapter", "Merge")),
-        ("many", "config_sentence_transformers.json", "remove", ("cannot encode a text", "all of one download")),
+        ("many", "config_sentence_transformers.json", "remove", ("no config_sentence_transformers.json", "prompts")),
+        ("last-with-prompt", "config_sentence_transformers.json", "remove", ("no config_sentence", "--option prompt=")),
     ],
 )
 def test_half_a_download_and_what_lies_beside_a_model_are_refused(
@@ -157,6 +161,31 @@ def test_a_prompt_of_one_s_own_changes_queries_alone(folders: Callable[[str], Pa
         told.encode_query(QUERIES), plain.encode_query([f"Find the page: {query}" for query in QUERIES]), atol=1e-6
     )
     np.testing.assert_array_equal(told.encode_document(PASSAGES), plain.encode_document(PASSAGES))
+
+
+def test_an_empty_prompt_is_none(folders: Callable[[str], Path], tmp_path: Path) -> None:
+    """Also of a model without the file that would have its prompts, as some are published."""
+    folder = folders("last-with-prompt")
+    plain = SentenceTransformerRetriever(checkpoint=str(folder))
+    bare = SentenceTransformerRetriever(checkpoint=str(folder), prompt="")
+    np.testing.assert_allclose(bare.encode_query(QUERIES), plain.encode_document(QUERIES), atol=1e-6)
+    assert np.abs(bare.encode_query(QUERIES) - plain.encode_query(QUERIES)).max() > 1e-3
+    shutil.copytree(folder, tmp_path / "untold")
+    (tmp_path / "untold" / PROMPTS).unlink()
+    untold = SentenceTransformerRetriever(checkpoint=str(tmp_path / "untold"), prompt="")
+    np.testing.assert_allclose(untold.encode_query(QUERIES), bare.encode_query(QUERIES), atol=1e-6)
+
+
+def test_a_table_of_word_vectors_without_one_of_a_token_is_refused(tmp_path: Path) -> None:
+    words = Tokenizer(models.WordLevel({"<unk>": 0, "owl": 1, "tower": 2, "the": 3, "boat": 4}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    SentenceTransformer(modules=[StaticEmbedding(words, embedding_dim=4)]).save(str(tmp_path / "words"))
+    (tokens,) = (tmp_path / "words").rglob("tokenizer.json")
+    SentenceTransformerRetriever(checkpoint=str(tmp_path / "words"))
+    words.add_tokens(["bridge"])
+    words.save(str(tokens))
+    with pytest.raises(M2KRError, match="token ids up to 5, and the model knows 5 tokens"):
+        SentenceTransformerRetriever(checkpoint=str(tmp_path / "words"))
 
 
 @pytest.mark.parametrize("option", [{"prompt": "Find: "}, {"instructions": "yes"}])

@@ -18,6 +18,7 @@ from m2kr.retriever import REGISTRY, Retriever, get_retriever
 from tests.baselines.families.page import PAGE
 from tests.baselines.families.rows import PASSAGES, ROWS, TEXTS, Row, measure
 from tests.baselines.images import random_image
+from tests.baselines.tampered import with_a_token_more
 from tests.tolerance import assert_vectors_near
 
 Folder = Callable[[str], Path]
@@ -78,6 +79,15 @@ def test_what_would_be_measured_wrong_is_refused_in_one_true_line(folders: Folde
     assert "\n" not in line
 
 
+@pytest.mark.parametrize("row", [row for row in ROWS if not row.refused], ids=lambda row: row.checkpoint)
+def test_a_tokenizer_with_a_token_that_the_model_does_not_know_is_refused(
+    folders: Folder, row: Row, tmp_path: Path
+) -> None:
+    folder = with_a_token_more(folders(row.checkpoint), tmp_path / row.checkpoint)
+    with pytest.raises(M2KRError, match=r"token ids up to [\d,]+, and the model knows [\d,]+ tokens"):
+        SentenceTransformerRetriever(checkpoint=str(folder), **row.options)
+
+
 def test_the_page_has_every_family_and_every_registered_name() -> None:
     text = PAGE.read_text(encoding="utf-8")
     lines = [line.split(" | ")[0].removeprefix("| ") for line in text.splitlines() if line.startswith("| ")]
@@ -107,6 +117,8 @@ def test_the_order_of_picture_and_text_counts(folders: Folder, name: str) -> Non
         ("gme", {"template": "gme", "fusion": "text"}, "together: leave --option fusion out"),
         ("clip", {"image_first": "no"}, "apart: leave --option image_first out"),
         ("mean", {"fusion": "image"}, "leave --option fusion out"),
+        ("gme", {"template": "gme", "prompt": ""}, "prompt is empty.*You are a helpful assistant"),
+        ("qwen3-vl-embedding", {"template": "qwen3-vl-embedding", "prompt": " "}, "prompt is empty.*Represent"),
         ("gme", {"template": "gme", "pooling": "last"}, "leave --option pooling=last out"),
     ],
 )

@@ -189,6 +189,9 @@ def _generator(folder: Path, root: Path) -> None:
 
 def _colpali(folder: Path, root: Path) -> None:
     tokenizer = gemma_tokenizer("<image>")
+    tokenizer.padding_side = "right"
+    pixels = transformers.SiglipImageProcessorPil(size={"height": 32, "width": 32}, image_seq_length=4)
+    processor = transformers.ColPaliProcessor(pixels, tokenizer)  # it adds tokens for places in a picture
     ids = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 1}
     text = {**TINY, **ids, "model_type": "gemma", "vocab_size": len(tokenizer), "head_dim": 16}
     vlm = transformers.PaliGemmaConfig(
@@ -199,9 +202,7 @@ def _colpali(folder: Path, root: Path) -> None:
         hidden_size=32,
     )
     model = transformers.ColPaliForRetrieval(transformers.ColPaliConfig(vlm_config=vlm, embedding_dim=16))
-    pixels = transformers.SiglipImageProcessorPil(size={"height": 32, "width": 32}, image_seq_length=4)
-    tokenizer.padding_side = "right"
-    save(folder, model, transformers.ColPaliProcessor(pixels, tokenizer))
+    save(folder, model, processor)
 
 
 def _colqwen2(folder: Path, root: Path) -> None:

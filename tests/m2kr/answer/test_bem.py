@@ -8,7 +8,7 @@ import pytest
 
 from m2kr.answer.bem import EquivalenceModel
 from m2kr.errors import M2KRError
-from tests.baselines.tampered import with_tensors
+from tests.baselines.tampered import with_a_token_more, with_tensors
 
 
 @pytest.fixture(scope="module", params=[2, 3])
@@ -88,3 +88,8 @@ def test_weights_that_nothing_takes_are_refused_by_name(bert: Path, tmp_path: Pa
     folder = with_tensors(bert, tmp_path / "bem", "adapter.weight")
     with pytest.raises(M2KRError, match=r"its checkpoint has, to no use, adapter\.weight"):
         EquivalenceModel(str(folder))
+
+
+def test_a_tokenizer_with_a_token_that_the_model_does_not_know_is_refused(bert: Path, tmp_path: Path) -> None:
+    with pytest.raises(M2KRError, match="token ids up to 12, and the model knows 12 tokens"):
+        EquivalenceModel(str(with_a_token_more(bert, tmp_path / "bem")))

@@ -252,7 +252,7 @@ def train_reader(
         _save(trainer.model, _processor(start), out)
         return {"parameters": count_parameters(trainer.model)}
 
-    return run_training(out, settings, make_trainer, finish, quiet=quiet)
+    return run_training(out, settings, make_trainer, finish, data=splits, quiet=quiet)
 
 
 def export_reader(trained: Path, out: Path) -> None:

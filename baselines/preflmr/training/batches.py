@@ -35,6 +35,7 @@ class TrainingTask:
             -1 where there are fewer; None for none.
 
     Attributes:
+        data: the split.
         key: of the task.
         fingerprint: of its tables.
         queries: how many have a positive passage; the others are left out.
@@ -46,7 +47,7 @@ class TrainingTask:
 
     def __init__(self, data: TaskData, mined: Rows | None = None) -> None:
         self.key, self.fingerprint = data.task.key, data.fingerprint
-        self._data = data
+        self.data = data
         self._instructions = data.task.instructions
         ids = {name: row for row, name in enumerate(data.passages["passage_id"])}
         kept, found, ends = [], [], [0]
@@ -75,7 +76,7 @@ class TrainingTask:
     @property
     def images(self) -> bool:
         """Whether queries have pictures."""
-        return self._data.task.reads_images
+        return self.data.task.reads_images
 
     def positives(self, query: int) -> Rows:
         """Return the rows of the positive passages of a query."""
@@ -95,7 +96,7 @@ class TrainingTask:
 
     def picture(self, query: int) -> Any:
         """Return the picture of a query, decoded."""
-        return self._data.query_image(int(self._row[query]))
+        return self.data.query_image(int(self._row[query]))
 
     def negatives(self, query: int, number: int, mined: int, depth: int, rng: np.random.Generator) -> list[int]:
         """Return rows of passages that are not positive: mined ones first, as far as there are, then drawn ones."""

@@ -11,7 +11,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from m2kr.common.locks import clear_lock, one_writer
 from m2kr.common.measure import versions
 from m2kr.common.progress import say
 from m2kr.common.work import claim
+from m2kr.dataset import TaskData
 from m2kr.errors import M2KRError, first_line
 
 RUN, DONE, CHECKPOINTS = "run.json", "training.json", "checkpoints"
@@ -38,6 +39,7 @@ def run_training(
     make_trainer: Callable[[Path | None], Any],
     finish: Callable[[Any], dict[str, Any]],
     *,
+    data: Sequence[TaskData] = (),
     quiet: bool,
 ) -> dict[str, Any]:
     """Train, going on where an earlier run of the same settings stopped; return what ``training.json`` holds.
@@ -47,10 +49,12 @@ def run_training(
         settings: all that its result depends on.
         make_trainer: makes a trainer of transformers, given the checkpoint that is gone on from.
         finish: called with the trainer after training; writes the model and returns what is said of it.
+        data: what is trained and validated on: compared with its files again before ``finish``.
         quiet: no progress.
 
     Raises:
-        M2KRError: the folder holds another run, another process is training in it, or the loss is no longer a number.
+        M2KRError: the folder holds another run, another process is training in it, the loss is no longer a number, or
+            the data changed meanwhile.
     """
     # A run that is finished may be in a folder that is read-only.
     finished = read_done(out) is not None
@@ -62,7 +66,7 @@ def run_training(
         if (done := read_done(out)) is not None:
             say(f"{out}: already trained, nothing to do", quiet=quiet)
             return done
-        return _trained(out, settings, make_trainer, finish, quiet=quiet)
+        return _trained(out, settings, make_trainer, finish, data, quiet=quiet)
 
 
 def _trained(
@@ -70,6 +74,7 @@ def _trained(
     settings: dict[str, Any],
     make_trainer: Callable[[Path | None], Any],
     finish: Callable[[Any], dict[str, Any]],
+    data: Sequence[TaskData],
     *,
     quiet: bool,
 ) -> dict[str, Any]:
@@ -90,6 +95,8 @@ def _trained(
                 f"{out / CHECKPOINTS} could not be written ({first_line(error)}). Free some space, then run it again."
             ) from error
         raise
+    for split in data:
+        split.check_unchanged()
     result = {
         **settings,
         "seconds": round(time.perf_counter() - began, 1),

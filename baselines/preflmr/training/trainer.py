@@ -62,7 +62,8 @@ def train(
         What is written to ``training.json``.
 
     Raises:
-        M2KRError: data are missing, the folder holds another run, or the loss is no longer a number.
+        M2KRError: data are missing or change meanwhile, the folder holds another run, or the loss is no longer a
+            number.
     """
     tasks = load_training(config, data, images, out.parent / "negatives", quiet=quiet)
     valid = load_validation(config, data, images)
@@ -97,7 +98,7 @@ def train(
             "trained_parameters": sum(p.numel() for p in encoder.parameters() if p.requires_grad),
         }
 
-    return run_training(out, settings, make_trainer, finish, quiet=quiet)
+    return run_training(out, settings, make_trainer, finish, data=[*(task.data for task in tasks), *valid], quiet=quiet)
 
 
 def loss_of(encoder: MultiVectorEncoder, config: StageConfig) -> torch.nn.Module:

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,13 +21,16 @@ from baselines.preflmr import PreFLMR
 from baselines.preflmr.module import PreFLMRModule
 from baselines.preflmr.train import main, run_stage
 from baselines.preflmr.training.heads import ImageVectors, OneVector
+from baselines.preflmr.training.runs import FiniteLoss
 from baselines.preflmr.training.stages import StageConfig, config_file, trained_names
-from baselines.preflmr.training.trainer import loss_of
+from baselines.preflmr.training.trainer import PipelineTrainer, loss_of
 from m2kr.errors import M2KRError, run_command
 from m2kr.images.roots import parse_roots
 from tests.baselines.preflmr.reference import contrastive_losses
+from tests.kills import Killed
 
-ROOT = Path(__file__).resolve().parents[3]
+pytestmark = pytest.mark.long
+
 TINY: dict[str, Any] = {"batch_size": 4, "learning_rate": 1e-3, "evaluate_every": 2, "log_every": 1, "negatives": 1}
 
 
@@ -128,23 +126,20 @@ def whole(folder: Path, built: Path, world: Path, tmp_path_factory: pytest.TempP
 def test_a_killed_run_goes_on_with_the_same_losses(
     whole: Path, folder: Path, built: Path, world: Path, tmp_path: Path
 ) -> None:
+    """Here it ends by an exception that nothing catches; `make torture` kills processes."""
     killed = tmp_path / "killed"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "baselines.preflmr.train", *command(folder, built, world, killed)],
-        env=environment,
-        cwd=ROOT,
-        stderr=subprocess.DEVNULL,
-    )
-    state = killed / "checkpoints" / "checkpoint-2" / "trainer_state.json"
-    deadline = time.monotonic() + 120
-    while not state.is_file() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert state.is_file()
-    if (killed / "training.json").is_file():
-        pytest.skip("the run ended before it could be killed")
+
+    def stop(self: Any, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == 3:
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FiniteLoss, "on_step_end", stop)
+        with pytest.raises(Killed):
+            main(command(folder, built, world, killed))
+    assert [path.name for path in (killed / "checkpoints").glob("checkpoint-*")] == ["checkpoint-2"]
+    assert not (killed / "training.json").exists()
+    (killed / ".lock").touch()
     cut = killed / "checkpoints" / "checkpoint-5"  # what a kill in the middle of writing leaves
     cut.mkdir()
     (cut / "model.safetensors").write_bytes(b"half")
@@ -154,6 +149,25 @@ def test_a_killed_run_goes_on_with_the_same_losses(
     assert len(losses(whole)) == 6
     for name, tensor in load_file(whole / "model.safetensors").items():
         assert torch.equal(tensor, load_file(killed / "model.safetensors")[name])
+
+
+@pytest.mark.parametrize("table", ["MSMARCO_passages/train_passages", "MSMARCO_data/valid"])
+def test_data_that_change_while_it_trains_give_no_model(
+    folder: Path, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str
+) -> None:
+    for config in ("MSMARCO_data", "MSMARCO_passages"):
+        shutil.copytree(built / config, tmp_path / "data" / config)
+
+    def train(*_: Any, **__: Any) -> None:
+        (shard,) = (tmp_path / "data").glob(f"{table}-*")
+        shard.write_bytes(shard.read_bytes() + b" ")
+
+    monkeypatch.setattr(PipelineTrainer, "train", train)
+    config = tiny(1, "MSMARCO", validate=["MSMARCO"], valid_queries=4, valid_passages=8)
+    with pytest.raises(M2KRError, match=rf"{table}-.* changed while it was used"):
+        run_stage(config, tmp_path / "data", tmp_path / "run", init=folder, quiet=True)
+    assert not list((tmp_path / "run").glob("*.safetensors"))
+    assert not (tmp_path / "run" / "training.json").exists()
 
 
 def test_the_best_checkpoint_is_kept(whole: Path, folder: Path, built: Path, world: Path) -> None:

@@ -78,7 +78,7 @@ pictures: setup  ## Take the README's pictures of the demo's site anew (after ma
 
 .PHONY: test
 test: check  ## Set up, check and run all tests, in as many processes as there are cores (four at most)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 .PHONY: bench
 bench: setup  ## Run the benchmarks (minutes); figures are kept in tests/benchmarks/RESULTS.md

@@ -64,13 +64,14 @@ def take(site: Path, out: Path, explorer: str) -> list[Path]:
     if chromium is None:
         raise M2KRError("there is no Chromium on this machine. Install one, or name it in M2KR_CHROMIUM.")
     shown = {"leaderboard": ("index.html", ".board"), "explorer": (explorer, ".query[open] ol.passages > li")}
+    for file, _ in shown.values():
+        if not (site / file).is_file():
+            raise M2KRError(f"{site / file} is not there. Make the site with make demo, or name another page.")
     written = []
     with sync_playwright() as running:
         browser = running.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": WIDTH, "height": 900}, color_scheme="light")
         for name, (file, last) in shown.items():
-            if not (site / file).is_file():
-                raise M2KRError(f"{site / file} is not there. Make the site with make demo, or name another page.")
             page.goto((site / file).absolute().as_uri(), timeout=_PATIENCE)
             box = page.locator(last).nth(1).bounding_box()
             if box is None:

@@ -13,12 +13,6 @@ import hypothesis
 import pytest
 from filelock import FileLock
 
-from m2kr.build.inputs import task_inputs
-from m2kr.build.task import build_task
-from m2kr.images.attach import attach
-from m2kr.synthetic.write import PASSAGE_IMAGES, generate
-from m2kr.tasks import TASKS
-
 SCALE = 0.2
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin while they wait would take other workers' time
@@ -28,6 +22,21 @@ ANY_SPEED: dict[str, Any] = {"deadline": None, "suppress_health_check": [hypothe
 hypothesis.settings.register_profile("same", derandomize=True, **ANY_SPEED)
 hypothesis.settings.register_profile("explore", print_blob=True, **ANY_SPEED)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the modules that take long first, those that read no world last.
+
+    Of pytest-xdist's processes each begins with a part of this order, and one that has ended with its own takes from
+    the end of another's. So nothing long is left for the end, and while one process makes the world the others have
+    something to do.
+    """
+    places: dict[Path, tuple[bool, bool]] = {}
+    for item in items:
+        read = {"world", "built", "illustrated"} & set(getattr(item, "fixturenames", ()))
+        short, alone = places.get(item.path, (True, True))
+        places[item.path] = (short and item.get_closest_marker("long") is None, alone and not read)
+    items.sort(key=lambda item: places[item.path])
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -55,15 +64,31 @@ def made_once(folder: str, factory: pytest.TempPathFactory, make: Callable[[Path
     return out
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the plots of a site out, which take most of its time, and which other tests look at."""
+    from markupsafe import Markup
+
+    from leaderboard import plots
+
+    for name in ("radar", "against_size", "curve"):
+        monkeypatch.setattr(plots, name, lambda *_, **__: Markup("<svg></svg>"))
+
+
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The raw releases of a small world, one folder each; also the root of its images. Not to be changed."""
+    from m2kr.synthetic.write import generate  # imported late: the process that shares out the tests reads this too
+
     return made_once("raw", tmp_path_factory, lambda out: generate(out, scale=SCALE, quiet=True))
 
 
 @pytest.fixture(scope="session")
 def built(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The benchmark built from `world`: every task. Not to be changed."""
+    from m2kr.build.inputs import task_inputs
+    from m2kr.build.task import build_task
+    from m2kr.tasks import TASKS
 
     def build(out: Path) -> None:
         for task in TASKS.values():
@@ -75,6 +100,8 @@ def built(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def passage_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The root of pictures for the passages of `world`, with the lists of them. Not to be changed."""
+    from m2kr.synthetic.write import PASSAGE_IMAGES, generate
+
     return made_once(
         "pictures", tmp_path_factory, lambda out: generate(out, scale=SCALE, releases=[PASSAGE_IMAGES], quiet=True)
     )
@@ -83,6 +110,9 @@ def passage_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def illustrated(built: Path, passage_pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`built`, with pictures at the passages of each task that takes them. Not to be changed."""
+    from m2kr.images.attach import attach
+    from m2kr.synthetic.write import PASSAGE_IMAGES
+    from m2kr.tasks import TASKS
 
     def make(out: Path) -> None:
         shutil.copytree(built, out)

@@ -72,6 +72,7 @@ def run(command: Command, out: Path) -> int:
 # --- two at a time ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("name", NAMES)
 def test_a_command_waits_for_another_that_writes_its_folder(
     commands: dict[str, Command], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str

@@ -6,20 +6,13 @@ import json
 import re
 
 import pytest
-from markupsafe import Markup
 
-from leaderboard import plots
 from leaderboard.site import build
 from m2kr.results.record import Result
 from tests.made_results import write
 
 
-@pytest.fixture(autouse=True)
-def _undrawn(monkeypatch):
-    for name in ("radar", "against_parameters", "curve"):
-        monkeypatch.setattr(plots, name, lambda *_, **__: Markup("<svg></svg>"))
-
-
+@pytest.mark.usefixtures("undrawn")
 def test_a_model_that_depends_on_the_batch_is_ranked_apart_and_says_by_how_much(make, results, tmp_path):
     make("steady", model="steady")
     make("other", model="other", batch_effect={"passages": 0.0, "queries": 1.66}, queries_with_absent_positive=1234)

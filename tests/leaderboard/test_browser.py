@@ -11,8 +11,10 @@ import sys
 import pytest
 from PIL import Image
 
+from leaderboard.__main__ import main
 from leaderboard.pictures import MOST_BYTES, WIDTH, find_chromium
 from leaderboard.site import build
+from m2kr.errors import run_command
 from m2kr.images.roots import parse_roots
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
@@ -232,26 +234,13 @@ def test_pages_fit_a_phone_and_follow_the_colour_scheme(visit, name, scheme):
     assert background == {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 23, 26)"}[scheme]
 
 
-def test_pictures_of_the_site_are_light(site, tmp_path):
-    def taken(page):  # a process of its own: Playwright runs in this one
-        command = [
-            sys.executable,
-            "-m",
-            "leaderboard",
-            "pictures",
-            "--site",
-            site,
-            "--out",
-            tmp_path,
-            "--explorer",
-            page,
-        ]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
-
-    assert taken("runs/bm25/queries-OKVQA.html").returncode == 0
+def test_pictures_of_the_site_are_light(site, tmp_path, capsys):
+    arguments = ["pictures", "--site", str(site), "--out", str(tmp_path), "--explorer"]
+    # A process of its own: Playwright runs in this one.
+    command = [sys.executable, "-m", "leaderboard", *arguments, "runs/bm25/queries-OKVQA.html"]
+    assert subprocess.run(command, check=False).returncode == 0
     for name in ("leaderboard.png", "explorer.png"):
         assert (tmp_path / name).stat().st_size <= MOST_BYTES
         assert Image.open(tmp_path / name).width == WIDTH
-    refused = taken("runs/bm25/queries-WIT.html")
-    assert refused.returncode == 2
-    assert "queries-WIT.html is not there" in refused.stderr
+    assert run_command(main, [*arguments, "runs/bm25/queries-WIT.html"]) == 2
+    assert "queries-WIT.html is not there" in capsys.readouterr().err

@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
-from markupsafe import Markup
 
 from baselines.bm25 import BM25
 from leaderboard import plots
@@ -63,13 +62,6 @@ class Page(HTMLParser):
 
 def pages(site: Path) -> dict[str, Page]:
     return {str(path.relative_to(site)): Page(path) for path in sorted(site.rglob("*.html"))}
-
-
-@pytest.fixture
-def undrawn(monkeypatch):
-    """Leave the plots out, which take most of the time of a site whose plots other tests look at."""
-    for name in ("radar", "against_size", "curve"):
-        monkeypatch.setattr(plots, name, lambda *_, **__: Markup("<svg></svg>"))
 
 
 @pytest.fixture

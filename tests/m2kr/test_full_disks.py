@@ -92,6 +92,7 @@ def commands(world: Path, built: Path, tmp_path: Path, registered: list[Any]) ->
     }
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("name", COMMANDS)
 @pytest.mark.parametrize(
     ("code", "number"),

@@ -17,6 +17,8 @@ from baselines.preflmr.training import encoders, trainer
 from m2kr.dataset import load_task
 from m2kr.errors import M2KRError, run_command
 
+pytestmark = pytest.mark.long
+
 MINIS = Path(scaling.__file__).resolve().parents[1] / "minis" / "configs"
 TASKS = ["MSMARCO", "OVEN", "EVQA"]
 

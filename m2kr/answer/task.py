@@ -19,7 +19,7 @@ from m2kr.common.progress import say
 from m2kr.common.registry import ignored_inputs
 from m2kr.common.work import Workplace
 from m2kr.errors import M2KRError
-from m2kr.images.query_pictures import black_for_bad, picture_sizes
+from m2kr.images.query_pictures import BadPictures, bad_picture_facts, black_for_bad, check_still_bad, picture_sizes
 from m2kr.results.answer_record import (
     ANSWER_FORMAT,
     AnswerResult,
@@ -96,30 +96,32 @@ def answer_task(
         return found if whole else None
 
     finished = answered()
+    if finished:
+        check_still_bad(data.images, finished.get("bad_images"), result_path)
     if finished and finished["key"] == key:
         work.tidy()
         say(f"{task.key}: finished before, see {result_path}", quiet=options.quiet)
         return finished
     with_images = task.reads_images and not ignored
-    unread: list[str] = []
-    if with_images and not finished and data.images is not None:
-        data.images.fetch(data.image_paths, quiet=options.quiet)
-    if with_images and options.bad_images != "error":
-        images, unread = black_for_bad(
-            data.images, task.key, data.queries, workers=options.workers, quiet=options.quiet
-        )
-        data = replace(data, images=images)
-    if with_images and not finished:
-        picture_sizes(data.images, task.key, data.queries)  # before anything is answered
+    bad, work_key = BadPictures(), answers_key
+    if with_images and not finished:  # before anything is answered
+        if data.images is not None:
+            data.images.fetch(data.image_paths, quiet=options.quiet)
+        if options.bad_images != "error":
+            images, bad = black_for_bad(
+                data.images, task.key, data.queries, workers=options.workers, quiet=options.quiet
+            )
+            data = replace(data, images=images)
+        work_key = digest(answers_key, picture_sizes(data.images, task.key, data.queries), bad.files)
     with work.locked():
         if finished := answered():
             done = read_predictions(predictions_path), finished["seconds"], finished["peak_memory"]
         else:
             generator = AnswerGenerator(reader, data, passages, options, with_images)
-            done = generator.answer_all(work.folder, answers_key)
+            done = generator.answer_all(work.folder, work_key)
         predictions, seconds, memory = done
         if options.bad_images == "skip":
-            missed = set(unread)
+            missed = set(bad.ids)
             predictions = [{**line, "answer": ""} if line["question_id"] in missed else line for line in predictions]
         said = {line["question_id"]: line["answer"] for line in predictions}
         scores = score_answers(task.key, data.queries, said, bem=bem)
@@ -147,7 +149,7 @@ def answer_task(
                 "queries_without_passages": without,
                 "ignored_inputs": ignored,
                 "image_source": data.images.source if with_images and data.images else None,
-                "bad_images": {"handling": options.bad_images, "queries": len(unread)} if unread else None,
+                "bad_images": finished.get("bad_images") if finished else bad_picture_facts(options.bad_images, bad),
                 "seconds": round(seconds, 3),
                 "peak_memory": memory,
                 "predictions_sha256": sha256_of(predictions_path),

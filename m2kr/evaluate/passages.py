@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 import polars as pl
 
-from m2kr.images.query_pictures import black_for_bad, picture_sizes, query_pictures
+from m2kr.images.query_pictures import BadPictures, black_for_bad, picture_sizes, query_pictures, with_black
 from m2kr.retriever import Retriever, reads_passage_images
 
 if TYPE_CHECKING:
@@ -48,13 +48,13 @@ class PassagePictures:
         images: where they are.
         rows: of each passage ``passage_id``, ``img_path`` (null where it has none) and ``size``, the bytes of the file
             (-1 where only reading tells, null without one), in the order of the passages' texts.
-        unread: how many passages have a picture that cannot be used.
+        bad: those that cannot be used.
     """
 
     task: str
     images: ImageRoots
     rows: pl.DataFrame
-    unread: int = 0
+    bad: BadPictures = field(default_factory=BadPictures)
 
     @classmethod
     def found(
@@ -62,7 +62,8 @@ class PassagePictures:
         data: TaskData,
         passages: pl.DataFrame,
         *,
-        bad_images: Literal["error", "black", "skip"] = "error",
+        bad_images: str = "error",
+        bad: Collection[str] | None = None,
         workers: int = 0,
         quiet: bool = False,
     ) -> PassagePictures:
@@ -71,7 +72,9 @@ class PassagePictures:
         Args:
             data: the task, and where its images are.
             passages: those that are encoded, in their order: ``passage_id`` and ``img_path``.
-            bad_images: what becomes of pictures that cannot be used: an error, a black one in their place, or none.
+            bad_images: what becomes of pictures that cannot be used: "error"; "black", a black one in their place; or
+                "skip", none.
+            bad: paths of those, where they are known; else all are decoded, to find them.
             workers: processes that decode them, to find those that cannot be used.
             quiet: no progress, no notices.
 
@@ -81,16 +84,19 @@ class PassagePictures:
         key, images = data.task.key, data.images
         rows = passages.select("passage_id", "img_path")
         pictured = rows.drop_nulls("img_path")
-        unread: list[str] = []
-        if bad_images != "error":
+        unread = BadPictures()
+        if images is not None and bad is not None:
+            images = with_black(images, bad)
+            unread = BadPictures(pictured.filter(pl.col("img_path").is_in(list(bad)))["passage_id"].to_list())
+        elif bad_images != "error":
             images, unread = black_for_bad(images, key, pictured, workers=workers, quiet=quiet)
         if bad_images == "skip":
-            rows = rows.with_columns(pl.when(~pl.col("passage_id").is_in(unread)).then("img_path"))
+            rows = rows.with_columns(pl.when(~pl.col("passage_id").is_in(unread.ids)).then("img_path"))
             pictured = rows.drop_nulls("img_path")
         sizes = pictured.select("passage_id", size=pl.Series(picture_sizes(images, key, pictured), dtype=pl.Int64))
         rows = rows.join(sizes, on="passage_id", how="left", maintain_order="left")
         assert images is not None  # picture_sizes has refused that
-        return cls(key, images, rows, len(unread))
+        return cls(key, images, rows, unread)
 
     def of(self, ids: Iterable[str]) -> PassagePictures:
         """Return those of some passages, in the order that these have here."""

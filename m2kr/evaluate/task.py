@@ -6,10 +6,11 @@ Each of these is kept when finished, encoded chunks one by one, so that the same
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -26,7 +27,14 @@ from m2kr.evaluate.encode import Encoder
 from m2kr.evaluate.options import TaskOptions
 from m2kr.evaluate.passages import PassagePictures, passage_images
 from m2kr.evaluate.quantisation import effect_of_8_bits
-from m2kr.images.query_pictures import black_for_bad, picture_sizes
+from m2kr.images.query_pictures import (
+    BadPictures,
+    bad_picture_facts,
+    black_for_bad,
+    check_still_bad,
+    picture_sizes,
+    with_black,
+)
 from m2kr.metrics import score
 from m2kr.results.record import (
     Result,
@@ -139,8 +147,9 @@ class _Evaluation:
         self.phases = Phases()
         self.batch_effect: dict[str, float] | None = None
         self.batch_size = options.batch_size or BATCH_SIZE
-        self.unread: list[str] = []  # queries whose picture cannot be used
+        self.bad_pictures = BadPictures()
         self.passage_pictures: PassagePictures | None = None
+        self.pictures: str | None = None
 
     @cached_property
     def passages(self) -> pl.DataFrame:
@@ -158,7 +167,7 @@ class _Evaluation:
                     f"{self.run_path} was made with other settings (data, model or options). Pass --rerun to replace "
                     "it, or another --out."
                 )
-            self._check_pictures(done.facts.get("pictures"))
+            self._check_pictures(done.facts, self.run_path)
             self.work.tidy(self._tidy)
             say(f"{self.data.task.key}: finished before, see {self.run_path}", quiet=self.options.quiet)
             return Run.read_trec(self.run_path), self.run_path
@@ -167,7 +176,8 @@ class _Evaluation:
             run, sha256 = self._run(passages["passage_id"].to_list(), passages["passage_content"].to_list(), sizes)
             self.data.check_unchanged()
             done.key = self.key
-            done.save(run_sha256=sha256, pictures=_told_pictures(self.data, sizes, self.passage_pictures))
+            bad_images = bad_picture_facts(self.options.bad_images, *self._bad())
+            done.save(run_sha256=sha256, pictures=self.pictures, bad_images=bad_images)
             self._tidy()
         return run, self.run_path
 
@@ -180,7 +190,14 @@ class _Evaluation:
         if self.passage_images == "read":
             if data.images is not None:
                 data.images.fetch(self.passages[PASSAGE_IMAGE], quiet=options.quiet)
-            self.passage_pictures = self._passage_pictures(data, options.bad_images, quiet=options.quiet)
+            self.passage_pictures = PassagePictures.found(
+                data,
+                self.passages,
+                bad_images=options.bad_images,
+                workers=options.workers or 0,
+                quiet=options.quiet,
+            )
+        self.pictures = _told_pictures(data, sizes, self.passage_pictures)
         return sizes
 
     def result(self) -> Result:
@@ -188,7 +205,7 @@ class _Evaluation:
         options, task = self.options, self.data.task
         finished = self._finished()
         if finished is not None:
-            self._check_pictures(finished.get("pictures"))
+            self._check_pictures(finished, self.result_path)
         else:
             sizes = self._found_pictures()
             with self.work.locked():
@@ -197,27 +214,33 @@ class _Evaluation:
         say(f"{task.key}: finished before, see {self.result_path}", quiet=options.quiet)
         return finished
 
-    def _check_pictures(self, made_with: str | None) -> None:
+    def _check_pictures(self, made: Mapping[str, Any], path: Path) -> None:
         """Check that the pictures are those that finished work was made with, as far as their sizes tell.
+
+        Args:
+            made: what its file says.
+            path: the file, for messages.
 
         Raises:
             M2KRError: they are not. Where they are not there, nothing is said: the result stands.
         """
-        data = self.data
-        if made_with is None or data.images is None or self.options.bad_images != "error":
+        data, made_with, without = self.data, made.get("pictures"), made.get("bad_images")
+        if made_with is None or data.images is None or (without and "files" not in without):
             return
+        bad = without["files"] if without else {}
         sizes = found = None
         try:
             if data.task.reads_images and not self.ignored:
-                sizes = picture_sizes(data.images, data.task.key, data.queries)
+                sizes = picture_sizes(with_black(data.images, bad), data.task.key, data.queries)
             if self.passage_images == "read":
-                found = self._passage_pictures(data)
+                found = PassagePictures.found(data, self.passages, bad_images=self.options.bad_images, bad=bad)
         except M2KRError:
             return
+        check_still_bad(data.images, without, path)
         now = _told_pictures(data, sizes, found)
         if now != made_with:
             raise M2KRError(
-                f"{self.run_path} was made with other pictures than those in {data.images} (paths or sizes differ). "
+                f"{path} was made with other pictures than those in {data.images} (paths or sizes differ). "
                 "Pass --rerun to evaluate with these, or choose another --out."
             )
 
@@ -226,17 +249,11 @@ class _Evaluation:
         if data.images is not None:
             data.images.fetch(data.image_paths, quiet=options.quiet)
         if options.bad_images != "error":
-            images, self.unread = black_for_bad(
+            images, self.bad_pictures = black_for_bad(
                 data.images, data.task.key, data.queries, workers=options.workers or 0, quiet=options.quiet
             )
             self.data = replace(data, images=images)
         return picture_sizes(self.data.images, data.task.key, data.queries)
-
-    def _passage_pictures(
-        self, data: TaskData, bad_images: Literal["error", "black", "skip"] = "error", *, quiet: bool = True
-    ) -> PassagePictures:
-        workers = self.options.workers or 0
-        return PassagePictures.found(data, self.passages, bad_images=bad_images, workers=workers, quiet=quiet)
 
     def _finished(self) -> Result | None:
         """Return the result that was finished with these settings, if its run is there too.
@@ -273,7 +290,7 @@ class _Evaluation:
             answers = self.data.answers
             known = dict(zip(ids, texts, strict=True)) if answers is not None else None
             metrics = score(run, self.data.qrels, answers=answers, passages=known, quiet=options.quiet)
-        result = self._written(metrics, effect, sha256, sizes)
+        result = self._written(metrics, effect, sha256)
         self._tidy()
         return result
 
@@ -283,8 +300,11 @@ class _Evaluation:
     def _run(self, ids: list[str], texts: list[str], sizes: list[int] | None) -> tuple[Run, str]:
         """Return the run and its hash: read where it was written before a kill, else made and written."""
         phases = self.phases
+        seen = digest(self.pictures, *(bad.files for bad in self._bad()))
         note = Note(
-            self.work.folder / "searched.json", self.key, whole=lambda facts: self._has_run(facts["run_sha256"])
+            self.work.folder / "searched.json",
+            self.key,
+            whole=lambda facts: facts["pictures"] == seen and self._has_run(facts["run_sha256"]),
         )
         if note.facts:
             phases.seconds, phases.memory, phases.reused = (
@@ -295,7 +315,7 @@ class _Evaluation:
             return Run.read_trec(self.run_path), note.facts["run_sha256"]
         found = self._searched(self.encoder, texts, sizes) if self.encoder else self._ranked(texts)
         queries = self.data.queries["question_id"].to_list()
-        missed = set(self.unread) if self.options.bad_images == "skip" else set()
+        missed = set(self.bad_pictures.ids) if self.options.bad_images == "skip" else set()
         kept = [0 if query in missed else None for query in queries]
         rankings = zip(found[0], found[1].tolist(), kept, strict=True)
         scores, rows = zip(*((scores[:k], rows[:k]) for scores, rows, k in rankings), strict=True)
@@ -311,6 +331,7 @@ class _Evaluation:
             reused=phases.reused,
             batch_effect=self.batch_effect,
             batch_size=self.batch_size,
+            pictures=seen,
         )
         return run, sha256
 
@@ -355,9 +376,7 @@ class _Evaluation:
         scores, rows = zip(*parts, strict=True)
         return np.concatenate(scores), np.concatenate(rows)
 
-    def _written(
-        self, metrics: dict[str, float], effect: dict[str, float] | None, run_sha256: str, sizes: list[int] | None
-    ) -> Result:
+    def _written(self, metrics: dict[str, float], effect: dict[str, float] | None, run_sha256: str) -> Result:
         options = self.options
         self._finished()  # as above
         self.data.check_unchanged()
@@ -379,25 +398,21 @@ class _Evaluation:
                 "store_dtype": options.stored,
                 "quantisation": effect,
                 "batch_effect": self.batch_effect,
-                "bad_images": self._bad_images(),
+                "bad_images": bad_picture_facts(options.bad_images, *self._bad()),
                 "passage_images": self.passage_images,
-                "pictures": _told_pictures(self.data, sizes, self.passage_pictures),
-                "image_source": self._image_source(sizes),
+                "pictures": self.pictures,
+                "image_source": self._image_source(),
                 "key": self.key,
             },
         )
         return result
 
-    def _image_source(self, sizes: list[int] | None) -> str | None:
-        read = sizes is not None or self.passage_pictures is not None
-        return self.data.images.source if read and self.data.images is not None else None
+    def _image_source(self) -> str | None:
+        return self.data.images.source if self.pictures is not None and self.data.images is not None else None
 
-    def _bad_images(self) -> dict[str, Any] | None:
-        passages = self.passage_pictures.unread if self.passage_pictures else 0
-        if not self.unread and not passages:
-            return None
-        more = {"passages": passages} if passages else {}
-        return {"handling": self.options.bad_images, "queries": len(self.unread), **more}
+    def _bad(self) -> tuple[BadPictures, BadPictures]:
+        """Return the pictures of queries, and of passages, that cannot be used."""
+        return self.bad_pictures, self.passage_pictures.bad if self.passage_pictures else BadPictures()
 
     def _tidy(self) -> None:
         if self.encoder and self.options.keep_embeddings:

@@ -5,16 +5,20 @@ They are named by rows of a table: ``question_id`` and ``img_path``, or ``passag
 
 from __future__ import annotations
 
+import hashlib
 import io
 import pickle
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING, TypeAlias
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from m2kr.common.concurrency import pooled_map
 from m2kr.common.progress import progress, say
 from m2kr.errors import M2KRError
 from m2kr.images.decode import ImageError, ImageFile
+from m2kr.images.members import MAX_MEMBER_BYTES
 from m2kr.images.roots import ImageRoots
 
 if TYPE_CHECKING:
@@ -84,9 +88,67 @@ BLACK_SIZE = (336, 336)
 """Pixels of the picture in place of one that cannot be read: as the official evaluation has for queries without one."""
 
 
+@dataclass(frozen=True)
+class BadPictures:
+    """Pictures that cannot be used.
+
+    Attributes:
+        ids: of the queries, or passages, that they are of.
+        files: path -> SHA-256 of its bytes; None where there are none to be read.
+    """
+
+    ids: list[str] = field(default_factory=list)
+    files: dict[str, str | None] = field(default_factory=dict)
+
+
+def bad_picture_facts(
+    handling: str, queries: BadPictures, passages: BadPictures | None = None
+) -> dict[str, Any] | None:
+    """Return `m2kr.results.record.BadImages` of pictures that could not be used, or None where there were none."""
+    if not queries.ids and not (passages and passages.ids):
+        return None
+    facts: dict[str, Any] = {"handling": handling, "queries": len(queries.ids), "files": queries.files}
+    if passages and passages.ids:
+        facts |= {"passages": len(passages.ids), "files": {**queries.files, **passages.files}}
+    return facts
+
+
+def check_still_bad(images: ImageRoots | None, facts: Mapping[str, Any] | None, result: Path) -> None:
+    """Check that pictures which a finished result was made without are no others now. One that is gone still is bad.
+
+    Args:
+        images: where they are looked for now.
+        facts: what the result says of them.
+        result: its file, for the message.
+
+    Raises:
+        M2KRError: one is there now, or its bytes are others.
+    """
+    for path, known in ((facts or {}).get("files") or {}).items():
+        if images is not None and (found := _hash_of(images, path)) is not None and found != known:
+            raise M2KRError(
+                f"{result} was made without the picture {path}, and there is another one in {images} now. Pass --rerun "
+                "to make it with these pictures, or choose another --out."
+            )
+
+
+def _hash_of(images: ImageRoots, path: str) -> str | None:
+    """Return the SHA-256 of a picture's bytes, None where there are none to be read."""
+    try:
+        file = images.find(path)
+        return None if file is None or file.size > MAX_MEMBER_BYTES else hashlib.sha256(file.read()).hexdigest()
+    except (M2KRError, OSError):
+        return None
+
+
+def with_black(images: ImageRoots, paths: Iterable[str]) -> ImageRoots:
+    """Return roots that have a black picture for some paths."""
+    return images.after(_Black(frozenset(paths)))
+
+
 def black_for_bad(
     images: ImageRoots | None, task: str, rows: pl.DataFrame, *, workers: int = 0, quiet: bool = False
-) -> tuple[ImageRoots, list[str]]:
+) -> tuple[ImageRoots, BadPictures]:
     """Decode every picture once, and put black ones in place of those that cannot be used.
 
     Args:
@@ -97,7 +159,7 @@ def black_for_bad(
         quiet: no progress, no notices.
 
     Returns:
-        Roots with the black ones, and the ids of the queries, or passages, that get one.
+        Roots with the black ones, and what they stand for.
 
     Raises:
         M2KRError: there are no roots, no picture at all can be used, or a path leaves its root.
@@ -114,13 +176,13 @@ def black_for_bad(
                     raise picture
                 bad[path] = picture
     if not bad:
-        return images, []
+        return images, BadPictures()
     first = next(iter(bad.values()))
     if len(bad) == len(paths):
         raise M2KRError(f"none of the {len(bad):,} images of {task} can be used; of the first: {first}")
     say(f"{task}: {len(bad):,} of {len(paths):,} images cannot be used; of the first: {first}", quiet=quiet)
     unread = [name for name, path in rows.select(_kind(rows)[1], "img_path").iter_rows() if path in bad]
-    return images.after(_Black(frozenset(bad))), unread
+    return with_black(images, bad), BadPictures(unread, {path: _hash_of(images, path) for path in bad})
 
 
 class _Black:

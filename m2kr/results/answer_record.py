@@ -8,7 +8,7 @@ from typing import Any, Literal, NotRequired, TypeAlias, TypedDict
 
 from m2kr.common.json_input import as_record, parse_json, read_text
 from m2kr.errors import M2KRError
-from m2kr.results.record import read_record
+from m2kr.results.record import BadImages, read_record
 from m2kr.tasks import TASKS
 
 Source: TypeAlias = Literal["run", "oracle", "none"]
@@ -66,7 +66,7 @@ class AnswerResult(TypedDict):
     # Kinds of input the task has and the reader was not given: ["image"] after --ignore-images.
     ignored_inputs: list[str]
     # As in a result of retrieval; questions that were skipped have an empty answer.
-    bad_images: NotRequired[dict[str, Any] | None]
+    bad_images: NotRequired[BadImages | None]
     device: str
     dtype: str
     batch_size: int

@@ -22,6 +22,19 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 
+class BadImages(TypedDict):
+    """Pictures that could not be used, of queries, or of passages."""
+
+    # How such queries were asked: "black" (with a black picture), or "skip" (not at all: they count as missed).
+    handling: str
+    # How many of them there are.
+    queries: int
+    # The number of passages that were encoded with a black picture, or without one.
+    passages: NotRequired[int]
+    # The pictures, and the SHA-256 of their bytes; null for one that was not there.
+    files: NotRequired[dict[str, str | None]]
+
+
 class Result(TypedDict):
     """A result file, ``results/<model>/<TASK>.json``. Every key is always there, in older files those not "required".
 
@@ -84,10 +97,8 @@ class Result(TypedDict):
     # By how much vectors differ between an input alone and in a batch, of some "passages" and "queries": see
     # m2kr.evaluate.batch_effect, and `over_batch_limit`. Null where nothing has vectors, or nobody knows.
     batch_effect: NotRequired[dict[str, float] | None]
-    # Queries whose picture could not be used, and how they were asked: "handling" is "black" (with a black picture) or
-    # "skip" (not at all: they count as missed), "queries" their number; and "passages", where any are, the number of
-    # passages that were encoded with a black picture, or without one. Null where there were none.
-    bad_images: NotRequired[dict[str, Any] | None]
+    # Null where every picture could be used.
+    bad_images: NotRequired[BadImages | None]
     # What became of pictures that passages have of their own: "read", "not read" (the retriever reads none), "ignored"
     # (--ignore-passage-images), or of a run made elsewhere "unknown". Null where no passage has one.
     passage_images: NotRequired[str | None]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,14 @@ from m2kr.answer.options import AnswerTaskOptions
 from m2kr.answer.task import answer_task
 from m2kr.dataset import TaskData, load_task
 from m2kr.errors import M2KRError
+from m2kr.evaluate import task
 from m2kr.evaluate.options import TaskOptions
 from m2kr.evaluate.task import evaluate_task
 from m2kr.images.query_pictures import BLACK_SIZE
 from m2kr.results.record import read_run
 from m2kr.results.table import table
 from tests.m2kr.answer.test_answer import Seeker
-from tests.m2kr.evaluating import Seeing
+from tests.m2kr.evaluating import Seeing, kill
 
 
 @pytest.fixture
@@ -40,11 +43,20 @@ def unread(data: TaskData) -> list[str]:
     return data.queries.filter(paths.is_in([paths[0], paths[2]]))["question_id"].to_list()
 
 
+def files(data: TaskData) -> dict[str, str | None]:
+    """Those two pictures, with the SHA-256 of what is there of them."""
+    assert data.images is not None
+    first, third = (data.queries["img_path"][row] for row in (0, 2))
+    found = data.images.find(first)
+    assert found is not None
+    return {first: hashlib.sha256(found.read()).hexdigest(), third: None}
+
+
 @pytest.mark.parametrize("handling", ["black", "skip"])
 def test_an_evaluation_goes_on_without_them_and_says_so(spoiled: TaskData, tmp_path: Path, handling: Any) -> None:
     made = Seeing()
     result = evaluate_task(made, spoiled, tmp_path / "out", TaskOptions(quiet=True, bad_images=handling))
-    assert result["bad_images"] == {"handling": handling, "queries": len(unread(spoiled))}
+    assert result["bad_images"] == {"handling": handling, "queries": len(unread(spoiled)), "files": files(spoiled)}
     black = [
         name for name, item in zip(spoiled.queries["question_id"], made.asked, strict=True) if is_black(item["image"])
     ]
@@ -112,7 +124,7 @@ def test_answering_goes_on_without_them_and_says_so(spoiled: TaskData, tmp_path:
     reader = Seeker()
     options = AnswerTaskOptions(quiet=True, bad_images=handling)
     result = answer_task(reader, spoiled, no_passages(spoiled), tmp_path, options)
-    assert result["bad_images"] == {"handling": handling, "queries": len(unread(spoiled))}
+    assert result["bad_images"] == {"handling": handling, "queries": len(unread(spoiled)), "files": files(spoiled)}
     (file,) = tmp_path.glob("answers/*/*.predictions.jsonl")
 
     said = {line["question_id"]: line["answer"] for line in map(json.loads, file.read_text().splitlines())}
@@ -135,3 +147,54 @@ def test_a_finished_result_is_not_given_out_for_other_pictures(built: Path, worl
     assert again["pictures"] != first["pictures"]
     path.unlink()  # without its pictures, a finished result stands
     assert evaluate_task(Seeing(), data, tmp_path / "out", options) == again
+
+
+@pytest.mark.parametrize("row", [0, 2], ids=["mended", "put there"])
+@pytest.mark.parametrize("handling", ["black", "skip"])
+def test_a_result_without_a_picture_is_not_given_out_when_it_is_there(
+    spoiled: TaskData, world: Path, tmp_path: Path, handling: Any, row: int
+) -> None:
+    options, answering = (
+        TaskOptions(quiet=True, bad_images=handling),
+        AnswerTaskOptions(quiet=True, bad_images=handling),
+    )
+
+    def both(**changes: Any) -> list[Any]:
+        return [
+            evaluate_task(Seeing(), spoiled, tmp_path / "out", replace(options, **changes)),
+            answer_task(Seeker(), spoiled, no_passages(spoiled), tmp_path / "out", replace(answering, **changes)),
+        ]
+
+    first = both()
+    name = spoiled.queries["img_path"][row]
+    place = tmp_path / "raw" / "coco" / name
+    place.unlink(missing_ok=True)  # a bad picture that is gone is as bad
+    assert both() == first
+    shutil.copy(world / "coco" / name, place)
+    for make in (
+        lambda: evaluate_task(Seeing(), spoiled, tmp_path / "out", options),
+        lambda: answer_task(Seeker(), spoiled, no_passages(spoiled), tmp_path / "out", answering),
+    ):
+        with pytest.raises(M2KRError, match=rf"OKVQA.*\.json was made without the picture {name}.*--rerun"):
+            make()
+    for result in both(rerun=True):
+        assert name not in result["bad_images"]["files"]
+    other = spoiled.queries["img_path"][1]
+    Image.new("RGB", (8, 8)).save(tmp_path / "raw" / "coco" / other)
+    with pytest.raises(M2KRError, match="other pictures"):  # one that was read is another now
+        evaluate_task(Seeing(), spoiled, tmp_path / "out", options)
+
+
+def test_what_a_kill_left_of_a_run_without_a_picture_is_not_gone_on_with_when_it_is_there(
+    spoiled: TaskData, world: Path, tmp_path: Path
+) -> None:
+    options = TaskOptions(quiet=True, bad_images="black")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(task, "score", kill)
+        with pytest.raises(ZeroDivisionError):
+            evaluate_task(Seeing(), spoiled, tmp_path / "out", options)
+    name = spoiled.queries["img_path"][2]
+    shutil.copy(world / "coco" / name, tmp_path / "raw" / "coco" / name)
+    made = Seeing()
+    evaluate_task(made, spoiled, tmp_path / "out", options)
+    assert [is_black(item["image"]) for item in made.asked[:3]] == [True, False, False]

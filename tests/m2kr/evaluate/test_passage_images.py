@@ -231,13 +231,34 @@ def test_one_that_is_missing_ends_the_evaluation_before_anything_is_encoded(spoi
 def test_an_evaluation_goes_on_without_them_and_says_so(spoiled: TaskData, tmp_path: Path, handling: Any) -> None:
     made = Looking()
     result = evaluate_task(made, spoiled, tmp_path / "out", TaskOptions(quiet=True, bad_images=handling))
-    assert result["bad_images"] == {"handling": handling, "queries": 0, "passages": 2}
+    files = {
+        spoiled.passages["img_path"][row]: result["bad_images"]["files"][spoiled.passages["img_path"][row]]
+        for row in (0, 2)
+    }
+    assert result["bad_images"] == {"handling": handling, "queries": 0, "passages": 2, "files": files}
+    assert [value and len(value) for value in files.values()] == [64, None]
     bad = [spoiled.passages["passage_content"][row] for row in (0, 2)]
     given = [item for item in made.read if text_of(item) in bad]
     assert [isinstance(item, str) for item in given] == [handling == "skip"] * 2
     if handling == "black":
         assert {(item["image"].size, item["image"].getbbox()) for item in given} == {(BLACK_SIZE, None)}
     assert "* some pictures of passages could not be read" in table([result])
+
+
+@pytest.mark.parametrize("handling", ["black", "skip"])
+def test_a_result_without_one_is_not_given_out_when_it_is_there(
+    spoiled: TaskData, passage_pictures: Path, tmp_path: Path, handling: Any
+) -> None:
+    options = TaskOptions(quiet=True, bad_images=handling)
+    first = evaluate_task(Looking(), spoiled, tmp_path / "out", options)
+    assert evaluate_task(Looking(), spoiled, tmp_path / "out", options) == first
+    name = spoiled.passages["img_path"][2]
+    shutil.copy(passage_pictures / name, tmp_path / "pictures" / name)
+    with pytest.raises(M2KRError, match=rf"made without the picture {name}.*--rerun"):
+        evaluate_task(Looking(), spoiled, tmp_path / "out", options)
+    again = evaluate_task(Looking(), spoiled, tmp_path / "out", replace(options, rerun=True))
+    assert again["bad_images"] is not None
+    assert again["bad_images"].get("passages") == 1
 
 
 def test_a_broken_one_is_named(spoiled: TaskData, tmp_path: Path) -> None:

@@ -48,9 +48,15 @@ def model_name(name: str) -> str:
     return name if name.count("/") == 1 else f"m2kr/{name.replace('/', '--')}"
 
 
-def dataset_revision(dataset: str, *, pictured: bool) -> str:
-    """Return a revision for mteb: the fingerprint of the tables, and whether the pictures of passages are read."""
-    return f"{dataset}-it2it" if pictured else dataset
+def dataset_revision(dataset: str, *, pictured: bool, without: Sequence[str] = ()) -> str:
+    """Return a revision for mteb: the fingerprint of the tables, and what differs from them.
+
+    Args:
+        dataset: the fingerprint.
+        pictured: whether the pictures of passages are read.
+        without: what queries have in the tables and not in the export: "images", "instructions".
+    """
+    return "-".join([dataset, *(f"no-{what}" for what in without), *(["it2it"] if pictured else [])])
 
 
 def main_score(task: Task) -> str:
@@ -65,8 +71,8 @@ def mteb_task(folder: str | Path, task: str | Task, *, ignore_images: bool = Fal
     which some have a picture and some have none: they are refused, and `search_model` does it.
 
     mteb's ``hit_rate_at_K`` is what M2KR calls Recall@K. mteb rounds it to 5 digits; this task does not. Ties are
-    ordered by mteb as here: by id, the larger first. The dataset's revision is the fingerprint of its tables, so that
-    scores of different builds do not meet in mteb's cache.
+    ordered by mteb as here: by id, the larger first. The dataset's revision is the fingerprint of its tables, with what
+    the export leaves out of them, so that scores of different builds and exports do not meet in mteb's cache.
 
     mteb 2.26 leaves out, with no more than a line in its log, what a model's metadata does not name. So the task's
     ``evaluate`` raises an M2KRError where queries have images and the metadata name text only, as those of most models
@@ -95,14 +101,19 @@ def mteb_task(folder: str | Path, task: str | Task, *, ignore_images: bool = Fal
         if len({part[name] for part in pictured}) > 1:
             raise M2KRError(f"the splits of {task.key} in {folder} differ in {name}. Export them again, all alike.")
     images, found = parts[0]["images"], bool(parts[0].get("passage_images"))
-    without = sum(part["passages"] - part.get("passage_images", 0) for part in parts) if found else 0
+    unpictured = sum(part["passages"] - part.get("passage_images", 0) for part in parts) if found else 0
     texts = parts[0]["instructions"] or task.kind != "I2T"
+    has = {"images": "I" in task.kind.partition("2")[0], "instructions": bool(task.instructions)}
+    without = [what for what, there in has.items() if there and not parts[0][what]]
     retrieval = mteb_module("mteb.abstasks.retrieval").AbsTaskRetrieval
     metadata = mteb_module("mteb.abstasks.task_metadata").TaskMetadata(
         name=mteb_name(task),
         description=task.description,
         reference=PAPER,
-        dataset={"path": str(folder.resolve()), "revision": dataset_revision(parts[0]["dataset"], pictured=found)},
+        dataset={
+            "path": str(folder.resolve()),
+            "revision": dataset_revision(parts[0]["dataset"], pictured=found, without=without),
+        },
         type="Any2AnyRetrieval" if images or found else "Retrieval",
         category=("i" if images else "") + ("t" if texts else "") + ("2it" if found else "2t"),
         modalities=["image", "text"] if images or found else ["text"],
@@ -121,9 +132,9 @@ def mteb_task(folder: str | Path, task: str | Task, *, ignore_images: bool = Fal
                 f"{', '.join(reads) or 'nothing'}: mteb would leave the images out. If the model reads them, give it "
                 'metadata with modalities=["image", "text"]; else pass ignore_images=True to mteb_task.'
             )
-        if without and not isinstance(model, _SearchModel):
+        if unpictured and not isinstance(model, _SearchModel):
             raise M2KRError(
-                f"{without:,} passages of {metadata.name} have no picture and the others have, which mteb's models do "
+                f"{unpictured:,} passages of {metadata.name} have no picture and the others have, which mteb's models do "
                 "not encode together. Pass the model as m2kr.export.search_model, or export with "
                 "--ignore-passage-images."
             )

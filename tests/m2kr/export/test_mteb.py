@@ -147,6 +147,25 @@ def test_where_they_are_left_out_the_export_is_that_of_texts_and_says_so(sparse,
     assert tree(tmp_path / "one" / "Infoseek") == tree(tmp_path / "other" / "Infoseek")
 
 
+def test_an_export_without_pictures_or_instructions_has_another_revision(awkward, pictures, tmp_path):
+    roots, revisions = parse_roots([str(pictures)]), {}
+    for name, choices in (
+        ("all", {"images": roots}),
+        ("no images", {"ignore_images": True}),
+        ("no instructions", {"images": roots, "instructions": False}),
+        ("neither", {"ignore_images": True, "instructions": False}),
+    ):
+        export_task(awkward, "LLaVA", "mteb", tmp_path / name, quiet=True, **choices)
+        revisions[name] = mteb_task(tmp_path / name, "LLaVA").metadata.revision
+    tables = load_task("LLaVA", awkward).fingerprint
+    assert revisions == {
+        "all": tables,
+        "no images": f"{tables}-no-images",
+        "no instructions": f"{tables}-no-instructions",
+        "neither": f"{tables}-no-images-no-instructions",
+    }
+
+
 def test_mteb_orders_ties_as_here(awkward, exported, by_mteb, tmp_path):
     data = load_task("LLaVA", awkward)
     metrics = evaluate_task(Constant(), data, tmp_path, TaskOptions(quiet=True, ignore_images=True))["metrics"]

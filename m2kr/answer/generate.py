@@ -16,6 +16,8 @@ from itertools import islice, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from m2kr.answer.options import BATCH_SIZE
+from m2kr.common.batch_size import BatchSize
 from m2kr.common.files import atomic
 from m2kr.common.work import Note
 from m2kr.errors import M2KRError
@@ -50,6 +52,11 @@ class AnswerGenerator:
     options: AnswerTaskOptions
     with_images: bool
 
+    @cached_property
+    def batch(self) -> BatchSize:
+        """How many prompts are answered at once."""
+        return BatchSize(self.options.batch_size, BATCH_SIZE, quiet=self.options.quiet)
+
     def answer_all(self, work: Path, key: str) -> tuple[list[dict[str, Any]], float, int]:
         """Answer what is not answered yet; return a prediction for each question, seconds, and peak memory in bytes.
 
@@ -61,12 +68,15 @@ class AnswerGenerator:
             return all(_chunk(work, row).is_file() for row in range(0, facts["rows"], CHUNK))
 
         note = Note(work / "answering.json", key, whole=whole)
+        if self.options.batch_size is None:
+            self.batch.size = note.facts.get("batch_size", self.batch.size)  # what fitted before a kill
         with closing(self._pictures(note.rows)) as pictures:
 
             def make(rows: range) -> None:
                 predictions = self._answer(rows, list(islice(pictures, len(rows))))
                 with atomic(_chunk(work, rows.start), "w") as file:
                     file.writelines(map(prediction_line, predictions))
+                note.facts["batch_size"] = self.batch.size
 
             label = f"{self.data.task.key} answer"
             note.in_chunks(make, count, CHUNK, label, unit="questions", quiet=self.options.quiet)
@@ -93,7 +103,7 @@ class AnswerGenerator:
             given = [tuple(texts)] if together else [(text,) for text in texts]
             groups.append(range(len(inputs), len(inputs) + len(given)))
             inputs += [ReaderInput(questions[row] or "", passages, picture) for passages in given]
-        answers = self.reader.answer(inputs, batch_size=self.options.batch_size)
+        answers = self.batch.call(self.reader.answer, inputs, f"{self.data.task.key} answer")
         if len(answers) != len(inputs):
             raise M2KRError(f"{self.reader.name} gave {len(answers)} answers to {len(inputs)} prompts.")
         return [

@@ -20,6 +20,9 @@ from m2kr.common.options import (
 )
 from m2kr.results.answer_record import Combine
 
+BATCH_SIZE = 8
+"""Prompts answered at once, where nothing is said and they fit."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerTaskOptions(ComputeOptions, QuietOption, RerunOption, BadImagesOption):
@@ -27,7 +30,9 @@ class AnswerTaskOptions(ComputeOptions, QuietOption, RerunOption, BadImagesOptio
 
     k: int = option("passages for each question", 5, least=1, in_key=True, in_result=True)
     combine: Combine = option("an answer for each passage, or all in one prompt", "joint", in_key=True, in_result=True)
-    batch_size: int = option("prompts answered at once", 8, least=1, in_result=True)
+    batch_size: int | None = option(
+        f"prompts answered at once; default: {BATCH_SIZE}, halved until it fits into a GPU's memory", None, least=1
+    )
     ignore_images: bool = option("ask without the pictures", False)
     workers: int = option("processes that decode pictures", 0, least=0, most=MOST_WORKERS)
 

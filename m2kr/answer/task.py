@@ -116,9 +116,11 @@ def answer_task(
     with work.locked():
         if finished := answered():
             done = read_predictions(predictions_path), finished["seconds"], finished["peak_memory"]
+            batch_size = finished["batch_size"]
         else:
             generator = AnswerGenerator(reader, data, passages, options, with_images)
             done = generator.answer_all(work.folder, work_key)
+            batch_size = generator.batch.size
         predictions, seconds, memory = done
         if options.bad_images == "skip":
             missed = set(bad.ids)
@@ -135,6 +137,7 @@ def answer_task(
                 **data_facts(data),
                 **chosen(options, "in_result"),
                 **used,
+                "batch_size": batch_size,
                 **environment(options.device),
                 "format": ANSWER_FORMAT,
                 "reader": reader.name,

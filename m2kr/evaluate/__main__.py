@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from m2kr.common.cli import parse
 from m2kr.common.progress import say
 from m2kr.errors import M2KRError, run_command
-from m2kr.evaluate.options import EvaluateOptions
+from m2kr.evaluate.options import BATCH_SIZE, EvaluateOptions
 from m2kr.retriever import REGISTRY
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     from m2kr.common.files import safe_name
     from m2kr.common.registry import ignored_inputs
     from m2kr.dataset import default_images, load_task, nano_subset, plan_fetching
-    from m2kr.evaluate.batch_size import BATCH_SIZE
     from m2kr.evaluate.task import evaluate_task
     from m2kr.formats.hub import hub_source, local_tasks
     from m2kr.images.roots import parse_roots

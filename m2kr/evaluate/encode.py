@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from m2kr import __version__
+from m2kr.common.batch_size import BatchSize
 from m2kr.common.files import digest, not_written
 from m2kr.common.work import Note
 from m2kr.errors import M2KRError
-from m2kr.evaluate.batch_size import BatchSize
-from m2kr.evaluate.options import EncodeOptions
+from m2kr.evaluate.options import BATCH_SIZE, EncodeOptions
 from m2kr.images.query_pictures import query_pictures
 from m2kr.retriever import instruction_end
 from m2kr.search.store import EmbeddingStore
@@ -85,7 +85,7 @@ class Encoder:
     @cached_property
     def batch(self) -> BatchSize:
         """The size of its batches."""
-        return BatchSize(self.options.batch_size, quiet=self.options.quiet)
+        return BatchSize(self.options.batch_size, BATCH_SIZE, quiet=self.options.quiet)
 
     def passages(self, texts: Sequence[str], work: Path, name: str, pictures: PassagePictures | None = None) -> Encoded:
         """Encode passages, unless they are stored already.
@@ -169,7 +169,7 @@ class Encoder:
         """
         retriever = self.retriever
         encode = retriever.encode_document if what == "passages" else retriever.encode_query
-        embeddings = self.batch.encode(encode, inputs, label)
+        embeddings = self.batch.call(encode, inputs, label)
         if not hasattr(embeddings, "__len__"):
             raise M2KRError(
                 f"{label}: {retriever.name} returned a {type(embeddings).__name__}. Return an array, or a list of them."

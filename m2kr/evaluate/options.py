@@ -21,8 +21,10 @@ from m2kr.common.options import (
     TasksOption,
 )
 from m2kr.errors import M2KRError
-from m2kr.evaluate.batch_size import BATCH_SIZE
 from m2kr.retriever import REGISTRY
+
+BATCH_SIZE = 32
+"""Inputs encoded at once, where nothing is said and they fit."""
 
 MODELS = "a registered retriever (m2kr.evaluate --list-models), a model folder, a hub id, mteb:NAME or FILE.py:CLASS"
 

@@ -22,9 +22,8 @@ from m2kr.common.registry import ignored_inputs
 from m2kr.common.work import Note, Workplace
 from m2kr.errors import M2KRError
 from m2kr.evaluate.batch_effect import effect_of_batches
-from m2kr.evaluate.batch_size import BATCH_SIZE
 from m2kr.evaluate.encode import Encoder
-from m2kr.evaluate.options import TaskOptions
+from m2kr.evaluate.options import BATCH_SIZE, TaskOptions
 from m2kr.evaluate.passages import PassagePictures, passage_images
 from m2kr.evaluate.quantisation import effect_of_8_bits
 from m2kr.images.query_pictures import (

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from baselines.bm25 import BM25
 from m2kr.answer import metrics as answers
+from m2kr.answer import task
 from m2kr.answer.__main__ import main
 from m2kr.answer.evidence import no_passages, oracle_passages, run_passages
 from m2kr.answer.options import AnswerTaskOptions
@@ -27,7 +29,7 @@ from m2kr.results.answer_record import AnswerResult, read_answer_result, read_an
 from m2kr.results.record import read_results
 from m2kr.results.table import answer_table, table
 from m2kr.significance import bootstrap_means
-from tests.m2kr.evaluating import entry_points_of
+from tests.m2kr.evaluating import entry_points_of, kill
 
 
 class Seeker:
@@ -371,3 +373,31 @@ def test_a_file_that_is_no_result_is_said(tmp_path: Path) -> None:
         path.write_text(content)
         with pytest.raises(M2KRError, match=message):
             read_answer_result(path)
+
+
+# --- batches that do not fit ----------------------------------------------------------------------------------------
+
+
+def test_prompts_are_halved_until_they_fit_also_after_a_kill(
+    okvqa: TaskData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    class Small(Seeker):
+        def answer(self, asked: Sequence[ReaderInput], batch_size: int = 8) -> list[Answer]:
+            sizes.append(batch_size)
+            if batch_size > 3:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            return super().answer(asked, batch_size)
+
+    evidence = no_passages(okvqa)
+    whole = answered(Seeker(), okvqa, evidence, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(task, "score_answers", kill)
+        with pytest.raises(ZeroDivisionError):
+            answered(Small(), okvqa, evidence, tmp_path / "small")
+    assert sizes == [8, 4, 2]
+    result = answered(Small(), okvqa, evidence, tmp_path / "small")
+    assert sizes == [8, 4, 2]
+    assert (whole["batch_size"], result["batch_size"]) == (8, 2)
+    assert result["metrics"] == whole["metrics"]

@@ -1,4 +1,4 @@
-"""How many inputs are encoded at once: what the user said, or else as many as the device has memory for."""
+"""How many inputs a model gets at once: what the user said, or else as many as the device has memory for."""
 
 from __future__ import annotations
 
@@ -10,33 +10,31 @@ from typing import Any
 from m2kr.common.progress import say
 from m2kr.errors import M2KRError
 
-BATCH_SIZE = 32
-"""Inputs at once, where the user says nothing and they fit."""
-
 
 class BatchSize:
     """The size of batches. One that the user did not choose is halved each time the device runs out of memory.
 
-    It changes no vector beyond float noise: see `m2kr.evaluate.batch_effect`.
+    It changes no result beyond float noise: see `m2kr.evaluate.batch_effect`.
 
     Args:
         given: what the user said, which is kept.
+        default: what is tried first where the user said nothing.
         quiet: do not say that it is halved.
     """
 
-    def __init__(self, given: int | None, *, quiet: bool = False) -> None:
-        self.size = given or BATCH_SIZE
+    def __init__(self, given: int | None, default: int, *, quiet: bool = False) -> None:
+        self.size = given or default
         self._given, self._quiet = given, quiet
 
-    def encode(self, encode: Callable[..., Any], inputs: Sequence[Any], label: str) -> Any:
-        """Return ``encode(inputs, batch_size=...)``.
+    def call(self, model: Callable[..., Any], inputs: Sequence[Any], label: str) -> Any:
+        """Return ``model(inputs, batch_size=...)``.
 
         Raises:
             M2KRError: the device has no memory for what the user said, or for a single input.
         """
         while True:
             try:
-                return encode(inputs, batch_size=self.size)
+                return model(inputs, batch_size=self.size)
             except Exception as error:
                 if not _is_out_of_memory(error):
                     raise

@@ -155,7 +155,9 @@ def run_row(model: Model, marks: tuple[str, ...], own: pd.DataFrame, leaders: Le
     about = facts_of(names_of_run(results[0]), parameters=_parameters(own), vectors=most)
     search = "; ".join(dict.fromkeys(result["search"] for result in results))
     facts = run_facts(model, marks)
-    return _row(model.slug, own, leaders, pairs, about, search, facts)
+    # What is known of training is of the datasets. Made-up data only have their names.
+    row = _row(model.slug, own, leaders, pairs, ModelFacts() if "made-up" in marks else about, search, facts)
+    return replace(row, about=about, facts=facts + model_facts(about))
 
 
 def published_row(key: str, block: FigureBlock, own: pd.DataFrame, leaders: Leaders) -> Row:

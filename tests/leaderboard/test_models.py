@@ -72,6 +72,12 @@ def test_boards_say_how_was_searched_and_who_was_trained(make, results):
     assert (rows["preflmr-vit-l"].search, rows["preflmr-vit-l"].about.vectors) == ("exact", 256)
     assert {cell.trained for cell in rows["preflmr-vit-l"].cells if cell} == {"yes"}
     assert {cell.trained for cell in rows["my-model"].cells if cell} == {"unknown"}
+    made_up = [record.marked({}) for record in read_results(results)[0]]
+    for record in made_up:
+        record.result["synthetic"] = True
+    made_up = [record.marked({}) for record in made_up]
+    (board,) = [board for board in run_boards(made_up, run_figures(made_up, read_published()[:0])) if board.own]
+    assert {cell.trained for row in board.rows for cell in row.cells if cell} == {"unknown"}  # other data, same names
     assert "yes: WIT" in dict(rows["preflmr-vit-l"].facts)["Trained on"]
     assert boards["official"].rows[0].search.startswith("approximate: ColBERT")
     assert [board.benchmark for board in boards.values() if board.benchmark != "M2KR"] == ["M2KR-CN", "ReT-M2KR"]

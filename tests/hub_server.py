@@ -112,7 +112,7 @@ class HubServer:
 
     def environment(self, home: Path) -> dict[str, str]:
         """The variables by which a client in another process asks this hub, with a cache of its own."""
-        return {"HF_ENDPOINT": self.endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1"}
+        return {"HF_ENDPOINT": self.endpoint, "HF_HOME": str(home), "HF_HUB_ETAG_TIMEOUT": "60"}
 
     def commit_of(self, dataset: str, revision: str) -> str | None:
         """The commit that a name of a revision, or a hash, means."""

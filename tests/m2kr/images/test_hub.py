@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import random
+import shutil
+import signal
+import subprocess
+import sys
 import tarfile
+import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
 
+from m2kr.check import main as check
 from m2kr.common.hub import HubError, HubUnreachableError, hub_cache
 from m2kr.errors import M2KRError
 from m2kr.images import hub as hub_images
 from m2kr.images import hub_archives, hub_store
-from m2kr.images.roots import ImageRoots, parse_roots
+from m2kr.images.__main__ import main as pack
+from m2kr.images.roots import ImageRoots, image_paths, parse_roots
 from m2kr.tasks import HUB_IMAGES, TASKS
 from tests.hub_server import Files, HubServer
 from tests.m2kr.archives import archived
 from tests.m2kr.evaluating import kill
-from tests.m2kr.hub import client_of, in_parts, stored_zip, tarred
+from tests.m2kr.hub import client_of, in_parts, pictures, stored_zip, tarred
 
 DRAW = random.Random(0)
 PICTURES: Files = {
@@ -118,8 +127,6 @@ def test_members_that_lie_together_are_read_by_one_request(client: Client) -> No
 
 
 def test_members_that_are_packed_or_have_much_in_front_are_read_too(client: Client) -> None:
-    import zipfile
-
     files = {"val2014/a.jpg": b"a" * 5000, "val2014/b.jpg": b"b" * 10}
     with zipfile.ZipFile(made := io.BytesIO(), "w") as archive:
         for name, content in files.items():
@@ -416,3 +423,57 @@ def test_paths_that_leave_their_root_are_refused_as_elsewhere(client: Client) ->
     client.publish("OKVQA/val2014.zip", stored_zip({"../secret.jpg": b"x"}))
     with pytest.raises(M2KRError, match="leaves its root"):
         client.roots().fetch(["../secret.jpg"])
+
+
+# --- several processes, and commands ----------------------------------------------------------------------------------
+
+
+def test_two_processes_fetch_the_same_pictures_once_each(client: Client) -> None:
+    content = tarred(PICTURES, client.tmp_path)
+    client.publish("OKVQA/val2014.tar", content)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(client.fetched, [WANTED, WANTED])
+    assert first == second == wanted(WANTED)
+    assert client.hub.sent[client.archive] <= len(content)
+
+
+def test_a_process_that_is_killed_leaves_what_the_next_goes_on_with(client: Client, tmp_path: Path) -> None:
+    content = tarred(PICTURES, client.tmp_path)
+    client.publish("OKVQA/val2014.tar", content)
+    program = f"""
+import os, signal
+from m2kr.images import hub_archives, hub_store
+from m2kr.images.roots import parse_roots
+from m2kr.tasks import TASKS
+hub_archives._KEPT_AT_ONCE = 10_000
+keep, kept = hub_store.HubStore.keep, []
+def keep_some(*given):
+    keep(*given)
+    kept.append(given)
+    if len(kept) == 8:
+        os.kill(os.getpid(), signal.SIGKILL)
+hub_store.HubStore.keep = keep_some
+parse_roots(["hub"]).for_task(TASKS["OKVQA"]).fetch({WANTED!r})
+"""
+    environment = {**os.environ, **client.hub.environment(tmp_path / "home")}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    client.hub.forget()
+    assert client.fetched(WANTED) == wanted(WANTED)
+    assert client.hub.sent[client.archive] < 0.7 * len(content)
+
+
+def test_packing_and_checking_fetch_what_they_need(client: Client, built: Path, world: Path, tmp_path: Path) -> None:
+    files = pictures(world, "coco")
+    client.publish("OKVQA/coco.zip", stored_zip(files))
+    data = tmp_path / "data"
+    for config in ("OKVQA_data", "OKVQA_passages"):
+        shutil.copytree(built / config, data / config)
+    assert check([str(data), "--images", "hub", "--quiet"]) == 0
+    client.hub.forget()
+    assert pack(["pack", "--data", str(data), "--images", "hub", "--quiet"]) == 0
+    assert not client.hub.sent
+    del files[next(image_paths(data, TASKS["OKVQA"]))[2]]
+    client.publish("OKVQA/coco.zip", stored_zip(files))
+    assert check([str(data), "--images", "hub", "--quiet"]) == 1
+    assert "1 missing image" in client.said.readouterr().out

@@ -123,9 +123,9 @@ def size_page(page: SizePage, boards: Sequence[Board]) -> dict[str, Any]:
                 if points:
                     panels.setdefault(panel, []).append((board.title, points))
                     fronts.setdefault(panel, {})[board.title] = front(ranked)
-        several = any(len(points) > 1 for series in panels.values() for _, points in series)
-        if not panels or not (several or group is here or group[0].own):
-            continue  # of another benchmark, one model alone shows nothing
+        different = {size for series in panels.values() for _, points in series for _, size, _ in points}
+        if not panels or not (len(different) > 1 or group is here or group[0].own):
+            continue  # of another benchmark, models of one size show nothing
         labels = list(dict.fromkeys(label for series in panels.values() for label, _ in series))
         joined = {board.title for board in group if not board.own}
         drawings = [

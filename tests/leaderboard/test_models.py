@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from leaderboard.boards import run_boards
-from leaderboard.charts import front
 from leaderboard.figures import run_figures
 from leaderboard.models import PUBLISHED_ONLY, facts_of, names_of_run
 from leaderboard.published import read_published
@@ -81,10 +80,3 @@ def test_boards_say_how_was_searched_and_who_was_trained(make, results):
     assert "yes: WIT" in dict(rows["preflmr-vit-l"].facts)["Trained on"]
     assert boards["official"].rows[0].search.startswith("approximate: ColBERT")
     assert [board.benchmark for board in boards.values() if board.benchmark != "M2KR"] == ["M2KR-CN", "ReT-M2KR"]
-
-
-def test_a_front_is_what_nothing_smaller_beats():
-    points = [("small", 1.0, 50.0), ("same", 2.0, 50.0), ("large", 3.0, 60.0), ("worse", 3.0, 55.0)]
-    assert front(points) == {"small", "large"}
-    assert front([("a", 1.0, 50.0), ("b", 1.0, 50.0)]) == {"a", "b"}
-    assert front(points[:1]) == set()

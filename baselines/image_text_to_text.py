@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from baselines.common.batching import device_of, dtype_of, encode
@@ -28,6 +29,7 @@ PROMPT = "Question: {question} Short answer:"
 PROMPT_WITH_PASSAGES = "Context: {passages} Question: {question} Short answer:"
 """What is asked with passages, which are joined by blanks. This wording is this project's own."""
 
+_GET_AGAIN = "Get its files again, or install what it names."
 _FILES = "config.json, processor and tokenizer files, model.safetensors"
 
 
@@ -102,6 +104,9 @@ class ImageTextToText:
             "max_new_tokens": self._max_new_tokens,
             "decoding": "greedy",
         }
+        # Some of what is wrong in a processor's files is missed by the first picture and question only.
+        with loading(f"the processor in {folder} cannot prepare a picture and a question", _GET_AGAIN):
+            self._inputs([self.prompt(ReaderInput("a", passages=("a",)))], [Image.new("RGB", (64, 64))])
 
     @property
     def _chat(self) -> bool:
@@ -149,16 +154,18 @@ class ImageTextToText:
             for text, ids, size in zip(passages, tokens, sizes, strict=True)
         ]
 
-    def _generate(self, texts: list[str], images: list[Any]) -> list[Answer]:
+    def _inputs(self, texts: list[str], images: list[Any]) -> Any:
         # One list of pictures for each text: processors of several pictures a text ask for that, the others take it.
-        inputs = self._processor(
+        return self._processor(
             images=images if self._is_blip else [[image] for image in images],
             text=texts,
             padding=True,
             return_tensors="pt",
         ).to(self._device, self._dtype)
+
+    def _generate(self, texts: list[str], images: list[Any]) -> list[Answer]:
         made = self._model.generate(
-            **inputs,
+            **self._inputs(texts, images),
             do_sample=False,
             num_beams=1,
             max_new_tokens=self._max_new_tokens,
@@ -249,9 +256,8 @@ def _model_class(folder: Path) -> Any:
 
 
 def _load_processor(folder: Path) -> Any:
-    advice = "Get its files again, or install what it names."
     make: Any = AutoProcessor
-    with loading(f"the processor in {folder} could not be loaded", advice):
+    with loading(f"the processor in {folder} could not be loaded", _GET_AGAIN):
         processor = make.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
         raise M2KRError(f"{folder} has no processor for pictures and texts (preprocessor_config.json). Get its files.")

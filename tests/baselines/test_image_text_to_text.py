@@ -193,6 +193,16 @@ def test_folders_of_other_things_are_refused(blip2: Path, tmp_path: Path) -> Non
         ImageTextToText(checkpoint=str(tmp_path / "bare"))
 
 
+def test_a_processor_that_fails_at_its_first_picture_is_refused_when_it_is_loaded(llava: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "half"
+    shutil.copytree(llava, folder)
+    file = folder / "processor_config.json"
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps({**settings, "patch_size": settings["patch_size"] + 0.5}), encoding="utf-8")
+    with pytest.raises(M2KRError, match=r"half cannot prepare a picture and a question"):
+        ImageTextToText(checkpoint=str(folder))
+
+
 def test_a_tokenizer_with_a_token_that_the_model_does_not_know_is_refused(blip2: Path, tmp_path: Path) -> None:
     folder = with_a_token_more(blip2, tmp_path / "more")
     with pytest.raises(M2KRError, match="do not belong together"):

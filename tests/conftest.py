@@ -11,9 +11,11 @@ from typing import Any
 
 import hypothesis
 import pytest
-from filelock import FileLock
+
+from tests.made_once import made_once
 
 SCALE = 0.2
+PLOTS = ("radar", "against_size", "curve")
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin while they wait would take other workers' time
 
@@ -51,19 +53,6 @@ def _of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-def made_once(folder: str, factory: pytest.TempPathFactory, make: Callable[[Path], None]) -> Path:
-    """Return a folder of a session that one worker of pytest-xdist has made, for all of them."""
-    base = factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        base = base.parent
-    out, mark = base / folder, base / f"{folder}.made"
-    with FileLock(base / f"{folder}.lock"):
-        if not mark.exists():
-            make(out)
-            mark.touch()
-    return out
-
-
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the plots of a site out, which take most of its time, and which other tests look at."""
@@ -71,8 +60,30 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 
     from leaderboard import plots
 
-    for name in ("radar", "against_size", "curve"):
+    for name in PLOTS:
         monkeypatch.setattr(plots, name, lambda *_, **__: Markup("<svg></svg>"))
+
+
+@pytest.fixture
+def drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw equal plots of sites once, as those of the published figures are in every site."""
+    from leaderboard import plots
+
+    for name in PLOTS:
+        monkeypatch.setattr(plots, name, _remembering(name, getattr(plots, name)))
+
+
+_drawn: dict[str, Any] = {}
+
+
+def _remembering(name: str, draw: Callable[..., Any]) -> Callable[..., Any]:
+    def drawn(*given: Any, **named: Any) -> Any:
+        key = f"{name} {given!r} {named!r}"
+        if key not in _drawn:
+            _drawn[key] = draw(*given, **named)
+        return _drawn[key]
+
+    return drawn
 
 
 @pytest.fixture(scope="session")

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.made_once import made_once
 from tests.threads import one_thread
 
 __all__ = ["one_thread"]
+
+SMALL_WORLDS = {"train": (7, 0.1), "test": (0, 0.05)}
+"""Seed and scale of the worlds that small models are trained and judged on in tests."""
 
 
 @pytest.fixture(scope="session")
@@ -19,6 +25,35 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
     root = tmp_path_factory.mktemp("checkpoints")
     return lambda name: checkpoint(name, root)
+
+
+@pytest.fixture(scope="session")
+def small_worlds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for each of `SMALL_WORLDS`, as `make_data` makes it. Not to be changed."""
+    from baselines.common.synthetic_data import make_data
+
+    def make(out: Path) -> None:
+        for name, (seed, scale) in SMALL_WORLDS.items():
+            make_data(out / name, seed, scale, quiet=True)
+
+    return made_once("small-worlds", tmp_path_factory, make)
+
+
+@pytest.fixture
+def worlds_there(small_worlds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recipe and study find their worlds finished, each in a copy, as after a run that was stopped."""
+    from baselines.common.synthetic_data import make_data
+    from baselines.minis import recipe
+    from baselines.preflmr import scaling
+
+    def copied(work: Path, seed: int, scale: float, *, quiet: bool = False) -> Any:
+        if not (work / "raw").exists():
+            (name,) = (name for name, world in SMALL_WORLDS.items() if world == (seed, scale))
+            shutil.copytree(small_worlds / name, work, dirs_exist_ok=True)
+        return make_data(work, seed, scale, quiet=quiet)
+
+    for module in (recipe, scaling):
+        monkeypatch.setattr(module, "make_data", copied)
 
 
 @pytest.fixture(scope="session")

@@ -103,6 +103,7 @@ def test_one_vector_is_the_mean_of_all() -> None:
     assert one.encode_query([]).shape == (0, 128)
 
 
+@pytest.mark.usefixtures("worlds_there")
 def test_a_small_model_can_be_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All steps of one, each for an update or two."""
     some_tasks(monkeypatch, "MSMARCO", "OVEN")

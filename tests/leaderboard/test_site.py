@@ -120,6 +120,7 @@ def check_links(site: Path, found: dict[str, Page]) -> None:
                 assert attributes["popovertarget"] in ids, name
 
 
+@pytest.mark.usefixtures("drawn_once")
 def test_a_site_of_published_figures_alone(site):
     found = checked(site())
     assert set(found) == {
@@ -146,6 +147,7 @@ def test_published_figures_stand_with_their_source(site):
     assert any(title.startswith("WIT R@10 61.90 %; seen in the source; LinWeizheDragon/FLMR") for title in titles)
 
 
+@pytest.mark.usefixtures("drawn_once")
 def test_names_that_are_markup_stay_text(make, site):
     for task in COMPARED:
         make("nasty", task=task.key, model=NASTY, hardware=SCRIPT, model_settings={SCRIPT: NASTY, "parameters": 10**8})
@@ -159,6 +161,7 @@ def test_names_that_are_markup_stay_text(make, site):
     assert any(figure["model"] == NASTY for figure in figures)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_readers_and_settings_that_are_markup_stay_text(make_answer, site):
     make_answer(reader=NASTY, retriever=NASTY, hardware=NASTY, reader_settings={SCRIPT: NASTY, "prompt": [NASTY]})
     judge = {"checkpoint": NASTY, SCRIPT: NASTY}
@@ -313,6 +316,7 @@ def test_the_figures_are_written_as_data(make, site):
     assert written["models"]["my-model"]["licence"] == "unknown"
 
 
+@pytest.mark.usefixtures("drawn_once")
 def test_two_hundred_results_are_quick_and_light(make, site, monkeypatch):
     drawn = plots.curve([("Recall@K", [(1, 20, 18, 22), (5, 40, 38, 42)])], title="WIT", name="curve")
     monkeypatch.setattr(plots, "curve", lambda *_, **__: drawn)  # 200 of these, at 30 ms each, tell nothing more

@@ -108,7 +108,7 @@ def test_an_impossible_result_of_answering_is_refused(make_answer, change, says)
 
 
 @given(queries=st.integers(1, 200_000), hits=st.lists(st.floats(0, 1), min_size=3, max_size=3))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_every_count_of_queries_is_possible(make, queries, hits):
     shares = sorted(math.floor(share * queries) / queries for share in hits)
     metrics = {f"Recall@{k}": share for k, share in zip((1, 5, 10), shares, strict=True)}
@@ -117,7 +117,7 @@ def test_every_count_of_queries_is_possible(make, queries, hits):
 
 
 @given(data=st.data(), kind=st.sampled_from(["make", "make_answer"]))
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_file_is_read_or_refused_and_nothing_else(make, make_answer, data, kind):
     path = {"make": make, "make_answer": make_answer}[kind]()
     scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)

@@ -28,7 +28,7 @@ def tiny(path: Path, **changes: str) -> Path:
     few = "steps = 2\nbatch_size = 4\nwarmup_steps = 0\nlog_every = 1\nvalidate = []\nevaluate_every = {every}\n"
     lines = {
         "middle": '{ vision = "big", text = "big" }',
-        "world": "{ train_seed = 3, train_scale = 0.05, test_seed = 4, test_scale = 0.05 }",
+        "world": "{ train_seed = 7, train_scale = 0.1, test_seed = 0, test_scale = 0.05 }",
         "model": "{ dim = 8, prefix = 2, query_maxlen = 24, doc_maxlen = 40 }",
         "judge": f"{{ tasks = {json.dumps(TASKS)} }}",
         "vision": "{ little = { layers = 1, width = 8, heads = 2 }, big = { layers = 1, width = 16, heads = 2 } }",
@@ -109,6 +109,7 @@ def test_the_plan_is_listed(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
     assert describe_plan(settings, plan_runs(settings, [7])).splitlines() == lines
 
 
+@pytest.mark.usefixtures("worlds_there")
 def test_a_study_from_end_to_end_trains_nothing_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from m2kr.answer.metrics import (
@@ -167,7 +167,6 @@ def test_vqa_normalisation(answer: str, expected: str) -> None:
     assert plain_vqa(answer) == expected
 
 
-@settings(max_examples=400, deadline=None)
 @given(PHRASES)
 def test_vqa_normalisation_equals_the_plain_one(text: str) -> None:
     assert normalize_vqa(text) == plain_vqa(text)
@@ -192,7 +191,6 @@ def test_where_all_annotators_agree_nothing_is_normalised() -> None:
         vqa_score("owl", [])
 
 
-@settings(max_examples=300, deadline=None)
 @given(PHRASES, st.lists(PHRASES, min_size=1, max_size=4), st.integers(1, 4))
 def test_the_vqa_score_equals_the_plain_one(said: str, answers: list[str], times: int) -> None:
     given_answers = answers * times
@@ -254,7 +252,6 @@ def test_no_number_is_the_range_of_zero() -> None:
 ENDS = st.floats(-100, 100).map(lambda value: round(value, 2))
 
 
-@settings(max_examples=300, deadline=None)
 @given(ENDS, ENDS, ENDS, ENDS)
 def test_range_scores_equal_the_plain_ones(first: float, second: float, third: float, fourth: float) -> None:
     said, accepted = (min(first, second), max(first, second)), (min(third, fourth), max(third, fourth))
@@ -265,7 +262,6 @@ def test_range_scores_equal_the_plain_ones(first: float, second: float, third: f
     assert range_score(first, accepted) == float(accepted[0] <= first <= accepted[1])
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.floats(0, 1e6), st.floats(0, 1e6))
 def test_what_is_written_is_read(first: float, second: float) -> None:
     low, high = f"{first:.2f}", f"{second:.2f}"
@@ -274,7 +270,6 @@ def test_what_is_written_is_read(first: float, second: float) -> None:
         assert parse_numbers(f"about {low}{separator}{high} m") == expected
 
 
-@settings(max_examples=300, deadline=None)
 @given(PHRASES, st.lists(PHRASES, min_size=1, max_size=3))
 def test_strings_are_compared_as_squad_does(said: str, answers: list[str]) -> None:
     assert normalize_squad(said) == plain_squad(said)
@@ -318,7 +313,6 @@ def test_evqa_normalisation(answer: str, expected: str) -> None:
     assert normalize_evqa(answer) == expected
 
 
-@settings(max_examples=400, deadline=None)
 @given(PHRASES)
 def test_evqa_normalisation_equals_the_plain_one(text: str) -> None:
     assert normalize_evqa(text) == plain_evqa(text)
@@ -348,7 +342,6 @@ def test_an_empty_prediction_or_reference_never_matches() -> None:
     assert evqa_exact_match("the owl", "Owl!")
 
 
-@settings(max_examples=300, deadline=None)
 @given(
     st.lists(st.sampled_from(["red", "white", "two", "the sea", "a"]), max_size=4),
     st.lists(WORDS, min_size=1, max_size=3),

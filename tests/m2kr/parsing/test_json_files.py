@@ -208,7 +208,7 @@ def test_what_is_cut_off_is_reported_after_what_could_be_read(tmp_path, ending, 
 
 
 @pytest.mark.parametrize("ending", [".zip", ".json.tar", ".json.tar.gz"])
-@settings(QUICK, max_examples=200)
+@settings(QUICK, max_examples=80)
 @given(at=st.floats(0, 1, exclude_max=True), cut=st.integers(0, 3), put=st.binary(max_size=3))
 @example(at=0.0, cut=1, put=b"")  # a zip whose parts are not where its list says
 def test_whatever_happened_to_an_archive_it_is_read_or_reported(tmp_path, ending, at, cut, put):

@@ -33,7 +33,7 @@ ids = st.text(awkward, min_size=1, max_size=6) | st.text(
 floats = st.floats(width=32, allow_nan=False) | st.sampled_from([-np.inf, 1e-45, -0.0, 0.1, 1.0, 16777217.0])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60)
 @given(st.dictionaries(ids, st.dictionaries(ids, floats, min_size=1, max_size=8), max_size=5))
 def test_a_run_is_the_same_after_writing_and_reading(
     tmp_path_factory: pytest.TempPathFactory, scores: dict[str, dict[str, float]]

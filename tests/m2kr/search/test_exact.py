@@ -27,7 +27,7 @@ from tests.tolerance import assert_ranking, maxsim_table
 lengths_of = st.lists(st.integers(0, 12), min_size=1, max_size=25)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 2**32 - 1),
     query_lengths=st.lists(st.integers(0, 9), min_size=1, max_size=6),
@@ -72,7 +72,7 @@ def test_real_numbers_of_every_type(dtype: torch.dtype, memory: int) -> None:
     assert_ranking(search(Ragged.from_list(queries), Ragged.from_list(passages), 10, memory=memory), 10, *table)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=20)
 @given(
     seed=st.integers(0, 2**32 - 1),
     lengths=lengths_of,

@@ -228,7 +228,7 @@ def test_a_bad_entity_is_named(release, put, rejects, bad, reason):
     assert rejects("OVEN", "Wiki6M_ver_1_0.jsonl.gz", "line 2", reason)[1]["train"].height == 2
 
 
-@settings(QUICK, max_examples=40)
+@settings(QUICK, max_examples=25)
 @given(
     st.lists(st.tuples(ANY_TEXT, ANY_TEXT, ANY_TEXT), min_size=1, max_size=5),
     st.booleans(),

@@ -83,7 +83,7 @@ class _Zip:
         self.path = path
         try:
             with open_whole(path) as file:
-                self._members = zip_members(file)
+                self._members = {member.name: member for member in zip_members(file)}
         except DAMAGED_ZIP as error:
             count = len(parts_of(path))
             parts = f", joined of {count} part{'s' * (count > 1)}," if path.suffix == FIRST_PART else ""

@@ -138,14 +138,12 @@ def list_zip(archive: HubArchive) -> None:
         HubError: it is damaged, or the hub cannot be reached any more.
     """
     try:
-        with io.BufferedReader(HubReader(archive.parts), 1 << 20) as file:
-            members = zip_members(file)
+        with io.BufferedReader(HubReader(archive.parts), 1 << 20) as file, archive.store.writing() as write:
+            for member in zip_members(file):
+                archive.store.note(write, member)
+            archive.store.reach(write, archive.size, whole=True)
     except DAMAGED_ZIP as error:
         raise HubError(f"{archive} cannot be read as a zip ({error}). Name a copy of yours with --images.") from error
-    with archive.store.writing() as write:
-        for member in members.values():
-            archive.store.note(write, member)
-        archive.store.reach(write, archive.size, whole=True)
 
 
 def fetch_members(archive: HubArchive, members: Sequence[Member], *, quiet: bool) -> None:

@@ -218,7 +218,7 @@ def why_unreachable(error: BaseException) -> str:
     return "HF_HUB_OFFLINE is set" if isinstance(error, OfflineModeIsEnabled) else first_line(error)
 
 
-REMEDY = "Connect to the network (HF_ENDPOINT names a mirror), or name a folder with what you have."
+REMEDY = "Connect to the network (HF_ENDPOINT names a mirror), or name a folder with what you have (--data, --images)."
 """What helps where the hub cannot be reached."""
 
 

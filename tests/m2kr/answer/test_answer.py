@@ -29,7 +29,10 @@ from m2kr.results.answer_record import AnswerResult, read_answer_result, read_an
 from m2kr.results.record import read_results
 from m2kr.results.table import answer_table, table
 from m2kr.significance import bootstrap_means
+from m2kr.tasks import HUB_ID, HUB_IMAGES
+from tests.hub_server import HubServer
 from tests.m2kr.evaluating import entry_points_of, kill
+from tests.m2kr.hub import client_of, pictures, published, stored_zip
 
 
 class Seeker:
@@ -401,3 +404,23 @@ def test_prompts_are_halved_until_they_fit_also_after_a_kill(
     assert sizes == [8, 4, 2]
     assert (whole["batch_size"], result["batch_size"]) == (8, 2)
     assert result["metrics"] == whole["metrics"]
+
+
+def test_with_nothing_here_tables_and_pictures_come_from_the_hub(
+    built: Path,
+    world: Path,
+    tmp_path: Path,
+    registered: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with HubServer() as hub, client_of(hub, tmp_path / "home"):
+        published(hub, built, {"OKVQA/coco.zip": stored_zip(pictures(world, "coco"))}, ["OKVQA"])
+        assert main(["--reader", "seeker", "--oracle", "--tasks", "OKVQA", "--limit", "3"]) == 0
+        assert {path.split("/")[0] for path in hub.sent} == {"OKVQA_data", "OKVQA_passages", "OKVQA"}
+    assert "OKVQA: fetching 3 of 3 pictures" in capsys.readouterr().err
+    result = read_answer_result(Path("results", "oracle", "answers", "seeker", "OKVQA.joint-5.json"))
+    assert result["data_source"].startswith(f"{HUB_ID}@")
+    assert str(result["image_source"]).startswith(f"{HUB_IMAGES}@")
+    assert all(asked.image is not None for asked in registered[0].asked)

@@ -82,13 +82,17 @@ class PointFinder:
             self._file.seek(start)
             self._done = start
 
-    def points(self, exported: Path) -> Iterator[RestartPoint]:
-        """Find the rest, and yield all points in order; they are written to a file first, which is deleted again.
+    def points(self, size: int, exported: Path) -> Iterator[RestartPoint]:
+        """Find the rest, and yield all points in order.
+
+        Args:
+            size: bytes of all that is unpacked.
+            exported: the points are written to this file first, which is deleted again.
 
         Raises:
             OSError, ValueError: the file is damaged.
         """
-        self._file.build_full_index()
+        self._file.seek(max(size - 1, 0))  # build_full_index would begin anew
         try:
             self._file.export_index(str(exported))
             self._file.close()

@@ -63,7 +63,7 @@ def write_index(path: Path, index: Path, key: str, finder: PointFinder | None = 
                         bar.update(end - bar.n)
                 total = content.seek(0, os.SEEK_END)
             if finder is not None:
-                connection.executemany("INSERT INTO points VALUES (?, ?, ?, ?, ?)", _rows(path, index, finder))
+                connection.executemany("INSERT INTO points VALUES (?, ?, ?, ?, ?)", _rows(path, index, finder, total))
             facts = {"key": key, "bytes": str(total), "points": "yes" if finder else "no"}
             facts["top"] = tops.pop() if len(tops) == 1 else ""
             connection.executemany("INSERT INTO facts VALUES (?, ?)", facts.items())
@@ -79,9 +79,11 @@ def write_index(path: Path, index: Path, key: str, finder: PointFinder | None = 
         temporary.unlink(missing_ok=True)
 
 
-def _rows(path: Path, index: Path, finder: PointFinder) -> Iterator[tuple[int, int, int, int, bytes | None]]:
+def _rows(
+    path: Path, index: Path, finder: PointFinder, total: int
+) -> Iterator[tuple[int, int, int, int, bytes | None]]:
     try:
-        for number, point in enumerate(finder.points(index.with_name(f".{index.name}.points"))):
+        for number, point in enumerate(finder.points(total, index.with_name(f".{index.name}.points"))):
             yield number, point.start, point.place, point.shift, point.window
     except (OSError, ValueError) as error:
         if getattr(error, "errno", None):

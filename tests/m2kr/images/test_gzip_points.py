@@ -7,6 +7,7 @@ import gzip
 import io
 import random
 import zlib
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -69,7 +70,9 @@ def test_every_point_that_is_found_gives_what_follows(
     finder = PointFinder(path)
     for done in range(0, len(content), 50_000):
         finder.go_to(done)
-    points = list(finder.points(tmp_path / "points"))
+    points = list(finder.points(len(content), tmp_path / "points"))
+    assert max(after.start - one.start for one, after in pairwise(points)) < 120_000
+    assert len(content) - points[-1].start < 120_000
     assert len(points) > 8
     assert [point.start for point in points] == sorted(point.start for point in points)
     assert len({point.shift for point in points}) > 1

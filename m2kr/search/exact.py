@@ -13,21 +13,18 @@ equal passages must score the same bits wherever they lie, which `m2kr.search.ma
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from m2kr.common.progress import progress
 from m2kr.errors import M2KRError
+from m2kr.search.bounded import Searched, Way
 from m2kr.search.device import check_device, exactly_on, kind_of
-from m2kr.search.maxsim import scores_of
 from m2kr.search.ragged import Array, Ragged, as_tensor, first_not_finite
 from m2kr.search.store import EmbeddingStore
 from m2kr.search.tiles import Block, Plan, stacks_of
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 Embeddings: TypeAlias = "Ragged | EmbeddingStore | Array | Sequence[Array]"
 Passages: TypeAlias = "Embeddings | Iterable[Ragged | Array]"
@@ -41,6 +38,7 @@ def search(
     device: str = "cpu",
     memory: int = 1 << 30,
     quiet: bool = True,
+    way: Way = "measured",
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
     """Return the ``k`` best passages of each query, exactly, in one pass over the passages.
 
@@ -63,6 +61,9 @@ def search(
             that the C library keeps of what was freed; on a GPU a copy of the queries. From 512 KiB on, results do
             not depend on it.
         quiet: show no progress bar.
+        way: how passages are scored on a CPU; the result is the same. "plain": all in float32. "bounded": only those
+            that a product in bfloat16 does not keep out of the best (`m2kr.search.bounded`). "measured": the faster
+            one, which is found out on the way.
 
     Returns:
         Scores, shape (queries, k'), float32, best first; and the row numbers of their passages, shape (queries, k'),
@@ -75,41 +76,36 @@ def search(
     Source: Khattab and Zaharia, "ColBERT: Efficient and Effective Passage Search via Contextualized Late Interaction
     over BERT", SIGIR 2020, equation 3.
     """
-    import torch
-
     if not isinstance(k, int | np.integer) or isinstance(k, bool) or k < 1:
         raise M2KRError(f"k must be a whole number, at least 1, not {k!r:.100}")
     if not isinstance(memory, int | float | np.integer) or not memory >= 1:
         raise M2KRError(f"memory must be a number of bytes, at least 1, not {memory!r:.100}")
+    if way not in get_args(Way):
+        raise M2KRError(f"way must be 'measured', 'plain' or 'bounded', not {way!r:.100}")
     check_device(device)
     single = _one_kind(query_embeddings, passage_embeddings)
     queries = _queries(query_embeddings)
     stacks = stacks_of(queries, memory, kind_of(device))
     plan = Plan.within(memory, stacks, queries, device)
-    best = [torch.empty((len(stack.queries), 0), dtype=torch.int64, device=device) for stack in stacks]
     row = 0
     with exactly_on(device), progress(_count(passage_embeddings), "search", unit="passages", quiet=quiet) as bar:
         queries = Ragged(as_tensor(queries.vectors).to(device), queries.offsets)
-        product = torch.empty(plan.product_numbers, device=device)
+        searched = Searched(queries, stacks, plan, k, device=device, way=way)
         chunks = _chunks(_shards(passage_embeddings, single, plan), plan)
         while (chunk := next(chunks, None)) is not None:
             items = len(chunk)
             blocks = Block.cut(chunk, row, plan, queries, device)
             del chunk  # a for loop would hold it while the next one is made
             for block in blocks:
-                for number, stack in enumerate(stacks):
-                    scores = scores_of(stack, queries, block, product, plan)
-                    keys = torch.cat([best[number], _keys(scores, block.rows)], dim=1)
-                    best[number] = keys.topk(min(k, keys.shape[1]), dim=1).values
-                    del scores, keys
+                searched.add(block)
                 del block
             del blocks
             row += items
             bar.update(items)
     found_scores = np.empty((len(queries), min(k, row)), dtype=np.float32)
     found_rows = np.empty(found_scores.shape, dtype=np.int64)
-    for stack, keys in zip(stacks, best, strict=True):
-        found_scores[stack.queries], found_rows[stack.queries] = _unpacked(keys.cpu())
+    for stack, best in zip(stacks, searched.best, strict=True):
+        found_scores[stack.queries], found_rows[stack.queries] = best.found()
     return found_scores, found_rows
 
 
@@ -234,29 +230,3 @@ def _taken(parts: list[Ragged]) -> Ragged:
     whole = Ragged.concatenate(parts)
     parts.clear()
     return whole
-
-
-# --- Scores and rows as one number ---
-
-
-def _keys(scores: Tensor, rows: Tensor) -> Tensor:
-    """Pack scores, shape (queries, items), and the items' rows, int64, into int64 that order as results do.
-
-    The upper half is the score as an integer of the same order, the lower half 2**32 - 1 minus the row.
-    """
-    import torch
-
-    # Floats order like their bits as integers, but for the negative ones, whose order is turned round.
-    # Adding zero makes -0.0 the same as 0.0.
-    bits = (scores + 0.0).contiguous().view(torch.int32)
-    bits ^= (bits >> 31) & 0x7FFFFFFF
-    return bits.to(torch.int64).bitwise_left_shift_(32).add_(0xFFFFFFFF - rows)
-
-
-def _unpacked(keys: Tensor) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Return the scores and rows that `_keys` packed."""
-    import torch
-
-    bits = (keys >> 32).to(torch.int32)
-    bits ^= (bits >> 31) & 0x7FFFFFFF
-    return bits.view(torch.float32).numpy(), (0xFFFFFFFF - (keys & 0xFFFFFFFF)).numpy()

@@ -64,15 +64,23 @@ def scores_of(stack: Stack, queries: Ragged, block: Block, product: Tensor, plan
         else:
             if not len(product):  # meant for the kernel, but these passages are of another type than the queries
                 product = torch.empty(plan.tile_rows * stack.width, device=device)
-            found = _by_torch(stack, stack.vectors(queries, str(device)), block, product, plan)
+            found = product_scores(stack, stack.vectors(queries, str(device)), block, product, plan)
         if not torch.isfinite(found).all():
             raise M2KRError("the embeddings are too large: a score does not fit into float32")
     found[:, torch.from_numpy(stack.lengths == 0).to(device)] = 0  # a sum over no vectors
     return found.T
 
 
-def _by_torch(stack: Stack, queries: Tensor, block: Block, product: Tensor, plan: Plan) -> Tensor:
-    """Return scores, shape (passages that have vectors, queries)."""
+def product_scores(stack: Stack, queries: Tensor, block: Block, product: Tensor, plan: Plan) -> Tensor:
+    """Return the scores of the passages of a block that has vectors, shape (passages, queries), by torch's product.
+
+    Args:
+        stack: which queries.
+        queries: their vectors, as the stack gives them.
+        block: the passages.
+        product: scratch, as for `scores_of`.
+        plan: sizes.
+    """
     import torch
 
     count, longest = len(stack.queries), stack.longest
@@ -82,14 +90,14 @@ def _by_torch(stack: Stack, queries: Tensor, block: Block, product: Tensor, plan
         # A product of too few rows takes in some before them, which are then left out.
         start = max(0, min(first, stop - plan.least_rows))
         rows = max(stop - start, plan.least_rows)
-        out = product[: rows * stack.width].view(rows, stack.width)
+        out = product[: rows * len(queries)].view(rows, len(queries))
         torch.mm(block.vectors[start : start + rows], queries.T, out=out)
         return out[first - start : stop - start, : count * longest]
 
     found = torch.empty((len(block.rows), count), device=block.vectors.device)
     done = 0
     for row, members, length in block.tiles:
-        if length > plan.tile_rows:  # one long passage
+        if members == 1 and length > plan.tile_rows:  # one long passage
             highest = multiply(row, row + plan.tile_rows).amax(0, keepdim=True)
             for start in range(row + plan.tile_rows, row + length, plan.tile_rows):
                 part = multiply(start, min(start + plan.tile_rows, row + length))
@@ -104,7 +112,7 @@ def _by_torch(stack: Stack, queries: Tensor, block: Block, product: Tensor, plan
 
 
 def _by_kernel(stack: Stack, queries: Ragged, block: Block, plan: Plan) -> Tensor:
-    """Return scores, shape (passages that have vectors, queries), as `_by_torch` does."""
+    """Return scores, shape (passages that have vectors, queries), as `product_scores` does."""
     import torch
 
     device = str(block.vectors.device)

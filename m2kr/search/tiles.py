@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,12 +25,14 @@ if TYPE_CHECKING:
 
 # Query vectors and queries multiplied at once, and numbers in a product, on a CPU and elsewhere. Measured on 2 cores of
 # an AMD EPYC (Zen 5), dim 128: products of 1,024 x 1,280 are fastest, those of 320 columns 5% slower; beyond 8 MiB
-# they leave the cache. A GPU wants fewer and larger steps; its sizes are reckoned, not measured.
+# they leave the cache. On a Xeon of 2 MiB of it a core, dim 64, 512 rows are 8% faster than 1,024. A GPU wants fewer
+# and larger steps; its sizes are reckoned, not measured.
 _STACK_VECTORS = {"cpu": 1280, "other": 1 << 17}
 _STACK_QUERIES = {"cpu": 256, "other": 1024}
-_PRODUCT_NUMBERS = {"cpu": 1024 * 1280, "other": 1 << 27}
-# Vectors of passages that are put together at once. Of dim 128, those of a CPU's block are 16 MiB.
-_BLOCK_VECTORS = {"cpu": 1 << 15, "other": 1 << 40}
+_PRODUCT_NUMBERS = {"cpu": 512 * 1280, "other": 1 << 27}
+# Vectors of passages that are put together at once, and searched before others are left out because of them
+# (`m2kr.search.bounded`). Of dim 128, those of a CPU's block are 64 MiB.
+_BLOCK_VECTORS = {"cpu": 1 << 17, "other": 1 << 40}
 # Matrix libraries add up in another order when one side is a single vector (seen with MKL), so that a duplicate of a
 # passage could differ from it in the last bit and lose its place. From 16 rows on, every shape gave the same bits.
 _LEAST_ROWS = 16
@@ -127,7 +130,7 @@ class Plan:
         block_rows: vectors after which a block ends.
         tile_rows: vectors of a tile of passages.
         least_rows: rows of the smallest product.
-        product_numbers: numbers of the largest product.
+        product_numbers: numbers of scratch for products.
         fused_rows: vectors of a tile for the fused kernel.
         fused_items: passages of it.
         piece: query vectors that the kernel gets at once, a power of two; 0: there is no kernel to use.
@@ -151,14 +154,16 @@ class Plan:
         widest = max((stack.width for stack in stacks), default=_LEAST_ROWS)
         most = max((len(stack.queries) for stack in stacks), default=1)
         longest = max((stack.longest for stack in stacks), default=0)
-        tile_rows = max(_LEAST_ROWS, min(_at(_PRODUCT_NUMBERS, kind), memory // 8 // 4) // widest)
+        # On a CPU there is room for two products, or one of four times the rows in bfloat16 (`m2kr.search.bounded`).
+        products = 2 if kind == "cpu" else 1
+        tile_rows = max(_LEAST_ROWS, min(_at(_PRODUCT_NUMBERS, kind), memory // 8 // 4 // products) // widest)
         fused = longest > 0 and fused_kernel(device, as_tensor(queries.vectors).dtype, dim) is not None
         piece = piece_length(longest) if fused else 0
         pieces = max((len(stack.queries) * -(-stack.longest // piece) for stack in stacks), default=1) if piece else 1
         return cls(
             dim=dim,
-            # Three copies at most: as read, put together, and, of those of a block, sorted and in float32.
-            chunk_vectors=max(1, memory // 2 // (12 * dim + 8)),
+            # Four copies at most: as read, put together, and, of those of a block, sorted in float32, and rounded.
+            chunk_vectors=max(1, 3 * memory // 8 // (16 * dim + 8)),
             # A passage has a score and a key for each query of a stack, in a few copies while the best are picked.
             chunk_items=max(1, memory // 4 // (40 * most)),
             # In float32 a block takes at most an eighth.
@@ -166,7 +171,7 @@ class Plan:
             tile_rows=tile_rows,
             # GPU libraries choose among many kernels by the shape, so there every product gets the same shape.
             least_rows=_LEAST_ROWS if kind == "cpu" else tile_rows,
-            product_numbers=0 if piece else tile_rows * widest,
+            product_numbers=0 if piece else products * tile_rows * widest,
             fused_rows=max(1, TILE_BYTES // (2 * max(dim, 1))),
             fused_items=max(1, memory // 8 // (4 * pieces)),
             piece=piece,
@@ -210,24 +215,14 @@ class Block:
         fused = bool(plan.piece) and every.dtype == as_tensor(queries.vectors).dtype
         every = every.to(device)  # as they are: a GPU sorts and widens them faster than they come
         size, most = (plan.fused_rows, plan.fused_items) if fused else (plan.tile_rows, plan.tile_rows)
-        lengths = chunk.lengths
-        order = np.argsort(-lengths, kind="stable")
-        filled = int(np.count_nonzero(lengths))
+        order = np.argsort(-chunk.lengths, kind="stable")
+        filled = int(np.count_nonzero(chunk.lengths))
+        starts, lengths = chunk.offsets[order], chunk.lengths[order]
         start = 0
         while start < filled:
-            source: list[npt.NDArray[np.int64]] = []
-            tiles: list[tuple[int, int, int]] = []
-            begin, row = start, 0
-            while start < filled and row < plan.block_rows:
-                longest = int(lengths[order[start]])
-                members = order[start : min(filled, start + max(1, min(size // longest, most)))]
-                # Past its end a passage repeats its last vector.
-                inside = np.minimum(np.arange(longest), lengths[members][:, None] - 1)
-                source.append((chunk.offsets[members][:, None] + inside).reshape(-1))
-                tiles.append((row, len(members), longest))
-                start += len(members)
-                row += len(members) * longest
-            where = np.concatenate(source)
+            where, tiles = _tiles(starts[start:filled], lengths[start:filled], size, most, plan.block_rows)
+            begin, row = start, len(where)
+            start += sum(members for _, members, _ in tiles)
             if np.array_equal(where, np.arange(where[0], where[0] + row)):
                 vectors = every[where[0] : where[0] + row]
             else:
@@ -242,3 +237,58 @@ class Block:
             del vectors  # or the next block would be made beside it
         if filled < len(order):
             yield cls(every[:0], torch.from_numpy(first + order[filled:]).to(device), [], fused)
+
+    @property
+    def used(self) -> int:
+        """Vectors of all tiles."""
+        return sum(members * length for _, members, length in self.tiles)
+
+    @cached_property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Vectors of each passage with its padding, shape (passages,); none is longer than one before it."""
+        return np.repeat([length for _, _, length in self.tiles], [members for _, members, _ in self.tiles])
+
+    @cached_property
+    def starts(self) -> npt.NDArray[np.int64]:
+        """The first vector of each passage, shape (passages,)."""
+        return np.concatenate([row + length * np.arange(members) for row, members, length in self.tiles])
+
+    def some(self, passages: npt.NDArray[np.int64], size: int, most: int) -> Iterator[Block]:
+        """Yield some of the passages, given in order, as blocks that end after ``most`` vectors.
+
+        Tiles are of ``size`` vectors, or of one passage.
+        """
+        import torch
+
+        starts, lengths = self.starts[passages], self.lengths[passages]
+        done = 0
+        while done < len(passages):
+            source, tiles = _tiles(starts[done:], lengths[done:], size, size, most)
+            vectors = self.vectors.index_select(0, torch.from_numpy(source))
+            if len(vectors) < _LEAST_ROWS:
+                vectors = torch.cat([vectors, vectors.new_zeros(_LEAST_ROWS - len(vectors), vectors.shape[1])])
+            members = sum(count for _, count, _ in tiles)
+            yield Block(vectors, self.rows[torch.from_numpy(passages[done : done + members])], tiles, self.fused)
+            done += members
+
+
+def _tiles(
+    starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], size: int, items: int, most: int
+) -> tuple[npt.NDArray[np.int64], list[tuple[int, int, int]]]:
+    """Cut passages into tiles, until these have ``most`` vectors; return where their vectors lie, and `Block.tiles`.
+
+    Lengths do not increase. A tile has as many passages as fit into ``size`` vectors, one at least and ``items`` at
+    most. Past its end a passage repeats its last vector.
+    """
+    source: list[npt.NDArray[np.int64]] = []
+    tiles: list[tuple[int, int, int]] = []
+    done = row = 0
+    while done < len(starts) and row < most:
+        longest = int(lengths[done])
+        members = slice(done, done + max(1, min(size // longest, items)))
+        inside = starts[members, None] + np.minimum(np.arange(longest), lengths[members, None] - 1)
+        source.append(inside.reshape(-1))
+        tiles.append((row, *inside.shape))
+        done += len(inside)
+        row += inside.size
+    return np.concatenate(source), tiles

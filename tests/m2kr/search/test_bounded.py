@@ -1,0 +1,268 @@
+"""`m2kr.search.bounded`: the same results as without it, to the bit, from fewer products."""
+
+from __future__ import annotations
+
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from m2kr.errors import M2KRError
+from m2kr.search import bounded as module
+from m2kr.search.bounded import Bounded, Rounded, Searched
+from m2kr.search.exact import search
+from m2kr.search.maxsim import product_scores
+from m2kr.search.ragged import Ragged
+from m2kr.search.store import EmbeddingStore
+from m2kr.search.tiles import Block, Plan, stacks_of
+from tests.m2kr.search.items import Ranking, assert_exactly, random_items, whole_numbers
+
+VALUES = ("unit", "near", "equal", "zeros", "large", "small", "mixed", "dominant", "negative", "too large")
+
+
+def adversarial(rng: np.random.Generator, lengths: list[int], dim: int, values: str) -> list[np.ndarray]:
+    """Items whose scores are hard to tell apart, or hard to bound."""
+    items = random_items(rng, lengths, dim)
+    if values == "near":  # ties within the bound
+        seed = np.random.default_rng(0).standard_normal(dim)
+        items = [(seed + 2e-3 * item).astype(np.float32) for item in items]
+    elif values == "equal":
+        items = [items[0][:1].repeat(len(item), 0) if len(items[0]) else item for item in items]
+    elif values == "negative":
+        items = [abs(item) for item in items]
+    elif values == "dominant":
+        for item in items:
+            item[:, rng.integers(dim)] *= 1e4
+    for number, item in enumerate(items):
+        if values not in ("near", "equal"):
+            item /= np.linalg.norm(item, axis=1, keepdims=True)
+        if values == "zeros":
+            item[rng.random(item.shape) < 0.7] = 0
+        elif values == "mixed":
+            item *= 10.0 ** rng.uniform(-22, 17, (len(item), 1))
+        scale = {"large": 1e17, "small": 1e-20, "too large": 1e19}.get(values, 1.0)
+        items[number] = (item * np.float32(scale)).astype(np.float32)
+    return items
+
+
+def outcome(*arguments: Any, **named: Any) -> Ranking | str:
+    try:
+        return search(*arguments, **named)
+    except M2KRError as error:
+        return str(error)
+
+
+def assert_same(found: Ranking | str, wanted: Ranking | str) -> None:
+    if isinstance(wanted, str) or isinstance(found, str):
+        assert found == wanted
+        return
+    np.testing.assert_array_equal(found[1], wanted[1])
+    np.testing.assert_array_equal(found[0].view(np.int32), wanted[0].view(np.int32))  # to the bit
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    values=st.sampled_from(VALUES),
+    query_lengths=st.lists(st.integers(0, 40), min_size=1, max_size=6),
+    passage_lengths=st.lists(st.integers(0, 30), min_size=1, max_size=120),
+    dim=st.sampled_from([8, 9, 16, 31, 64, 100, 128, 384, 768, 1024]),
+    k=st.integers(1, 130),
+    memory=st.sampled_from([60_000, 1_000_000, 1 << 30]),
+    dtype=st.sampled_from(["float32", "float16", "bfloat16"]),
+    single=st.booleans(),
+)
+def test_the_result_is_that_of_the_plain_way_to_the_bit(
+    seed: int,
+    values: str,
+    query_lengths: list[int],
+    passage_lengths: list[int],
+    dim: int,
+    k: int,
+    memory: int,
+    dtype: Any,
+    single: bool,
+) -> None:
+    rng = np.random.default_rng(seed)
+    if single:
+        query_lengths, passage_lengths = [1] * len(query_lengths), [1] * len(passage_lengths)
+    queries = adversarial(rng, query_lengths, dim, values)
+    passages = adversarial(rng, passage_lengths, dim, values)
+    if values == "negative":
+        passages = [-item for item in passages]
+    copies = rng.integers(0, len(passages), len(passages) // 4)
+    passages += [passages[copy] for copy in copies]  # equal scores
+    if dtype == "float16":
+        passages = [np.clip(item, -60000, 60000) for item in passages]
+    with TemporaryDirectory() as folder:
+        store = EmbeddingStore(folder, "key", kind="single" if single else "multi", dtype=dtype)
+        store.append(np.concatenate(passages) if single else passages)
+        asked = np.concatenate(queries) if single else queries
+        wanted = outcome(asked, store, k, memory=memory, way="plain")
+        assert_same(outcome(asked, store, k, memory=memory, way="bounded"), wanted)
+        assert_same(outcome(asked, store, k, memory=memory), wanted)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    query_lengths=st.lists(st.integers(0, 9), min_size=1, max_size=6),
+    passage_lengths=st.lists(st.integers(0, 12), min_size=1, max_size=40),
+    dim=st.sampled_from([8, 64, 300]),
+    k=st.integers(1, 40),
+)
+def test_the_result_is_that_of_the_double_loop(
+    seed: int, query_lengths: list[int], passage_lengths: list[int], dim: int, k: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    queries, passages = whole_numbers(rng, query_lengths, dim), whole_numbers(rng, passage_lengths, dim)
+    assert_exactly(search(queries, passages, k, way="bounded"), queries, passages, k)
+
+
+def bounds_of(queries: list[np.ndarray], passages: list[np.ndarray]) -> tuple[torch.Tensor, ...]:
+    """Scores in float32, lower and upper bounds of them, each of shape (queries, passages)."""
+    asked = Ragged.from_list(queries)
+    stacks = stacks_of(asked, 1 << 30, "cpu")
+    plan = Plan.within(1 << 30, stacks, asked, "cpu")
+    (block,) = Block.cut(Ragged.from_list(passages), 0, plan, asked, "cpu")
+    searched = Searched(asked, stacks, plan, 1, device="cpu")
+    (stack,) = stacks
+    vectors = stack.vectors(asked, "cpu")
+    bounds = searched.bounds(stack, vectors, Bounded.of(block))
+    assert bounds is not None
+    return product_scores(stack, vectors, block, torch.empty(plan.product_numbers), plan).T, *bounds
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    values=st.sampled_from([values for values in VALUES if values != "too large"]),
+    dim=st.sampled_from([8, 17, 64, 128, 1024]),
+)
+def test_scores_are_within_their_bounds(seed: int, values: str, dim: int) -> None:
+    rng = np.random.default_rng(seed)
+    scores, lower, upper = bounds_of(
+        adversarial(rng, [5, 40, 1], dim, values), adversarial(rng, list(rng.integers(1, 30, 60)), dim, values)
+    )
+    assert (lower <= scores).all()
+    assert (scores <= upper).all()
+
+
+def test_bounds_are_narrow_enough_to_be_of_use() -> None:
+    """A vector rounded to bfloat16 is off by some 0.17 percent, a product that is below 1/2 by 1/1024."""
+    rng = np.random.default_rng(0)
+    queries, passages = (adversarial(rng, [30] * 4, 128, "unit") for _ in range(2))
+    scores, lower, upper = bounds_of(queries, passages)
+    assert (upper - lower).max() / 2 < 30 * (2 * 0.0018 + 1 / 1024)
+    assert ((upper - scores) / (upper - lower) < 0.9).all()
+
+
+def test_a_vector_and_what_rounding_takes_from_it() -> None:
+    vectors = torch.randn((300, 48), generator=torch.Generator().manual_seed(0))
+    vectors[7] = 0
+    rounded = Rounded.of(vectors)
+    assert torch.equal(rounded.vectors.bfloat16().float(), rounded.vectors)
+    exactly = vectors.double(), rounded.vectors.double()
+    lost = (exactly[0] - exactly[1]).norm(dim=1)
+    assert (rounded.lost >= lost).all()
+    assert (rounded.lost <= lost * 1.0001 + 1e-17).all()
+    assert (rounded.lengths >= torch.maximum(exactly[0].norm(dim=1), exactly[1].norm(dim=1))).all()
+    assert (rounded.lengths <= exactly[0].norm(dim=1) * 1.004 + 1e-17).all()
+
+
+def test_few_passages_are_scored_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(1)
+    queries, passages = random_items(rng, [20] * 5, 64), random_items(rng, list(rng.integers(5, 30, 400)), 64)
+    scored: list[int] = []
+
+    def again(self: Any, stack: Any, vectors: Any, query: int, block: Any, chosen: Any) -> Any:
+        scored.append(len(chosen))
+        return before(self, stack, vectors, query, block, chosen)
+
+    before = Searched._again
+    monkeypatch.setattr(Searched, "_again", again)
+    monkeypatch.setattr(module, "scores_of", None)  # nothing else is to score
+    search(queries, passages, 10, way="bounded")
+    assert 5 * 10 <= sum(scored) < 5 * 400 / 5
+
+
+def test_a_product_that_rounds_more_than_once_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert module.rounds_once(64, 48, 32)
+    module.rounds_once.cache_clear()
+    before = torch.mm
+
+    def twice(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        return before(left[:, :24], right[:24]) + before(left[:, 24:], right[24:])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "mm", twice)
+        assert not module.rounds_once(64, 48, 32)
+        module.rounds_once.cache_clear()
+    rng = np.random.default_rng(3)
+    queries, passages = (random_items(rng, [6] * 20, 48) for _ in range(2))
+    wanted = search(queries, passages, 5, way="plain")
+    monkeypatch.setattr(module, "rounds_once", lambda *shape: False)
+    monkeypatch.setattr(Searched, "_again", None)  # nothing is left to it
+    assert_same(search(queries, passages, 5, way="bounded"), wanted)
+
+
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let both ways be measured however little there is to do."""
+    monkeypatch.setattr(module, "_FEWEST_PASSAGES", 1)
+    monkeypatch.setattr(module, "_LEAST_WORK", 0)
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("memory", [200_000, 1 << 30])
+@pytest.mark.parametrize("values", ["near", "unit", "too large"])
+def test_measuring_changes_no_result(values: str, memory: int) -> None:
+    rng = np.random.default_rng(2)
+    queries, passages = (adversarial(rng, list(rng.integers(0, 20, count)), 32, values) for count in (12, 300))
+    for k in (1, 30, 300):
+        wanted = outcome(queries, passages, k, memory=memory, way="plain")
+        assert_same(outcome(queries, passages, k, memory=memory), wanted)
+
+
+@pytest.mark.usefixtures("eager")
+def test_the_faster_way_is_taken_and_asked_for_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a clock that moves when a block is bounded, and with what was measured told in advance."""
+    told = iter([False, False, True, True])
+    slow = {9}  # blocks that take longer than the plain way would
+    taken: list[str] = []
+    now = 0.0
+
+    def measured(self: Searched, block: Block) -> bool:
+        taken.append("measured")
+        self._plain_seconds = 1 / (block.used * sum(stack.width for stack in self._stacks))
+        return next(told)
+
+    def add_bounded(self: Searched, stack: Any, best: Any, bounded: Bounded) -> None:
+        nonlocal now
+        now += 2.0 if int(bounded.block.rows[0]) in slow else 0.5
+        taken.append("bounded")
+        best.add(torch.zeros(1, 1), bounded.block.rows)
+
+    def plain(self: Searched, stack: Any, block: Block) -> torch.Tensor:
+        taken.append("plain")
+        return torch.zeros(1, 1)
+
+    monkeypatch.setattr(Searched, "_measured", measured)
+    monkeypatch.setattr(Searched, "_add_bounded", add_bounded)
+    monkeypatch.setattr(Searched, "_scores", plain)
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now))
+    search([np.ones((2, 16), np.float32)], iter([Ragged.from_list([np.ones((3, 16), np.float32)])] * 16), 3, memory=1)
+    assert " ".join(taken) == (
+        "measured plain plain measured plain plain plain measured bounded bounded bounded bounded bounded "
+        "plain plain plain plain measured bounded bounded"
+    )
+
+
+def test_a_way_that_is_none() -> None:
+    with pytest.raises(M2KRError, match="way must be 'measured', 'plain' or 'bounded', not 'fast'"):
+        search(np.ones((1, 4)), np.ones((2, 4)), 1, way="fast")  # type: ignore[arg-type]

@@ -156,6 +156,23 @@ def rounds_once(rows: int, dim: int, columns: int) -> bool:
     return bool(((product - exact).abs() <= half.abs() + added_up).all())
 
 
+@cache
+def is_quick(dim: int) -> bool:
+    """Whether a small product in bfloat16 is faster than one in float32, so that it is worth trying larger ones."""
+    import torch
+
+    fastest = []
+    for dtype in (torch.float32, torch.bfloat16):
+        left, right = torch.ones((256, dim), dtype=dtype), torch.ones((dim, 256), dtype=dtype)
+        seconds = []
+        for _ in range(3):
+            start = time.perf_counter()
+            torch.mm(left, right)
+            seconds.append(time.perf_counter() - start)
+        fastest.append(min(seconds))
+    return fastest[1] < fastest[0]
+
+
 def _further(values: Tensor) -> Tensor:
     """Return float32 in which bfloat16 numbers are exact further from zero by half a unit of their last place there."""
     import torch
@@ -360,6 +377,8 @@ class Searched:
         """Try both ways on some passages of a block, and tell whether leaving passages out will be faster."""
         import torch
 
+        if not is_quick(self._plan.dim):
+            return False
         stack, best = self._stacks[0], self.best[0]
         vectors = stack.vectors(self._queries, "cpu")
         every = np.arange(0, len(block.rows), _TRIED)

@@ -27,7 +27,7 @@ rounded to, each number to the nearest bfloat16; and
    for that.
 
 Norms whose product could leave the range of float32 are left to the plain way, which says so if a score does. So is
-everything where torch's product in bfloat16 is not what 2 and 3 say, which is tried (`rounds_once`).
+everything where torch's product in bfloat16 is not what 2 and 3 say: `m2kr.search.bfloat16.rounds_once` tries it.
 
 The choice. Both ways are tried on some passages of the first large block, and the search goes on in the faster one. It
 is asked anew whether leaving passages out pays: after a block in which it did not, and, as the bar rises with the
@@ -39,13 +39,13 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from m2kr.search.best import Best
+from m2kr.search.bfloat16 import Rounded, further_from_zero, is_quick, rounds_once
 from m2kr.search.device import kind_of
 from m2kr.search.maxsim import product_scores, scores_of
 from m2kr.search.ragged import Ragged
@@ -60,7 +60,6 @@ _MORE = 1 + 2.0**-18  # for the rounding of what the bound is computed with
 _TINY = 2.0**-120  # above everything that is lost where small numbers are taken for zero
 _LARGEST = 2.0**125  # of a bound of a score
 _SUMMED_AT_ONCE = 256  # passages
-_ROUNDED_AT_ONCE = 1 << 14  # vectors
 _AGAIN_ROWS = 2048  # vectors of a tile of passages that are scored again: of few passages, so that little is padded
 _AGAIN_AT_ONCE = 1 << 14  # vectors copied for that
 
@@ -74,39 +73,6 @@ _WARM = 4
 _FEWEST_PASSAGES = 512
 _LEAST_WORK = 1 << 30
 _GAIN = 0.9
-
-
-@dataclass(frozen=True)
-class Rounded:
-    """Vectors rounded to bfloat16, and how far that takes them.
-
-    Attributes:
-        vectors: shape (n, dim), bfloat16.
-        lengths: at least the length of each vector, rounded or not, shape (n,), float32.
-        lost: at least the length of the difference, shape (n,), float32.
-    """
-
-    vectors: Tensor
-    lengths: Tensor
-    lost: Tensor
-
-    @classmethod
-    def of(cls, vectors: Tensor) -> Rounded:
-        """Round vectors, shape (n, dim), float32."""
-        import torch
-
-        dim = vectors.shape[1]
-        rounded = torch.empty_like(vectors, dtype=torch.bfloat16)
-        lengths, lost = torch.empty((2, len(vectors)))
-        for start in range(0, len(vectors), _ROUNDED_AT_ONCE):
-            part = slice(start, start + _ROUNDED_AT_ONCE)
-            rounded[part] = vectors[part]
-            difference = vectors[part] - rounded[part]
-            torch.linalg.vector_norm(difference, dim=1, out=lost[part])
-            torch.linalg.vector_norm(vectors[part], dim=1, out=lengths[part])
-        for norms in (lengths, lost):
-            norms.mul_(1 + (dim + 4) * 2.0**-22).add_(dim**0.5 * 2.0**-62)
-        return cls(rounded, lengths.add_(lost), lost)
 
 
 @dataclass(frozen=True)
@@ -136,48 +102,6 @@ class Bounded:
             for norms in (rounded.lengths, rounded.lost)
         )
         return cls(block, rounded.vectors, longest, lost)
-
-
-@cache
-def rounds_once(rows: int, dim: int, columns: int) -> bool:
-    """Whether torch adds up a product in bfloat16 of this shape in float32 and rounds it to nearest, but once.
-
-    Tried on random numbers, in some of the rows.
-    """
-    import torch
-
-    generator = torch.Generator().manual_seed(0)
-    left, right = (torch.randn(shape, generator=generator).bfloat16() for shape in ((rows, dim), (dim, columns)))
-    some = slice(0, rows, max(1, rows // 16))
-    product = torch.mm(left, right)[some].float()
-    exact = left[some].double() @ right.double()
-    half = _further(product) - product
-    added_up = dim * 2.0**-22 * left[some].float().norm(dim=1, keepdim=True) * right.float().norm(dim=0)
-    return bool(((product - exact).abs() <= half.abs() + added_up).all())
-
-
-@cache
-def is_quick(dim: int) -> bool:
-    """Whether a small product in bfloat16 is faster than one in float32, so that it is worth trying larger ones."""
-    import torch
-
-    fastest = []
-    for dtype in (torch.float32, torch.bfloat16):
-        left, right = torch.ones((256, dim), dtype=dtype), torch.ones((dim, 256), dtype=dtype)
-        seconds = []
-        for _ in range(3):
-            start = time.perf_counter()
-            torch.mm(left, right)
-            seconds.append(time.perf_counter() - start)
-        fastest.append(min(seconds))
-    return fastest[1] < fastest[0]
-
-
-def _further(values: Tensor) -> Tensor:
-    """Return float32 in which bfloat16 numbers are exact further from zero by half a unit of their last place there."""
-    import torch
-
-    return (values.view(torch.int32) + 0x8000).view(torch.float32)
 
 
 class Searched:
@@ -323,7 +247,7 @@ class Searched:
         import torch
 
         values = bits.view(torch.bfloat16).to(torch.float32)
-        further = _further(values)
+        further = further_from_zero(values)
         if int(bits.min()) >= 0:
             upper = further.sum(2).T
             lower = 2 * values.sum(2).T - upper

@@ -5,9 +5,8 @@
 One pass over the passages, so they may stream from disk; memory is bounded whatever their number. A dot product is the
 MaxSim of one vector each, so there is one path. `m2kr.search.maxsim` says how it is made fast.
 
-How ties are kept. Score and row are packed into one int64, where "greater" means "a higher score, or the same score
-and a lower row". All keys differ, so any top-k of them is exact and stable, in whatever order passages come. For that,
-equal passages must score the same bits wherever they lie, which `m2kr.search.maxsim` sees to.
+Ties are kept by `m2kr.search.best`. For that, equal passages must score the same bits wherever they lie, which
+`m2kr.search.maxsim` sees to. `m2kr.search.bounded` leaves out passages that cannot be among the best.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from m2kr.errors import M2KRError
 from m2kr.search import bounded as module
-from m2kr.search.bounded import Bounded, Rounded, Searched
+from m2kr.search.bounded import Bounded, Searched
 from m2kr.search.exact import search
 from m2kr.search.maxsim import product_scores
 from m2kr.search.ragged import Ragged
@@ -162,19 +162,6 @@ def test_bounds_are_narrow_enough_to_be_of_use() -> None:
     assert ((upper - scores) / (upper - lower) < 0.9).all()
 
 
-def test_a_vector_and_what_rounding_takes_from_it() -> None:
-    vectors = torch.randn((300, 48), generator=torch.Generator().manual_seed(0))
-    vectors[7] = 0
-    rounded = Rounded.of(vectors)
-    assert torch.equal(rounded.vectors.bfloat16().float(), rounded.vectors)
-    exactly = vectors.double(), rounded.vectors.double()
-    lost = (exactly[0] - exactly[1]).norm(dim=1)
-    assert (rounded.lost >= lost).all()
-    assert (rounded.lost <= lost * 1.0001 + 1e-17).all()
-    assert (rounded.lengths >= torch.maximum(exactly[0].norm(dim=1), exactly[1].norm(dim=1))).all()
-    assert (rounded.lengths <= exactly[0].norm(dim=1) * 1.004 + 1e-17).all()
-
-
 def test_few_passages_are_scored_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(1)
     queries, passages = random_items(rng, [20] * 5, 64), random_items(rng, list(rng.integers(5, 30, 400)), 64)
@@ -191,18 +178,7 @@ def test_few_passages_are_scored_in_float32(monkeypatch: pytest.MonkeyPatch) -> 
     assert 5 * 10 <= sum(scored) < 5 * 400 / 5
 
 
-def test_a_product_that_rounds_more_than_once_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert module.rounds_once(64, 48, 32)
-    module.rounds_once.cache_clear()
-    before = torch.mm
-
-    def twice(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-        return before(left[:, :24], right[:24]) + before(left[:, 24:], right[24:])
-
-    with monkeypatch.context() as patch:
-        patch.setattr(torch, "mm", twice)
-        assert not module.rounds_once(64, 48, 32)
-        module.rounds_once.cache_clear()
+def test_without_a_product_that_rounds_once_the_plain_way_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(3)
     queries, passages = (random_items(rng, [6] * 20, 48) for _ in range(2))
     wanted = search(queries, passages, 5, way="plain")

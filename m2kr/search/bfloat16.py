@@ -1,0 +1,88 @@
+"""Vectors and products in bfloat16: what rounding takes from them, and what this machine's product of them is worth."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_ROUNDED_AT_ONCE = 1 << 14  # vectors
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """Vectors rounded to bfloat16, and how far that takes them.
+
+    Attributes:
+        vectors: shape (n, dim), bfloat16.
+        lengths: at least the length of each vector, rounded or not, shape (n,), float32.
+        lost: at least the length of the difference, shape (n,), float32.
+    """
+
+    vectors: Tensor
+    lengths: Tensor
+    lost: Tensor
+
+    @classmethod
+    def of(cls, vectors: Tensor) -> Rounded:
+        """Round vectors, shape (n, dim), float32."""
+        import torch
+
+        dim = vectors.shape[1]
+        rounded = torch.empty_like(vectors, dtype=torch.bfloat16)
+        lengths, lost = torch.empty((2, len(vectors)))
+        for start in range(0, len(vectors), _ROUNDED_AT_ONCE):
+            part = slice(start, start + _ROUNDED_AT_ONCE)
+            rounded[part] = vectors[part]
+            difference = vectors[part] - rounded[part]
+            torch.linalg.vector_norm(difference, dim=1, out=lost[part])
+            torch.linalg.vector_norm(vectors[part], dim=1, out=lengths[part])
+        for norms in (lengths, lost):
+            norms.mul_(1 + (dim + 4) * 2.0**-22).add_(dim**0.5 * 2.0**-62)
+        return cls(rounded, lengths.add_(lost), lost)
+
+
+@cache
+def rounds_once(rows: int, dim: int, columns: int) -> bool:
+    """Whether torch adds up a product in bfloat16 of this shape in float32 and rounds it to nearest, but once.
+
+    Tried on random numbers, in some of the rows.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    left, right = (torch.randn(shape, generator=generator).bfloat16() for shape in ((rows, dim), (dim, columns)))
+    some = slice(0, rows, max(1, rows // 16))
+    product = torch.mm(left, right)[some].float()
+    exact = left[some].double() @ right.double()
+    half = further_from_zero(product) - product
+    added_up = dim * 2.0**-22 * left[some].float().norm(dim=1, keepdim=True) * right.float().norm(dim=0)
+    return bool(((product - exact).abs() <= half.abs() + added_up).all())
+
+
+@cache
+def is_quick(dim: int) -> bool:
+    """Whether a small product in bfloat16 is faster than one in float32, so that it is worth trying larger ones."""
+    import torch
+
+    fastest = []
+    for dtype in (torch.float32, torch.bfloat16):
+        left, right = torch.ones((256, dim), dtype=dtype), torch.ones((dim, 256), dtype=dtype)
+        seconds = []
+        for _ in range(3):
+            start = time.perf_counter()
+            torch.mm(left, right)
+            seconds.append(time.perf_counter() - start)
+        fastest.append(min(seconds))
+    return fastest[1] < fastest[0]
+
+
+def further_from_zero(values: Tensor) -> Tensor:
+    """Return float32 in which bfloat16 numbers are exact further from zero by half a unit of their last place there."""
+    import torch
+
+    return (values.view(torch.int32) + 0x8000).view(torch.float32)

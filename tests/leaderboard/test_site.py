@@ -339,6 +339,7 @@ def test_fifty_compared_models_are_light():
     assert len(text) < 300_000
 
 
+@pytest.mark.usefixtures("drawn_once")  # that equal figures give equal drawings, test_plots looks at
 def test_equal_results_give_equal_sites(make, site, tmp_path):
     make()
     folder = site()

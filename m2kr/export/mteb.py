@@ -134,8 +134,8 @@ def mteb_task(folder: str | Path, task: str | Task, *, ignore_images: bool = Fal
             )
         if unpictured and not isinstance(model, _SearchModel):
             raise M2KRError(
-                f"{unpictured:,} passages of {metadata.name} have no picture and the others have, which mteb's models do "
-                "not encode together. Pass the model as m2kr.export.search_model, or export with "
+                f"{unpictured:,} passages of {metadata.name} have no picture and the others have, which mteb's models "
+                "do not encode together. Pass the model as m2kr.export.search_model, or export with "
                 "--ignore-passage-images."
             )
         return retrieval.evaluate(self, model, *arguments, **options)

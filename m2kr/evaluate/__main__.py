@@ -89,7 +89,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from_hub = (loaded(task) for task in tasks if task.key in asked_with and asked_with[task.key].on_hub)
     finished = () if options.rerun else {path.stem for path in out.glob("*.json")}
     plan_fetching((data for data in from_hub if result_name(data) not in finished), quiet=options.quiet)
-    results = [evaluate_task(retriever, ready.pop(task.key, None) or loaded(task), out, options) for task in tasks]
+    results = [
+        evaluate_task(retriever, ready.pop(task.key) if task.key in ready else loaded(task), out, options)
+        for task in tasks
+    ]
     print(table(results))
     return 0
 

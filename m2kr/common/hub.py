@@ -295,6 +295,7 @@ def _chunks(file: HubFile, start: int, stop: int) -> Iterator[bytes]:
     while at < stop:
         try:
             with _opened(file, at, stop) as response:
+                # Not in chunks of a size: up to one of what had arrived is lost where a connection is cut.
                 for chunk in response.iter_raw():
                     if at + len(chunk) > stop:
                         raise _changed(file, "it sends more than was asked for")

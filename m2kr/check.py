@@ -8,25 +8,21 @@ size. A folder without a manifest, such as the published benchmark, is checked t
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from m2kr import __version__
 from m2kr.common.cli import MOST_WORKERS, option, parse
 from m2kr.common.options import HERE, ImagesOption, QuietOption, TasksOption
 from m2kr.common.progress import progress, say
 from m2kr.errors import M2KRError, first_line, run_command
+from m2kr.formats.report import Report, table
 from m2kr.tasks import TASKS, Task, parse_tasks
 
 if TYPE_CHECKING:
     from m2kr.formats.shards import Shard
     from m2kr.images.roots import ImageRoots
-
-LISTED = 10_000
-"""Problems of one kind that are listed for a task; all are counted. A wrong root makes one of every image."""
 
 _SHOWN = 10
 _EXAMPLES = """examples:
@@ -37,82 +33,6 @@ _EXAMPLES = """examples:
 
 exit code: 0 nothing found, 1 problems found, 2 the check could not be done
 """
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something that is wrong.
-
-    Attributes:
-        task: key of the task; empty for a file that belongs to none.
-        kind: "file", "hash", "columns", "rules", or what is wrong with an image ("missing image" and so on).
-        where: file, or config and split, below the folder that was checked.
-        says: what is wrong.
-        ids: ids of the queries, or of the passages, that name the image.
-        img_path: the image.
-    """
-
-    task: str
-    kind: str
-    where: str
-    says: str
-    ids: tuple[str, ...] = ()
-    img_path: str | None = None
-
-    def line(self) -> str:
-        """Return the problem as one line. Text from data is shown as Python spells it: it may hold anything."""
-        image = f", image {self.img_path!r}" if self.img_path is not None else ""
-        ids = ""
-        if self.ids:
-            named = "passage" if self.where.partition("/")[0].endswith("_passages") else "question"
-            ids = f", {named} {self.ids[0]!r}" + (f" and {len(self.ids) - 1:,} more" if self.ids[1:] else "")
-        says = "".join(c if c.isprintable() else repr(c)[1:-1] for c in self.says)
-        return f"{self.kind}: {self.where}{image}{ids}: {says}"
-
-
-@dataclass
-class Report:
-    """What a check found.
-
-    Attributes:
-        hashes_checked: whether there was a manifest to check against.
-        images_checked: whether images were looked at.
-        tasks: task -> counts: ``files``, ``rows``, ``images``, and ``scaled_images`` (of more than 8 bits a channel).
-        problems: up to `LISTED` of each kind for each task.
-        counts: task -> kind -> number of problems, all of them.
-    """
-
-    hashes_checked: bool = False
-    images_checked: bool = False
-    tasks: dict[str, dict[str, int]] = field(default_factory=dict)
-    problems: list[Problem] = field(default_factory=list)
-    counts: dict[str, Counter[str]] = field(default_factory=dict)
-
-    @property
-    def clean(self) -> bool:
-        """Whether nothing is wrong."""
-        return not self.problems
-
-    def add(self, task: str, kind: str, where: str, says: str, **image: Any) -> None:
-        """Count a problem, and list it unless there are too many like it."""
-        counter = self.counts.setdefault(task, Counter())
-        counter[kind] += 1
-        if counter[kind] <= LISTED:
-            self.problems.append(Problem(task, kind, where, says, **image))
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the report as it is written."""
-        return {
-            "format": 1,
-            "m2kr": __version__,
-            "clean": self.clean,
-            "hashes_checked": self.hashes_checked,
-            "images_checked": self.images_checked,
-            "tasks": self.tasks,
-            "counts": {task: dict(sorted(counter.items())) for task, counter in self.counts.items()},
-            "listed_at_most": LISTED,
-            "problems": [{**asdict(problem), "ids": list(problem.ids)} for problem in self.problems],
-        }
 
 
 def check(
@@ -327,19 +247,6 @@ def _check_images(
         where = f"{task.passages_config if of_passages else task.data_config}/{split}"
         ids = tuple(name for named_by, name in questions[path] if named_by.endswith("_passages") == of_passages)
         report.add(task.key, f"{fault} image", where, says, ids=ids, img_path=path)
-
-
-def table(report: Report) -> str:
-    """Return the counts as a table in plain text."""
-    from m2kr.common.text_table import aligned
-
-    rows = [["task", "files", "rows", "images", "problems"]]
-    for task in dict.fromkeys([*report.tasks, *report.counts]):
-        counts = report.counts.get(task, Counter())
-        cells = [f"{report.tasks.get(task, {}).get(name, 0):,}" for name in ("files", "rows", "images")]
-        detail = ", ".join(f"{count:,} {kind}" for kind, count in sorted(counts.items()))
-        rows.append([task or "(folder)", *cells, f"{counts.total():,}" + (f" ({detail})" if detail else "")])
-    return "\n".join(aligned(rows, 1))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,14 +25,13 @@ from m2kr.evaluate.batch_effect import effect_of_batches
 from m2kr.evaluate.encode import Encoder
 from m2kr.evaluate.options import BATCH_SIZE, TaskOptions
 from m2kr.evaluate.passages import PassagePictures, passage_images
+from m2kr.evaluate.pictures import check_same_pictures, told_pictures
 from m2kr.evaluate.quantisation import effect_of_8_bits
 from m2kr.images.query_pictures import (
     BadPictures,
     bad_picture_facts,
     black_for_bad,
-    check_still_bad,
     picture_sizes,
-    with_black,
 )
 from m2kr.metrics import score
 from m2kr.results.record import (
@@ -196,7 +195,7 @@ class _Evaluation:
                 workers=options.workers or 0,
                 quiet=options.quiet,
             )
-        self.pictures = _told_pictures(data, sizes, self.passage_pictures)
+        self.pictures = told_pictures(data, sizes, self.passage_pictures)
         return sizes
 
     def result(self) -> Result:
@@ -214,34 +213,15 @@ class _Evaluation:
         return finished
 
     def _check_pictures(self, made: Mapping[str, Any], path: Path) -> None:
-        """Check that the pictures are those that finished work was made with, as far as their sizes tell.
-
-        Args:
-            made: what its file says.
-            path: the file, for messages.
-
-        Raises:
-            M2KRError: they are not. Where they are not there, nothing is said: the result stands.
-        """
-        data, made_with, without = self.data, made.get("pictures"), made.get("bad_images")
-        if made_with is None or data.images is None or (without and "files" not in without):
-            return
-        bad = without["files"] if without else {}
-        sizes = found = None
-        try:
-            if data.task.reads_images and not self.ignored:
-                sizes = picture_sizes(with_black(data.images, bad), data.task.key, data.queries)
-            if self.passage_images == "read":
-                found = PassagePictures.found(data, self.passages, bad_images=self.options.bad_images, bad=bad)
-        except M2KRError:
-            return
-        check_still_bad(data.images, without, path)
-        now = _told_pictures(data, sizes, found)
-        if now != made_with:
-            raise M2KRError(
-                f"{path} was made with other pictures than those in {data.images} (paths or sizes differ). "
-                "Pass --rerun to evaluate with these, or choose another --out."
-            )
+        """Check that the pictures are those that finished work was made with; see `check_same_pictures`."""
+        check_same_pictures(
+            self.data,
+            self.passages if self.passage_images == "read" else None,
+            made,
+            path,
+            asked_with=self.data.task.reads_images and not self.ignored,
+            bad_images=self.options.bad_images,
+        )
 
     def _picture_sizes(self) -> list[int]:
         data, options = self.data, self.options
@@ -417,11 +397,3 @@ class _Evaluation:
         if self.encoder and self.options.keep_embeddings:
             self.encoder.keep(self.work.folder)
         self.work.clear()
-
-
-def _told_pictures(data: TaskData, sizes: list[int] | None, passages: PassagePictures | None) -> str | None:
-    """Return what stands for the pictures that were read: a digest of their paths and sizes; None where none were."""
-    told: list[Any] = [] if sizes is None else [data.queries["img_path"].to_list(), sizes]
-    if passages is not None:
-        told += [passages.rows["img_path"].to_list(), passages.rows["size"].to_list()]
-    return digest(*told) if told else None

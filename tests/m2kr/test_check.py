@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from m2kr import check as module
 from m2kr.check import main
 from m2kr.errors import run_command
 from m2kr.evaluate.__main__ import main as evaluate
+from m2kr.formats import report as report_module
 from m2kr.formats.manifest import read_manifest
 from m2kr.images.decode import MAX_PIXELS
 from m2kr.images.roots import image_paths
@@ -271,7 +271,7 @@ def test_images_in_an_archive_are_checked_and_a_broken_archive_is_said(data, coc
 
 
 def test_a_long_list_is_cut_and_counted(data, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(module, "LISTED", 7)
+    monkeypatch.setattr(report_module, "LISTED", 7)
     (tmp_path / "empty").mkdir()
     code, report = run(data, "--images", tmp_path / "empty")
     assert code == 1

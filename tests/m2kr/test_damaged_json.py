@@ -11,7 +11,7 @@ from typing import Any
 from m2kr.build.inputs import task_inputs
 from m2kr.build.up_to_date import check_built_images, is_up_to_date
 from m2kr.cards import card
-from m2kr.check import check, table
+from m2kr.check import check
 from m2kr.common.files import write_json
 from m2kr.common.work import Note, claim
 from m2kr.errors import M2KRError
@@ -20,6 +20,7 @@ from m2kr.export.mteb_results import export_results
 from m2kr.formats.croissant import croissant
 from m2kr.formats.dataset_card import dataset_card
 from m2kr.formats.manifest import read_manifest
+from m2kr.formats.report import table
 from m2kr.images.roots import ImageRoots
 from m2kr.results.answer_record import read_answer_results, read_predictions
 from m2kr.results.record import read_results

@@ -7,12 +7,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from m2kr.common.cli import option, parse
-from m2kr.common.options import ImagesOption, QuietOption, SplitOption, TasksOption, TrustOption
+from m2kr.common.options import HERE, ImagesOption, QuietOption, SplitOption, TasksOption, TrustOption
 from m2kr.errors import M2KRError, run_command
 
 FORMS = ("trec", "beir", "mteb", "mteb-results", "challenge")
 
 _OF_RESULTS = ("mteb-results", "challenge")
+_RESULTS = "results"
 # Forms of results; the others are of a benchmark.
 
 _EXAMPLES = """examples:
@@ -36,9 +37,16 @@ class BenchmarkOptions(TasksOption, SplitOption, ImagesOption, TrustOption):
 class ExportOptions(BenchmarkOptions, QuietOption):
     """Options of ``python -m m2kr.export``."""
 
-    source: Path = option("folder of the benchmark; for mteb-results and challenge, of results", positional=True)
+    source: Path = option(
+        f"folder of the benchmark, default {HERE}; for mteb-results and challenge, of results, default {_RESULTS}",
+        positional=True,
+        found=lambda given: Path(_RESULTS if given.to in _OF_RESULTS else HERE),
+    )
     to: str = option("the form", choices=FORMS)
-    out: Path = option("new folder, or an export to the same form")
+    out: Path = option(
+        "new folder, or an export to the same form; default: export- and the form",
+        found=lambda given: Path(f"export-{given.to}"),
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

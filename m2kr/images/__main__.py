@@ -34,7 +34,7 @@ class ImagesOptions:
 class PackOptions(TasksOption, RerunOption, QuietOption):
     """Options of ``python -m m2kr.images pack``."""
 
-    data: Path = option("folder of the benchmark")
+    data: Path = option("folder of the benchmark", Path(HERE))
     images: tuple[str, ...] = option("folder, .zip, .tar or .tar.gz; or hub", metavar="[TASK=]ROOT")
     out: Path | None = option("another folder to write to; default DATA", None)
     allow_missing: bool = option("pack the images that are there", False)

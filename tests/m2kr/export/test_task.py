@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -132,3 +133,12 @@ def test_the_command_exports_what_is_there(awkward, tmp_path, capsys):
     ):
         assert run_command(main, [*arguments, "--to", "beir", "--out", str(tmp_path / "out")]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_without_folders_the_benchmark_here_is_exported_beside_it(built, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("m2kr-data").symlink_to(built)
+    assert main(["--to", "trec", "--tasks", "MSMARCO", "--quiet"]) == 0
+    assert Path("export-trec", "MSMARCO").is_dir()
+    with pytest.raises(M2KRError, match=r"\bresults\b"):  # which nobody has made here
+        main(["--to", "mteb-results", "--quiet"])

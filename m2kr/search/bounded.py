@@ -71,6 +71,7 @@ _MANY, _WIDE = 512, 256
 _TRIED = 32
 _WARM = 4
 _FEWEST_PASSAGES = 512
+_FOR_EACH = 40  # passages seen, for each that is to be found: of fewer, too many are left to be scored again
 _LEAST_WORK = 1 << 30
 _GAIN = 0.9
 
@@ -283,6 +284,8 @@ class Searched:
         # The first stack has the longest queries.
         work = block.used * self._plan.dim * (self._stacks[0].width if self._stacks and self._stacks[0].longest else 0)
         if len(block.rows) < _FEWEST_PASSAGES or not work or work < _LEAST_WORK:
+            return False
+        if self.best[0].seen + len(block.rows) < _FOR_EACH * self._k:
             return False
         if not self._faster:
             if self._wait:

@@ -192,6 +192,7 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let both ways be measured however little there is to do."""
     monkeypatch.setattr(module, "_FEWEST_PASSAGES", 1)
     monkeypatch.setattr(module, "_LEAST_WORK", 0)
+    monkeypatch.setattr(module, "_FOR_EACH", 0)
     monkeypatch.setattr(module, "is_quick", lambda dim: True)
 
 
@@ -243,3 +244,17 @@ def test_the_faster_way_is_taken_and_asked_for_anew(monkeypatch: pytest.MonkeyPa
 def test_a_way_that_is_none() -> None:
     with pytest.raises(M2KRError, match="way must be 'measured', 'plain' or 'bounded', not 'fast'"):
         search(np.ones((1, 4)), np.ones((2, 4)), 1, way="fast")  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize(("k", "tried"), [(7, True), (8, False)])
+def test_where_few_passages_are_there_for_each_that_is_to_be_found_nothing_is_measured(
+    monkeypatch: pytest.MonkeyPatch, k: int, tried: bool
+) -> None:
+    monkeypatch.setattr(module, "_FOR_EACH", 40)
+    measured: list[int] = []
+    monkeypatch.setattr(Searched, "_measured", lambda self, block: bool(measured.append(len(block.rows))))
+    rng = np.random.default_rng(4)
+    queries, passages = (adversarial(rng, [3] * count, 16, "unit") for count in (2, 300))
+    search(queries, passages, k)
+    assert bool(measured) is tried

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -43,10 +44,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep a cache of one's own, and neither wait for the disk, whose power does not fail here, nor search all imported
-    modules for garbage.
+    """Keep a cache of one's own, hear Ctrl-C, and neither wait for the disk, whose power does not fail here, nor search
+    all imported modules for garbage.
     """
     gc.freeze()
+    # What a shell starts in its background ignores Ctrl-C, and so would the commands whose end by it is tested.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("M2KR_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setattr(os, "fsync", lambda file: None)

@@ -64,3 +64,48 @@ def blip2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny-blip2"
     write_blip2(folder)
     return folder
+
+
+@pytest.fixture
+def register(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Put a model into mteb's registry, loaded by what is given, and return how it is named here."""
+    pytest.importorskip("mteb", reason="its registry is read; pip install mteb")
+    from mteb.models import ModelMeta
+    from mteb.models.model_implementations import MODEL_REGISTRY
+    from mteb.models.model_meta import ScoringFunction
+
+    def registered(loader: Any, **says: Any) -> str:
+        # Of this owner, mteb asks for no packages that the pictures of other models need.
+        name, similarity = says.pop("name", "mteb/baseline-tiny"), says.pop("similarity", "cosine")
+        meta = ModelMeta.create_empty(
+            overwrites={
+                "name": name,
+                "revision": "r1",
+                "loader": loader,
+                "similarity_fn_name": similarity and ScoringFunction(similarity),
+                "modalities": ["text"],
+                **says,
+            }
+        )
+        monkeypatch.setitem(MODEL_REGISTRY, name, meta)
+        return f"mteb:{name}"
+
+    return registered
+
+
+@pytest.fixture
+def pictured(register: Callable[..., str], folders: Callable[[str], Path]) -> Callable[[str], str]:
+    """Register mteb's own code for CLIP or SigLIP with a tiny folder."""
+    from mteb.models.model_implementations.clip_models import CLIPModel as MtebClip
+    from mteb.models.model_implementations.siglip_models import SiglipModelWrapper as MtebSiglip
+
+    def registered(kind: str, folder: Path | None = None) -> str:
+        code = {"clip": MtebClip, "siglip2": MtebSiglip}[kind]
+        where = str(folder or folders(kind))
+        return register(
+            lambda name, revision, **given: code(where, revision, **given),
+            name=f"mteb/baseline-tiny-{kind}",
+            modalities=["text", "image"],
+        )
+
+    return registered

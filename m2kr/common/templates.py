@@ -1,4 +1,4 @@
-"""Pages of Markdown made from the Jinja templates in ``m2kr/templates``."""
+"""Pages of Markdown made from Jinja templates: those in ``m2kr/templates``, or of another package."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).resolve().parents[1] / "templates"
 
 
-def render(template: str, header: dict[str, Any] | None = None, /, **facts: Any) -> str:
+def render(template: str, header: dict[str, Any] | None = None, /, *, folder: Path = FOLDER, **facts: Any) -> str:
     """Return a page; with a header, the YAML that the hub and ``load_dataset`` read stands in front of it.
 
     In a template, ``| n`` writes a number with its thousands set off, and ``| cell`` text so that it stays in one cell
-    of a table.
+    of a table. ``folder`` is that of the template.
     """
-    page = _environment().get_template(template).render(**facts)
+    page = _environment(folder).get_template(template).render(**facts)
     if header is None:
         return page
     import yaml
@@ -32,11 +32,11 @@ def cell(text: str) -> str:
 
 
 @cache
-def _environment() -> Environment:
+def _environment(folder: Path) -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined  # 0.05 s
 
     environment = Environment(
-        loader=FileSystemLoader(FOLDER),
+        loader=FileSystemLoader(folder),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

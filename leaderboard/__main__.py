@@ -13,12 +13,19 @@ from m2kr.common.options import ImagesOption, QuietOption
 from m2kr.common.progress import say
 from m2kr.errors import M2KRError, run_command
 
-COMMANDS = {"verify": "verify", "check": "submission", "readme": "readme", "pictures": "pictures"}
+COMMANDS = {
+    "reproduce": "reproduce",
+    "verify": "verify",
+    "check": "submission",
+    "readme": "readme",
+    "pictures": "pictures",
+}
 """Commands beside the building of the site, and their modules."""
 
 _EXAMPLES = """examples:
   python -m leaderboard --results results --out site
   python -m leaderboard --results results --out site --data m2kr-data --images raw
+  python -m leaderboard reproduce --model preflmr-vit-b --tasks IGLUE
   python -m leaderboard verify --model PreFLMR_ViT-L
   python -m leaderboard check results/my-model/OKVQA.json --data m2kr-data
   python -m leaderboard readme --check

@@ -177,8 +177,8 @@ ANSWERING = FigureFile(
 def read_published(file: FigureFile = RETRIEVAL) -> pd.DataFrame:
     """Return published figures, in the order of their file.
 
-    ``value`` is float64 in percent, ``ranked`` bool, ``parameters`` a nullable Int64, all other columns are strings.
-    Figures of answering have no such columns, and get ``block`` and ``ranked``.
+    ``value`` is float64 in percent, ``rounding`` half of its last digit, ``ranked`` bool, ``parameters`` a nullable
+    Int64, all other columns are strings. Figures of answering get ``block`` and ``ranked``, and have no ``parameters``.
 
     Raises:
         M2KRError: the file lacks a column, or a row has an unknown task, measure, block or status, no percentage, no
@@ -194,7 +194,9 @@ def read_published(file: FigureFile = RETRIEVAL) -> pd.DataFrame:
         if problem := _problem(file, row) or ("it stands twice" if again else None):
             figure = ", ".join(row[column] for column in file.identity)
             raise M2KRError(f"{file.path}, line {line} ({figure}): {problem}.")
-    frame = frame[list(file.columns)].astype({"value": float})
+    frame = frame[list(file.columns)].assign(
+        value=frame["value"].astype(float), rounding=0.5 * 0.1 ** frame["value"].str.partition(".")[2].str.len()
+    )
     if "block" not in frame:
         return frame.assign(block=ANSWER_BLOCK.key, ranked=False)
     parameters = pd.to_numeric(frame["parameters"].replace("", None)).astype("Int64")

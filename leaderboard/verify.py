@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from leaderboard.marks import labels
 from leaderboard.measures import short
@@ -17,13 +17,19 @@ from m2kr.common.text_table import aligned
 from m2kr.errors import M2KRError, did_you_mean
 from m2kr.tasks import TASKS
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 Verdict = Literal["OK", "near", "off", "not comparable"]
 
 OK_Z, NEAR_Z = 1.96, 3.29
 """Standard errors that chance exceeds once in 20 and once in 1,000 times."""
 
-_ROUNDING = 0.05
-# Points: published figures have one digit behind the point.
+_NOT_EXACT = {
+    "superseded": "its authors replaced the published figure",
+    "digitised": "the published figure was read off a plot",
+}
+# Statuses of figures that judge nothing.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,24 +48,48 @@ class Comparison:
 
     Attributes:
         task, metric: what is measured.
-        ours, published: the figures.
-        tolerance: points within which the verdict is OK.
-        verdict: see `agreement`.
+        queries: how many our figure is a mean of.
+        ours: our figure; None where the result has not this measure.
+        published: the other.
+        rounding: half of its last digit, in points.
+        ok, near: points within which the verdict is OK, and near; see `agreement`.
+        verdict: what they say.
         reason: why they are not comparable, or empty.
-        source: of the published figure.
+        source, place: of the published figure.
+        caveat: what a reader of it has to know.
     """
 
     task: str
     metric: str
-    ours: float
+    queries: int
+    ours: float | None
     published: float
-    tolerance: float
+    rounding: float
+    ok: float
+    near: float
     verdict: Verdict
     reason: str
     source: str
+    place: str
+    caveat: str
+
+    @property
+    def shown(self) -> tuple[str, str]:
+        """The published figure with the digits of its source, and ours with one more, or "-"."""
+        digits = round(-math.log10(2 * self.rounding))
+        return f"{self.published:.{digits}f}", "-" if self.ours is None else f"{self.ours:.{digits + 1}f}"
+
+    @property
+    def apart(self) -> str:
+        """The difference in words, in points and, to the nearest, in queries: "+0.3 (2 queries)"."""
+        if self.ours is None:
+            return "-"
+        apart = self.ours - self.published
+        count = round(abs(apart) * self.queries / 100)
+        return f"{apart:+.1f} ({count:,} {'query' if count == 1 else 'queries'})"
 
 
-def agreement(ours: float, published: float, queries: int) -> tuple[Verdict, float]:
+def agreement(ours: float, published: float, queries: int, rounding: float = 0.05) -> tuple[Verdict, float, float]:
     """Say whether a figure agrees with a published one, as far as sampling error allows.
 
     Were the queries drawn at random from many, a hit rate p over n of them would have the standard error
@@ -71,15 +101,16 @@ def agreement(ours: float, published: float, queries: int) -> tuple[Verdict, flo
         ours: percent.
         published: percent.
         queries: how many the figure is a mean of.
+        rounding: half of the last published digit, in points.
 
     Returns:
-        The verdict, and the points within which it is OK.
+        The verdict, and the points within which it is OK, and near.
     """
     share = published / 100
     error = 100 * math.sqrt(share * (1 - share) / queries)
-    ok, near = (z * error + _ROUNDING for z in (OK_Z, NEAR_Z))
-    apart = abs(ours - published)
-    return "OK" if apart <= ok else "near" if apart <= near else "off", ok
+    ok, near = (z * error + rounding for z in (OK_Z, NEAR_Z))
+    apart = abs(ours - published) - 1e-9  # of floats: at the edge is within it
+    return "OK" if apart <= ok else "near" if apart <= near else "off", ok, near
 
 
 def compare(records: Iterable[RunRecord], name: str, block: str = "official") -> list[Comparison]:
@@ -92,29 +123,64 @@ def compare(records: Iterable[RunRecord], name: str, block: str = "official") ->
     """
     published = read_published()
     published = published[(published["block"] == block) & (published["model"] == name)]
-    of_another = BLOCKS[block].benchmark if BLOCKS[block].benchmark != BENCHMARK else ""
     found = []
     for record in records:
         result = record.result
-        theirs = published[published["task"] == result["task"]]
-        reason = f"the published figures are of {of_another}" if of_another else labels(record.marked({}).marks)
-        expected = TASKS[result["task"]].published.get("test")
-        if not reason and (result["queries"], result["passages"]) != expected:
-            queries, passages = expected or (0, 0)
-            reason = (
-                f"{result['queries']:,} queries and {result['passages']:,} passages, where {queries:,} and "
-                f"{passages:,} are published"
+        sizes = (result["queries"], result["passages"])
+        reason = labels(record.marked({}).marks)
+        reason = incomparable(block) or reason or other_pool(result["task"], *sizes)
+        for row in published[published["task"] == result["task"]].to_dict("records"):
+            metric, value = str(row["metric"]), float(row["value"])
+            share = result["metrics"].get(metric)
+            ours = None if share is None else 100 * share
+            why = reason or useless(row)
+            if ours is None:
+                why = why or f"the result has no {metric}"
+            verdict, ok, near = agreement(ours or 0.0, value, result["queries"], row["rounding"])
+            found.append(
+                Comparison(
+                    task=result["task"],
+                    metric=metric,
+                    queries=result["queries"],
+                    ours=ours,
+                    published=value,
+                    rounding=row["rounding"],
+                    ok=ok,
+                    near=near,
+                    verdict="not comparable" if why else verdict,
+                    reason=why,
+                    source=row["source"],
+                    place=row["place"],
+                    caveat=row["caveat"],
+                )
             )
-        columns = (theirs[name] for name in ("metric", "value", "source", "status"))
-        for metric, value, source, status in zip(*columns, strict=True):
-            if metric not in result["metrics"]:
-                continue
-            ours = 100 * result["metrics"][metric]
-            verdict, tolerance = agreement(ours, value, result["queries"])
-            why = reason or ("its authors replaced the published figure" if status == "superseded" else "")
-            verdict = "not comparable" if why else verdict
-            found.append(Comparison(result["task"], metric, ours, value, tolerance, verdict, why, source))
     return found
+
+
+def incomparable(block: str) -> str:
+    """Return why no result compares with the figures of a block; nothing where some do."""
+    of = BLOCKS[block].benchmark
+    return "" if of == BENCHMARK else f"the published figures are of {of}"
+
+
+def useless(figure: Mapping[Any, Any]) -> str:
+    """Return why a published figure, a row of `read_published`, judges no result; nothing where it does."""
+    from m2kr.metrics import KS  # 0.6 s
+
+    kind, _, cutoff = figure["metric"].partition("@")
+    scored = kind == "Recall" or "answers" in TASKS[figure["task"]].query_columns
+    if int(cutoff) not in KS or not scored:
+        return f"no result has {figure['metric']}"
+    return _NOT_EXACT.get(figure["status"], "")
+
+
+def other_pool(task: str, queries: int, passages: int) -> str:
+    """Return how queries and passages of the test split differ in number from those of the published benchmark."""
+    expected = TASKS[task].published.get("test")
+    if (queries, passages) == expected:
+        return ""
+    published, searched = expected or (0, 0)
+    return f"{queries:,} queries and {passages:,} passages, where {published:,} and {searched:,} are published"
 
 
 def published_name(model: str, block: str = "official") -> str:
@@ -129,10 +195,16 @@ def published_name(model: str, block: str = "official") -> str:
     for name in names:
         if _plain(name) == plain:
             return name
+    others = [other for other in BLOCKS if other != block and plain in _plain_names(published, other)]
+    elsewhere = f" There are some of it in {', '.join(others)}: pass --block {others[0]}." if others else ""
     raise M2KRError(
-        f"no figures are published for {model!r} in the block {block}.{did_you_mean(model, names)} "
+        f"no figures are published for {model!r} in the block {block}.{elsewhere or did_you_mean(model, names)} "
         f"There are some for {', '.join(names)}; name one with --published."
     )
+
+
+def _plain_names(published: pd.DataFrame, block: str) -> set[str]:
+    return {_plain(str(name)) for name in published.loc[published["block"] == block, "model"]}
 
 
 def _plain(name: str) -> str:
@@ -154,6 +226,15 @@ def _ours(records: Sequence[RunRecord], model: str) -> list[RunRecord]:
     return found
 
 
+def told(found: Iterable[Comparison]) -> list[str]:
+    """Return the lines of a table of comparisons, for the terminal."""
+    rows = [("task", "measure", "published", "ours", "difference", "OK within", "verdict")]
+    for one in found:
+        published, ours = one.shown
+        rows.append((one.task, short(one.metric), published, ours, one.apart, f"{one.ok:.1f}", one.verdict))
+    return aligned(rows, left=2)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command: exit code 0 where all that can be compared is OK or near, 1 where not, 2 where nothing can."""
     options = parse(
@@ -169,12 +250,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = compare(records, name, options.block)
     if not found:
         raise M2KRError(f"no figure is published for {name} on the tasks of these results.")
-    rows = [("task", "measure", "ours", "published", "difference", "allowed", "verdict")]
-    for one in found:
-        difference = f"{one.ours - one.published:+.1f}"
-        numbers = (f"{one.ours:.1f}", f"{one.published:.1f}", difference, f"{one.tolerance:.1f}")
-        rows.append((one.task, short(one.metric), *numbers, one.verdict))
-    print("\n".join(aligned(rows, left=2)))
+    print("\n".join(told(found)))
     print(f"published figures of {name}: {'; '.join(dict.fromkeys(one.source for one in found))}")
     for task, reason in dict.fromkeys((one.task, one.reason) for one in found if one.reason):
         print(f"{task} is not comparable: {reason}")

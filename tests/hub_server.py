@@ -1,4 +1,4 @@
-"""A model hub on this machine, as far as huggingface_hub asks it for datasets: what is fetched is counted by byte.
+"""A model hub on this machine, as far as huggingface_hub asks it for datasets and models; bytes fetched are counted.
 
 It answers on two ports: the hub itself, and the store to which it sends whoever reads a large file, as the real one
 does. Large files are told from small ones by their names.
@@ -54,7 +54,7 @@ class HubServer:
     """The hub. It is started by ``with``; all of its attributes may be changed while it runs.
 
     Attributes:
-        sent: path of a file in its dataset -> bytes of it that were sent.
+        sent: path of a file in its repository -> bytes of it that were sent.
         asked: requests, as "GET /path", in order; of the store "GET store/path".
         cut: path -> bytes of the next answer after which the connection is cut, once.
         fail: path -> statuses of the next requests to the hub for it.
@@ -93,7 +93,10 @@ class HubServer:
         return f"http://127.0.0.1:{server.server_address[1]}"
 
     def publish(self, dataset: str, files: Mapping[str, bytes] | Path, revision: str = "main") -> str:
-        """Make a commit with these files the newest of a revision, and return its hash. Older ones stay."""
+        """Make a commit with these files the newest of a revision, and return its hash. Older ones stay.
+
+        A model is published alike: what is asked for as one is looked for among all.
+        """
         content = files_in(files) if isinstance(files, Path) else dict(files)
         told = json.dumps(sorted((path, etag_of(path, data)) for path, data in content.items()))
         commit = hashlib.sha1(f"{dataset} {told}".encode()).hexdigest()
@@ -213,10 +216,10 @@ class _Hub(_Answer):
         self.hub.asked.append(f"{self.command} {unquote(address.path)}")
         if self.hub.token and self.headers.get("Authorization") != f"Bearer {self.hub.token}":
             self._error(401, "RepoNotFound")
-        elif found := re.fullmatch(r"/datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", address.path):
+        elif found := re.fullmatch(r"(?:/datasets)?/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", address.path):
             self._resolve(*map(unquote, found.groups()))
         elif found := re.fullmatch(
-            r"/api/datasets/([^/]+/[^/]+?)(?:/(tree|revision)/([^/]+)(?:/(.+))?)?", address.path
+            r"/api/(?:datasets|models)/([^/]+/[^/]+?)(?:/(tree|revision)/([^/]+)(?:/(.+))?)?", address.path
         ):
             dataset, what, revision, folder = (unquote(part or "") for part in found.groups())
             if not self.hub.has(dataset):
@@ -226,7 +229,8 @@ class _Hub(_Answer):
             elif what == "tree":
                 self._tree(dataset, commit, folder, address.query)
             else:
-                siblings = [{"rfilename": path} for path in self.hub.files(dataset, commit) or ()]
+                files = self.hub.files(dataset, commit) or {}
+                siblings = [{"rfilename": path, "size": len(content)} for path, content in files.items()]
                 self._json({"id": dataset, "sha": commit, "siblings": siblings})
         else:
             self._error(404, "EntryNotFound")

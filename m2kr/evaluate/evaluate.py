@@ -34,7 +34,7 @@ def evaluate(options: EvaluateOptions) -> list[Result]:
         M2KRError: as `evaluate_task`; or there is no such benchmark, task, model or picture, or the hub cannot be
             reached.
     """
-    if options.model is None:
+    if (model := options.model) is None:
         raise M2KRError("no model is named. Name one with --model.")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     if options.workers is None:
@@ -43,7 +43,7 @@ def evaluate(options: EvaluateOptions) -> list[Result]:
     if "," in options.device:
         raise M2KRError(f"--device names one device, not several: {options.device!r}")
     folder, tasks = local_tasks(options.data, options.tasks, options.split, quiet=options.quiet)
-    retriever = get_retriever(options.model, **options.loading)
+    retriever = get_retriever(model, **options.loading)
     out = options.out / safe_name(retriever.name)
     ignored = {  # of all tasks before the first begins
         task.key: ignored_inputs(retriever.name, retriever.reads, task, ignore_images=options.ignore_images)

@@ -168,7 +168,7 @@ class Workplace:
     """
 
     def __init__(self, out: Path, name: str, key: str) -> None:
-        self.out, self.name = out, name
+        self.out, self.name, self.key = out, name, key
         self.folder = out / f".{name}.work-{key}"
         self._lock = out / f".{name}.lock"
 

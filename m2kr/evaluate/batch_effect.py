@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from m2kr.common.progress import say
+from m2kr.results.record import over_batch_limit
 from m2kr.search.ragged import Array, as_tensor
 
 if TYPE_CHECKING:
@@ -64,6 +66,17 @@ def effect_of_batches(
             (alone,) = encoder.encode(what, [given], label)
             found[what] = max(found.get(what, 0.0), vector_difference(alone, vectors))
     return {what: float(f"{value:.2g}") for what, value in found.items()} or None
+
+
+def say_effect(encoder: Encoder, effect: Mapping[str, float] | None, task: str) -> None:
+    """Say by how much vectors differ, where that is more than float noise in the encoder's type."""
+    if effect and over_batch_limit(effect, encoder.options.dtype):
+        say(
+            f"{task}: {encoder.retriever.name} encodes inputs differently alone and in batches of {encoder.batch.size} "
+            f"(vectors differ by up to {max(effect.values()):g} of their length): its figures depend on the batch "
+            "size, and the result says so",
+            quiet=encoder.options.quiet,
+        )
 
 
 def vector_difference(one: Array, other: Array) -> float:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from m2kr import __version__
 from m2kr.common.batch_size import BatchSize
@@ -34,6 +34,14 @@ if TYPE_CHECKING:
     from m2kr.retriever import Input, Retriever
 
 What: TypeAlias = Literal["passages", "queries"]
+
+
+class QueryChunks(Protocol):
+    """What encodes queries elsewhere."""
+
+    def __call__(self, data: TaskData, first: int, *, pictures: bool) -> Generator[Any]:
+        """Yield the embeddings of each chunk from the row ``first`` on, in order."""
+
 
 CHUNK = 2048
 """Texts encoded between two writes: what a kill costs at most.
@@ -75,12 +83,15 @@ class Encoder:
         kept: folder in which embeddings are looked for, and to which `keep` moves them.
         options: how embeddings are made and stored.
         workers: processes that decode pictures; 0 or 1: none, this one does it.
+        query_chunks: yields the embeddings of the queries of a task, chunk by chunk from a row on, where they are made
+            elsewhere.
     """
 
     retriever: Retriever
     kept: Path
     options: EncodeOptions = field(default_factory=EncodeOptions)
     workers: int = 0
+    query_chunks: QueryChunks | None = None
 
     @cached_property
     def batch(self) -> BatchSize:
@@ -139,7 +150,13 @@ class Encoder:
         def inputs(row: int) -> Generator[Input]:
             return self.query_inputs(data, range(row, len(texts)), pictures=sizes is not None)
 
-        return self._encoded("queries", key, len(texts), chunk, inputs, work, data.task.key)
+        made = None
+        if (chunks := self.query_chunks) is not None:
+
+            def made(row: int) -> Generator[Any]:
+                return chunks(data, row, pictures=sizes is not None)
+
+        return self._encoded("queries", key, len(texts), chunk, inputs, work, data.task.key, made)
 
     def query_inputs(self, data: TaskData, rows: Sequence[int], *, pictures: bool) -> Generator[Input]:
         """Yield what the retriever is given of some queries of a task, their pictures decoded if these are read.
@@ -230,8 +247,9 @@ class Encoder:
         inputs: Callable[[int], Generator[Input]],
         work: Path,
         name: str,
+        made: Callable[[int], Generator[Any]] | None = None,
     ) -> Encoded:
-        """Encode what is not stored yet; ``inputs`` gives the inputs from a row on."""
+        """Encode what is not stored yet; ``inputs`` gives the inputs from a row on, or ``made`` what came of them."""
         key = self._key(what, content)
         folder = self._kept(what, key)
         reused = folder.is_dir()
@@ -240,10 +258,11 @@ class Encoder:
         store = EmbeddingStore(folder, key, kind=self.retriever.vectors, dtype=self._stored(what))
         note = Note(folder / _NOTE, key)
         label = f"{name} encode {what}"
-        with closing(inputs(store.rows)) as waiting:
+        waiting: Generator[Any] = (made or inputs)(store.rows)
+        with closing(waiting):
 
             def make(rows: range) -> None:
-                store.append(self.encode(what, list(islice(waiting, len(rows))), label))
+                store.append(next(waiting) if made else self.encode(what, list(islice(waiting, len(rows))), label))
 
             note.in_chunks(make, count, chunk, label, first=store.rows, unit=what, quiet=self.options.quiet)
         return Encoded(store, note.seconds, note.memory, reused)

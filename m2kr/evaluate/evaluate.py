@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 
+from m2kr.common.cluster import Cluster
 from m2kr.common.files import safe_name
 from m2kr.common.progress import say
 from m2kr.common.registry import ignored_inputs
 from m2kr.dataset import TaskData, default_images, load_task, nano_subset, plan_fetching
 from m2kr.errors import M2KRError
 from m2kr.evaluate.options import BATCH_SIZE, EvaluateOptions
+from m2kr.evaluate.remote import RemoteRetriever
 from m2kr.evaluate.task import evaluate_task
 from m2kr.formats.hub import hub_source, local_tasks
-from m2kr.images.roots import parse_roots
+from m2kr.images.roots import ImageRoots, parse_roots
 from m2kr.results.record import Result, result_name
-from m2kr.retriever import get_retriever
+from m2kr.retriever import Retriever, SparseRetriever, get_retriever
 from m2kr.tasks import TASKS, Task
 
 
@@ -38,12 +43,23 @@ def evaluate(options: EvaluateOptions) -> list[Result]:
         raise M2KRError("no model is named. Name one with --model.")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     if options.workers is None:
-        options = replace(options, workers=min(4, os.cpu_count() or 1))
+        options = replace(options, workers=min(4, options.ray_cpus if options.ray else os.cpu_count() or 1))
     roots = parse_roots(options.images) if options.images else None
     if "," in options.device:
         raise M2KRError(f"--device names one device, not several: {options.device!r}")
     folder, tasks = local_tasks(options.data, options.tasks, options.split, quiet=options.quiet)
-    retriever = get_retriever(model, **options.loading)
+    with ExitStack() as left:
+        retriever = get_retriever(model, **options.loading) if options.ray is None else _remote(options, model, left)
+        return _evaluated(retriever, tasks, folder, roots, options)
+
+
+def _evaluated(
+    retriever: Retriever | SparseRetriever,
+    tasks: Sequence[Task],
+    folder: Path,
+    roots: ImageRoots | None,
+    options: EvaluateOptions,
+) -> list[Result]:
     out = options.out / safe_name(retriever.name)
     ignored = {  # of all tasks before the first begins
         task.key: ignored_inputs(retriever.name, retriever.reads, task, ignore_images=options.ignore_images)
@@ -77,3 +93,21 @@ def evaluate(options: EvaluateOptions) -> list[Result]:
         evaluate_task(retriever, ready.pop(task.key) if task.key in ready else loaded(task), out, options)
         for task in tasks
     ]
+
+
+def _remote(options: EvaluateOptions, model: str, left: ExitStack) -> RemoteRetriever:
+    """Start the processes of a cluster, which end when ``left`` does."""
+    gpus = options.ray_gpus
+    if gpus is None:
+        gpus = 1 if options.device.startswith("cuda") else 0
+    cluster = left.enter_context(
+        Cluster(
+            options.ray or "",
+            actors=options.ray_actors,
+            cpus=options.ray_cpus,
+            gpus=gpus,
+            verbose=options.verbose,
+            quiet=options.quiet,
+        )
+    )
+    return RemoteRetriever(cluster, model, options.loading, options, workers=options.workers or 0)

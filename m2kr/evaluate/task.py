@@ -21,12 +21,13 @@ from m2kr.common.progress import progress, say
 from m2kr.common.registry import ignored_inputs
 from m2kr.common.work import Note, Workplace
 from m2kr.errors import M2KRError
-from m2kr.evaluate.batch_effect import effect_of_batches
+from m2kr.evaluate.batch_effect import effect_of_batches, say_effect
 from m2kr.evaluate.encode import Encoder
 from m2kr.evaluate.options import BATCH_SIZE, TaskOptions
 from m2kr.evaluate.passages import PassagePictures, passage_images
 from m2kr.evaluate.pictures import check_same_pictures, told_pictures
 from m2kr.evaluate.quantisation import effect_of_8_bits
+from m2kr.evaluate.remote import RemoteRetriever, searched_in_blocks
 from m2kr.images.query_pictures import (
     BadPictures,
     bad_picture_facts,
@@ -38,7 +39,6 @@ from m2kr.results.record import (
     Result,
     data_settings,
     finished_record,
-    over_batch_limit,
     read_result,
     result_name,
     retrieval_facts,
@@ -137,11 +137,13 @@ class _Evaluation:
         self.work = Workplace(out, name, self.key)
         self.encoder: Encoder | None = None
         if isinstance(retriever, Retriever):
-            self.encoder = Encoder(retriever, out / ".embeddings", options, options.workers or 0)
+            chunks = retriever.query_chunks if isinstance(retriever, RemoteRetriever) else None
+            self.encoder = Encoder(retriever, out / ".embeddings", options, options.workers or 0, chunks)
         elif options.store_dtype is not None:
             raise M2KRError(
                 f"{retriever.name} makes no embeddings, so none are stored as {options.store_dtype}. Leave that out."
             )
+        self.remote = retriever if isinstance(retriever, RemoteRetriever) else None
         self.phases = Phases()
         self.batch_effect: dict[str, float] | None = None
         self.batch_size = options.batch_size or BATCH_SIZE
@@ -182,7 +184,7 @@ class _Evaluation:
     def _found_pictures(self) -> list[int] | None:
         """Look for the device and all pictures, before hours of encoding; return the sizes of the queries' pictures."""
         options, data = self.options, self.data
-        if self.encoder:
+        if self.encoder and not self.remote:
             check_device(options.device)
         sizes = self._picture_sizes() if data.task.reads_images and not self.ignored else None
         if self.passage_images == "read":
@@ -322,13 +324,12 @@ class _Evaluation:
                 encoder, self.data, texts, pictures=sizes is not None, passage_pictures=self.passage_pictures
             )
         self.batch_effect = effect
-        if effect and over_batch_limit(effect, options.dtype):
-            say(
-                f"{self.data.task.key}: {self.retriever.name} encodes inputs differently alone and in batches of "
-                f"{encoder.batch.size} (vectors differ by up to {max(effect.values()):g} of their length): its figures "
-                "depend on the batch size, and the result says so",
-                quiet=options.quiet,
+        say_effect(encoder, effect, self.data.task.key)
+        if self.remote:
+            found, self.batch_size = searched_in_blocks(
+                encoder, self.data, texts, self.passage_pictures, sizes, self.work, options, self.phases
             )
+            return found
         passages = encoder.passages(texts, self.work.folder, self.data.task.key, self.passage_pictures)
         queries = encoder.queries(self.data, sizes, self.work.folder)
         self.batch_size = encoder.batch.size
@@ -368,7 +369,7 @@ class _Evaluation:
                 **retrieval_facts(self.data, metrics, run_sha256, self.phases),
                 **chosen(options, "in_result"),
                 "batch_size": self.batch_size,
-                **environment(options.device),
+                **(self.remote.environment if self.remote else environment(options.device)),
                 "model": self.retriever.name,
                 "model_settings": self.retriever.settings,
                 "ignored_inputs": self.ignored,
@@ -382,6 +383,7 @@ class _Evaluation:
                 "pictures": self.pictures,
                 "image_source": self._image_source(),
                 "key": self.key,
+                **({"ray": self.remote.cluster.told()} if self.remote else {}),
             },
         )
         return result

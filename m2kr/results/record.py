@@ -44,6 +44,10 @@ class Result(TypedDict):
     A result of ``m2kr.score``, whose run was made elsewhere, has two keys besides: ``queries_without_passages`` (that
     the run lacks, and that score 0) and ``source_run`` (the file as it came: name and sha256). What is not known of
     such a run is "unknown", null or empty.
+
+    One of ``--ray`` has "ray" besides: its version, nodes and actors, and the cpus and gpus of each. ``seconds`` of
+    encoding passages and of search are then the time on the clock for both, divided as it was in the actors, and
+    ``memory`` that of the largest of them.
     """
 
     # 1; changes when a reader of these files has to change.

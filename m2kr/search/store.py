@@ -105,9 +105,7 @@ class EmbeddingStore:
             M2KRError: another dimension or kind than the store's, numbers that are not finite in the stored form, or
                 a disk that is full.
         """
-        import torch
-
-        chunk = self._as_ragged(embeddings)
+        chunk = _as_ragged(embeddings, self.kind, self.folder)
         if len(chunk) == 0:
             return
         if self.dim is None and len(chunk.vectors):
@@ -117,18 +115,9 @@ class EmbeddingStore:
             raise M2KRError(
                 f"embeddings of dimension {chunk.dim} cannot be added to {self.folder}, which has {self.dim}"
             )
-        form = "float32" if self.dtype == "int8" else self.dtype
-        stored = as_tensor(chunk.vectors).to("cpu", getattr(torch, form)).contiguous()
-        if (row := first_not_finite(Ragged(stored, chunk.offsets))) is not None:
-            raise M2KRError(
-                f"the embeddings of row {self.rows + row} hold NaN or infinity, or numbers too large for {form}"
-            )
-        self._sweep()
         first = self.rows
-        parts: list[npt.NDArray[Any]] = [(stored.view(torch.int16) if form == "bfloat16" else stored).numpy()]
-        if self.dtype == "int8":
-            values, scales = quantise(parts[0])
-            parts = [scales, values]
+        parts = _numbers(chunk, self.dtype, first)
+        self._sweep()
         # Not ndarray.tofile, whose error on a full disk does not say so.
         with atomic(self._path(first, "vectors")) as file:
             for part in parts:
@@ -165,16 +154,6 @@ class EmbeddingStore:
 
     def _path(self, first: int, suffix: str) -> Path:
         return self.folder / f"{first:012d}.{suffix}"
-
-    def _as_ragged(self, embeddings: Ragged | Sequence[Array] | Array) -> Ragged:
-        is_array = hasattr(embeddings, "ndim")
-        if self.kind == "single":
-            if not is_array or embeddings.ndim != 2:  # type: ignore[union-attr]
-                raise M2KRError(f"{self.folder} holds one vector an item: append an array of shape (n, dim)")
-            return Ragged.one_each(embeddings)  # type: ignore[arg-type]
-        if is_array:
-            raise M2KRError(f"{self.folder} holds several vectors an item: append a list of (tokens, dim) arrays")
-        return embeddings if isinstance(embeddings, Ragged) else Ragged.from_list(embeddings)  # type: ignore[arg-type]
 
     def _parts(self, first: int, most: int) -> Iterator[Ragged]:
         """Yield the shard that begins with a row; of the form "int8" in parts of ``most`` vectors."""
@@ -253,3 +232,53 @@ class EmbeddingStore:
     def _delete(paths: Iterable[Path]) -> None:
         for path in list(paths):
             path.unlink(missing_ok=True)
+
+
+def as_stored(
+    embeddings: Ragged | Sequence[Array] | Array, kind: Kind, dtype: StoredType, *, first: int = 0
+) -> Ragged | Array:
+    """Return embeddings as a store of this kind and form gives them back, without a store.
+
+    Args:
+        embeddings: as in `EmbeddingStore.append`.
+        kind: as there.
+        dtype: the stored form.
+        first: row of the first item, for messages.
+
+    Raises:
+        M2KRError: as `EmbeddingStore.append`.
+    """
+    chunk = _as_ragged(embeddings, kind, "a store")
+    numbers = _numbers(chunk, dtype, first)
+    vectors: Array = widen(numbers[1], numbers[0]) if dtype == "int8" else numbers[0]
+    if dtype == "bfloat16":
+        import torch
+
+        vectors = as_tensor(vectors).view(torch.bfloat16)
+    return Ragged(vectors, chunk.offsets) if kind == "multi" else vectors
+
+
+def _as_ragged(embeddings: Ragged | Sequence[Array] | Array, kind: Kind, store: object) -> Ragged:
+    is_array = hasattr(embeddings, "ndim")
+    if kind == "single":
+        if not is_array or embeddings.ndim != 2:  # type: ignore[union-attr]
+            raise M2KRError(f"{store} holds one vector an item: append an array of shape (n, dim)")
+        return Ragged.one_each(embeddings)  # type: ignore[arg-type]
+    if is_array:
+        raise M2KRError(f"{store} holds several vectors an item: append a list of (tokens, dim) arrays")
+    return embeddings if isinstance(embeddings, Ragged) else Ragged.from_list(embeddings)  # type: ignore[arg-type]
+
+
+def _numbers(chunk: Ragged, dtype: StoredType, first: int) -> list[npt.NDArray[Any]]:
+    """Return vectors as their numbers are stored; in 8 bits, their scales before them."""
+    import torch
+
+    form = "float32" if dtype == "int8" else dtype
+    stored = as_tensor(chunk.vectors).to("cpu", getattr(torch, form)).contiguous()
+    if (row := first_not_finite(Ragged(stored, chunk.offsets))) is not None:
+        raise M2KRError(f"the embeddings of row {first + row} hold NaN or infinity, or numbers too large for {form}")
+    numbers: npt.NDArray[Any] = (stored.view(torch.int16) if form == "bfloat16" else stored).numpy()
+    if dtype != "int8":
+        return [numbers]
+    values, scales = quantise(numbers)
+    return [scales, values]

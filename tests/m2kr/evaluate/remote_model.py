@@ -1,0 +1,61 @@
+"""A retriever for processes elsewhere. Empty files beside it say what it is to do to the process it is in."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).parent
+
+
+class Hashing:
+    """A few vectors a text, of its words' hashes, and one of the picture's pixels."""
+
+    name = "hashing"
+    reads = frozenset({"text", "image"})
+    vectors = "multi"
+    reads_instructions = True
+
+    def __init__(self, *, checkpoint: str | None = None, device: str = "cpu", dtype: str = "float32") -> None:
+        self.settings: dict[str, Any] = {}
+
+    def encode_query(self, inputs: Any, batch_size: int = 32) -> list[np.ndarray]:
+        return [self._vectors(item) for item in inputs]
+
+    def encode_document(self, inputs: Any, batch_size: int = 32) -> list[np.ndarray]:
+        made = [self._vectors(item) for item in inputs]
+        if len(inputs) > 500:  # a chunk, and not the sample before
+            self._obey(made)
+        return made
+
+    def _vectors(self, item: Any) -> np.ndarray:
+        text = item if isinstance(item, str) else item["text"]
+        words = [zlib.crc32(word.encode()) for word in text.split()[:6]] or [1]
+        if not isinstance(item, str):
+            words.append(zlib.crc32(np.asarray(item["image"]).tobytes()))
+        angles = np.outer(np.array(words, dtype=np.float64) % 9973, np.arange(1, 9))
+        vectors: np.ndarray = np.sin(angles).astype(np.float32)
+        return vectors
+
+    def _obey(self, made: list[np.ndarray]) -> None:
+        """Do what the test wants, once, in one of the processes."""
+        for what in ("kill-actor", "kill-node", "wait", "not-finite"):
+            try:
+                (HERE / what).rename(HERE / f"{what}.done")
+            except OSError:
+                continue
+            if what == "kill-actor":
+                os.kill(os.getpid(), signal.SIGKILL)
+            elif what == "kill-node":
+                os.kill(os.getppid(), signal.SIGKILL)  # its raylet, which takes this process along
+                time.sleep(60)
+            elif what == "wait":
+                time.sleep(600)
+            else:
+                made[7][0, 0] = np.nan

@@ -1,0 +1,213 @@
+"""`m2kr.evaluate --ray`: a cluster of two nodes on this machine, whose processes and nodes are killed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import psutil  # type: ignore[import-untyped]
+import pytest
+
+from m2kr.common.work import Note
+from m2kr.errors import M2KRError
+from m2kr.evaluate.__main__ import main
+from m2kr.evaluate.encode import CHUNK
+from tests.m2kr.evaluating import comparable, run_of
+
+pytest.importorskip("ray", reason='needs Ray: pip install "m2kr[ray]"')
+
+INTERRUPTED = "interrupted; what was finished is kept, and the same command goes on from there"
+OWN = {"num_cpus": 1, "object_store_memory": 100_000_000, "include_dashboard": False}
+# Of a node.
+
+
+@pytest.fixture(autouse=True)
+def _each_input_once() -> None:
+    """Here samples of inputs are encoded twice, as nobody counts them: the fixture of `conftest` does not apply."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _by_itself() -> Iterator[None]:
+    """Let Ray neither call home nor keep its notes of a session where it finds them later."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.delenv("RAY_ADDRESS", raising=False)
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """Two nodes; a test that kills the second adds another."""
+    from ray.cluster_utils import Cluster
+
+    made = Cluster(initialize_head=True, head_node_args=OWN)
+    made.add_node(**OWN)
+    yield made
+    made.shutdown()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The retriever, in a folder where tests say what it is to do."""
+    file = tmp_path_factory.mktemp("model") / "hashing_elsewhere.py"
+    shutil.copyfile(Path(__file__).with_name("remote_model.py"), file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def large(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MS MARCO's task with so many passages that they are four blocks, many of them equal."""
+    out = tmp_path_factory.mktemp("large")
+    shutil.copytree(built / "MSMARCO_data", out / "MSMARCO_data")
+    (out / "MSMARCO_passages").mkdir()
+    passages = pl.read_parquet(built / "MSMARCO_passages" / "test_passages-*.parquet")
+    copies = 3 * CHUNK // passages.height + 1
+    more = [
+        passages.with_columns(
+            pl.format("{}-{}", "passage_id", pl.lit(number)),
+            passage_content=pl.when(pl.int_range(pl.len()) % 3 > 0)
+            .then(pl.format("{} {}", pl.lit(f"word{number % 50}"), "passage_content"))
+            .otherwise("passage_content"),
+        )
+        for number in range(copies)
+    ]
+    pl.concat([passages, *more]).write_parquet(out / "MSMARCO_passages" / "test_passages-00000-of-00001.parquet")
+    return out
+
+
+def command(model: Path, data: Path, out: Path, *more: str) -> list[str]:
+    return ["--model", f"{model}:Hashing", "--data", str(data), "--out", str(out), "--device", "cpu", *more]
+
+
+@pytest.fixture(scope="module")
+def expected(model: Path, large: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process makes of `large`."""
+    out = tmp_path_factory.mktemp("expected")
+    main([*command(model, large, out), "--quiet"])
+    return out / "hashing"
+
+
+def assert_equal(found: Path, expected: Path, task: str = "MSMARCO") -> None:
+    assert run_of(found, task) == run_of(expected, task)
+    result = comparable(found / f"{task}.json")
+    result.pop("ray")
+    assert result == comparable(expected / f"{task}.json")
+    assert {path.name.partition(".")[0] for path in found.iterdir()} == {task}  # and no working folder
+
+
+@pytest.mark.parametrize("what", ["nothing", "kill-actor", "kill-node"])
+def test_results_are_those_of_one_process_whatever_dies(
+    cluster: Any,
+    model: Path,
+    large: Path,
+    expected: Path,
+    tmp_path: Path,
+    what: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if what != "nothing":
+        (model.parent / what).touch()
+    if what == "kill-node":  # whichever of the two it is, but not the head: that has no room
+        cluster.add_node(**OWN)
+        more = ["--ray-actors", "3"]
+    else:
+        more = ["--ray-actors", "2"]
+    assert main([*command(model, large, tmp_path), "--ray", cluster.address, *more]) == 0
+    assert ("is gone, so it is done again" in capsys.readouterr().err) == (what != "nothing")
+    assert_equal(tmp_path / "hashing", expected)
+
+
+def test_every_task_with_its_pictures_is_as_in_one_process(
+    cluster: Any, model: Path, built: Path, world: Path, tmp_path: Path
+) -> None:
+    given = ["--images", str(world), "--quiet", "--top-k", "50"]
+    main([*command(model, built, tmp_path / "one"), *given])
+    main([*command(model, built, tmp_path / "more"), *given, "--ray", cluster.address])
+    tasks = sorted(path.stem for path in (tmp_path / "one" / "hashing").glob("*.json"))
+    assert len(tasks) == 9
+    for task in tasks:
+        found, expected = (tmp_path / name / "hashing" / f"{task}.json" for name in ("more", "one"))
+        assert {**comparable(expected), "ray": comparable(found)["ray"]} == comparable(found)
+        assert run_of(found.parent, task) == run_of(expected.parent, task)
+
+
+def test_what_cannot_be_encoded_ends_it_with_the_line_of_one_process(
+    cluster: Any, model: Path, large: Path, tmp_path: Path
+) -> None:
+    def told(*more: str) -> str:
+        (model.parent / "not-finite").touch()
+        with pytest.raises(M2KRError) as error:
+            main([*command(model, large, tmp_path), "--quiet", *more])
+        return str(error.value)
+
+    alone = told("--store-dtype", "float16")
+    assert "row 7 hold NaN" in alone
+    found = told("--store-dtype", "float16", "--ray", cluster.address, "--ray-actors", "1")
+    assert found.startswith("node ")
+    assert found.endswith(alone)
+
+
+def test_a_node_that_lacks_a_file_or_the_package_is_named(
+    cluster: Any, model: Path, large: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(M2KRError, match=r"^node [\d.]+: .*no-such-model"):
+        main([*command(tmp_path / "no-such-model.py", large, tmp_path), "--quiet", "--ray", cluster.address])
+
+
+def test_what_ranks_by_itself_is_refused(cluster: Any, large: Path, tmp_path: Path) -> None:
+    with pytest.raises(M2KRError, match=r"bm25 makes no vectors.*Leave out --ray"):
+        main(["--model", "bm25", "--data", str(large), "--out", str(tmp_path), "--quiet", "--ray", cluster.address])
+
+
+def test_too_large_processes_are_refused(cluster: Any, model: Path, large: Path, tmp_path: Path) -> None:
+    with pytest.raises(M2KRError, match=r"no machine has room for a process of 64 CPUs and 0 GPUs: .* has 1 CPUs"):
+        main([*command(model, large, tmp_path), "--quiet", "--ray", cluster.address, "--ray-cpus", "64"])
+
+
+def test_a_killed_driver_goes_on_where_it_was_and_leaves_nothing(
+    cluster: Any, model: Path, large: Path, expected: Path, tmp_path: Path
+) -> None:
+    (model.parent / "wait").touch()  # one block is never done, while the other process does the rest
+    argv = [*command(model, large, tmp_path), "--ray", cluster.address, "--ray-actors", "2"]
+    process = subprocess.Popen([sys.executable, "-m", "m2kr.evaluate", *argv, "--quiet"], start_new_session=True)
+    done: list[int] = []
+    deadline = time.monotonic() + 120
+    while len(done) < 2 and time.monotonic() < deadline and process.poll() is None:
+        done = [first for note in tmp_path.rglob("blocks.json") for first in Note(note).facts.get("done", ())]
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert len(done) >= 2
+    assert main(argv) == 0
+    assert_equal(tmp_path / "hashing", expected)
+
+
+def test_ctrl_c_ends_a_local_cluster_with_one_line(model: Path, large: Path, tmp_path: Path) -> None:
+    (model.parent / "wait").touch()
+    argv = [*command(model, large, tmp_path), "--ray", "local", "--ray-actors", "1", "--quiet"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "m2kr.evaluate", *argv],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while (model.parent / "wait").exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    below = psutil.Process(process.pid).children(recursive=True)
+    assert below
+    os.killpg(process.pid, signal.SIGINT)
+    said, told = process.communicate(timeout=60)
+    assert (process.returncode, said, told.splitlines()) == (130, "", [INTERRUPTED])
+    _, alive = psutil.wait_procs(below, timeout=30)
+    assert not alive

@@ -1,0 +1,196 @@
+"""Evaluation in blocks, without Ray: what processes elsewhere do, done here in another order and with interruptions."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Generator, Iterable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import m2kr
+from m2kr.common import registry
+from m2kr.common.cluster import Cluster, Job
+from m2kr.common.ray_actor import Host, made
+from m2kr.dataset import TaskData, load_task
+from m2kr.errors import M2KRError
+from m2kr.evaluate import blocks, encode, remote
+from m2kr.evaluate.blocks import block_size
+from m2kr.evaluate.options import EvaluateOptions, TaskOptions
+from m2kr.evaluate.remote import RemoteRetriever
+from m2kr.evaluate.task import evaluate_task
+from m2kr.images.roots import parse_roots
+from tests.m2kr.evaluating import Seeing, comparable, entry_points_of, evaluated, kill, run_of, vector_of
+
+BLOCK = 16
+
+
+class Looking(Seeing):
+    """Reads pictures, of passages too, and looks at them alone."""
+
+    reads_passage_images = True
+
+    def encode(self, inputs: Sequence[Any]) -> Any:
+        return np.stack([self._vector(item) for item in inputs])
+
+    def _vector(self, item: Any) -> Any:
+        if isinstance(item, str):
+            return vector_of(item)[:6]
+        pixels = np.asarray(item["image"], dtype=np.float32)
+        return np.concatenate([pixels.mean(axis=(0, 1)), pixels.std(axis=(0, 1))]) / 255
+
+
+class Here(Cluster):
+    """Does jobs in this process, the last of them first, and dies after the first few."""
+
+    def __init__(self, dies_after: int = 1 << 30) -> None:
+        super().__init__("here")
+        self.dies_after = dies_after
+
+    def start(self, target: str, **given: Any) -> dict[str, Any]:
+        self.held = made(target, given)
+        facts: dict[str, Any] = self.held.facts()
+        return facts
+
+    def done(self, jobs: Iterable[Job]) -> Generator[tuple[Job, Any]]:
+        for number, job in enumerate(reversed(list(jobs))):
+            if job.method == "best" and number >= self.dies_after:
+                kill()
+            yield job, getattr(self.held, job.method)(*job.given, **job.named)
+
+    def shared(self, value: Any) -> Any:
+        return value
+
+    @property
+    def nodes(self) -> int:
+        return 1
+
+    def told(self) -> dict[str, Any]:
+        return {"nodes": 1}
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (blocks, encode, remote):
+        monkeypatch.setattr(module, "CHUNK", BLOCK)
+        monkeypatch.setattr(module, "IMAGE_CHUNK", BLOCK)
+
+
+def evaluated_remotely(model: str, data: TaskData, out: Path, cluster: Cluster, **given: Any) -> None:
+    options = TaskOptions(quiet=True, **given)
+    evaluate_task(RemoteRetriever(cluster, model, {"dtype": options.dtype}, options), data, out, options)
+
+
+def assert_equal(found: Path, expected: Path, task: str) -> None:
+    assert run_of(found, task) == run_of(expected, task)
+    assert comparable(found / f"{task}.json") == {**comparable(expected / f"{task}.json"), "ray": {"nodes": 1}}
+    assert {path.name.partition(".")[0] for path in found.iterdir()} == {task}
+
+
+@pytest.mark.parametrize("stored", ["float32", "float16", "bfloat16", "int8"])
+@pytest.mark.parametrize("model", ["single", "multi"])
+def test_results_are_those_of_one_process_in_any_form(
+    okvqa: TaskData, registered: list[Any], tmp_path: Path, model: str, stored: Any
+) -> None:
+    evaluated_remotely(model, okvqa, tmp_path / "more", Here(), store_dtype=stored, ignore_images=True)
+    evaluated(type(registered[0])(), okvqa, tmp_path / "one", store_dtype=stored)
+    assert len(registered) == 1
+    assert_equal(tmp_path / "more", tmp_path / "one", "OKVQA")
+
+
+def test_pictures_of_queries_are_as_in_one_process(
+    built: Path, world: Path, registered: list[Any], tmp_path: Path
+) -> None:
+    data = load_task("OKVQA", built, images=world)
+    evaluated_remotely("seeing", data, tmp_path / "more", Here())
+    evaluate_task(type(registered[0])(), data, tmp_path / "one", TaskOptions(quiet=True))
+    assert_equal(tmp_path / "more", tmp_path / "one", "OKVQA")
+    assert {item["image"].mode for item in registered[0].asked} == {"RGB"}
+
+
+def test_pictures_of_passages_are_as_in_one_process(
+    illustrated: Path, world: Path, passage_pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_here: list[Any] = []
+    points = entry_points_of({"looking": Looking}, made_here)
+    monkeypatch.setattr(registry, "entry_points", lambda group: points)
+    data = load_task("EVQA", illustrated, images=parse_roots([str(world), str(passage_pictures)]))
+    evaluated_remotely("looking", data, tmp_path / "more", Here())
+    evaluate_task(Looking(), data, tmp_path / "one", TaskOptions(quiet=True))
+    assert_equal(tmp_path / "more", tmp_path / "one", "EVQA")
+    assert json.loads((tmp_path / "more" / "EVQA.json").read_text())["passage_images"] == "read"
+    assert len(made_here) == 1
+
+
+def test_what_is_done_before_a_kill_is_not_done_again(okvqa: TaskData, registered: list[Any], tmp_path: Path) -> None:
+    first, count = Here(dies_after=3), okvqa.passages.height
+    with pytest.raises(ZeroDivisionError):
+        evaluated_remotely("multi", okvqa, tmp_path / "more", first, ignore_images=True)
+    (note,) = tmp_path.rglob("blocks.json")
+    starts = list(range(0, count, BLOCK))
+    assert json.loads(note.read_text())["done"] == starts[-3:]
+    evaluated_remotely("multi", okvqa, tmp_path / "more", Here(), ignore_images=True)
+    evaluated(type(registered[0])(), okvqa, tmp_path / "one")
+    assert_equal(tmp_path / "more", tmp_path / "one", "OKVQA")
+    assert len(registered[0].read) == count - starts[-3]
+    assert len(registered[1].read) == starts[-3]
+    assert not registered[1].asked
+
+
+def test_kept_keys_that_are_gone_are_made_again(okvqa: TaskData, registered: list[Any], tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        evaluated_remotely("multi", okvqa, tmp_path / "more", Here(dies_after=3), ignore_images=True)
+    (kept,) = tmp_path.rglob("best-*.npy")
+    kept.unlink()
+    evaluated_remotely("multi", okvqa, tmp_path / "more", Here(), ignore_images=True)
+    evaluated(type(registered[0])(), okvqa, tmp_path / "one")
+    assert_equal(tmp_path / "more", tmp_path / "one", "OKVQA")
+    assert len(registered[1].read) == okvqa.passages.height
+
+
+def test_blocks_are_whole_chunks_and_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    for count in (0, 1, 2048, 400_000, 8_841_823):
+        size = block_size(count, pictures=False)
+        assert size % encode.CHUNK == 0
+        assert count / size <= 512
+    assert block_size(1_048_576, pictures=False) == encode.CHUNK
+    assert block_size(1_048_577, pictures=False) == 2 * encode.CHUNK
+    assert block_size(1000, pictures=True) == encode.IMAGE_CHUNK
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"ray_actors": 2}, "which is not given"),
+        ({"ray_gpus": 0.0}, "which is not given"),
+        ({"ray": "local", "keep_embeddings": True}, "--keep-embeddings and --ray"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(given: dict[str, Any], told: str) -> None:
+    with pytest.raises(M2KRError, match=told):
+        EvaluateOptions(model="single", data="m2kr-data", **given)
+
+
+def test_without_ray_installed_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(M2KRError, match=r'pip install "m2kr\[ray\]"'), Cluster("local"):
+        pass
+
+
+@pytest.mark.parametrize("other", ["another version", "not installed"])
+def test_a_machine_without_this_m2kr_is_told_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, other: str) -> None:
+    monkeypatch.setitem(
+        sys.modules, "ray", SimpleNamespace(util=SimpleNamespace(get_node_ip_address=lambda: "10.0.0.7"))
+    )
+    monkeypatch.chdir(tmp_path)
+    if other == "not installed":
+        monkeypatch.setitem(sys.modules, "m2kr.common.ray_actor", None)
+    version = "0.0.1" if other == "another version" else m2kr.__version__
+    well, told, node = Host().begin(version, str(tmp_path), "m2kr.evaluate.blocks:BlockWorker", {})
+    assert (well, node) == (False, "10.0.0.7")
+    assert (sys.executable if other == "not installed" else f"is {m2kr.__version__}, and here it is 0.0.1") in told

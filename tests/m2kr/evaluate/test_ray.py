@@ -41,16 +41,18 @@ def _by_itself() -> Iterator[None]:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.delenv("RAY_ADDRESS", raising=False)
         patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("RAY_raylet_start_wait_time_s", "120")  # 30, and a busy machine takes longer
         yield
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """Two nodes; a test that kills the second adds another."""
+    """Two nodes for our processes; the head has no room for any, as pytest would die with it."""
     from ray.cluster_utils import Cluster
 
-    made = Cluster(initialize_head=True, head_node_args=OWN)
-    made.add_node(**OWN)
+    made = Cluster(initialize_head=True, head_node_args={**OWN, "num_cpus": 0})
+    for _ in range(2):
+        made.add_node(**OWN)
     yield made
     made.shutdown()
 
@@ -116,7 +118,7 @@ def test_results_are_those_of_one_process_whatever_dies(
 ) -> None:
     if what != "nothing":
         (model.parent / what).touch()
-    if what == "kill-node":  # whichever of the two it is, but not the head: that has no room
+    if what == "kill-node":
         cluster.add_node(**OWN)
         more = ["--ray-actors", "3"]
     else:

@@ -41,7 +41,6 @@ def _by_itself() -> Iterator[None]:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.delenv("RAY_ADDRESS", raising=False)
         patch.setenv("OMP_NUM_THREADS", "1")
-        patch.setenv("RAY_raylet_start_wait_time_s", "120")  # 30, and a busy machine takes longer
         yield
 
 

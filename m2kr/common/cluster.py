@@ -6,6 +6,7 @@ Only this module and `m2kr.common.ray_actor` know of Ray, an extra that is impor
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import tempfile
@@ -90,7 +91,7 @@ class Cluster:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would call home
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # it would warn of a later version of itself
         if not self.verbose:
-            os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # or its native part logs to our standard error
+            os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # or it prints what died to our standard output
         try:
             import ray
         except ImportError as error:
@@ -100,6 +101,7 @@ class Cluster:
         if not self.verbose:
             given["logging_level"] = "CRITICAL"
         if self.address == "local":
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # or it would keep one in the home folder
             _sweep()
             self._folder = _short_folder()
             given |= {"include_dashboard": False, "_temp_dir": str(self._folder), "object_store_memory": _STORE_BYTES}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 
@@ -21,20 +22,22 @@ class Host:
             given: its keyword arguments, plain values that need no package of ours.
 
         Returns:
-            Whether it was made; its facts, or why not; and the address of this node.
+            Whether it was made; its facts, or why not; and this node: its address, which Python runs there, and where.
         """
         with suppress(OSError):
             os.chdir(folder)
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+        place = f"{_node()} ({sys.executable} in {Path.cwd()})"
         try:
             import m2kr
             from m2kr.common.ray_actor import made
         except ImportError as error:
-            return False, f"{error}: install m2kr for {sys.executable} there.", _node()
+            return False, f"{error}: install m2kr there.", place
         if m2kr.__version__ != version:
             told = f"m2kr there ({m2kr.__file__}) is {m2kr.__version__}, and here it is {version}: install the same."
-            return False, told, _node()
-        return self._told(lambda: self._make(made, target, given))
+            return False, told, place
+        well, told, _ = self._told(lambda: self._make(made, target, given))
+        return well, told, place
 
     def _make(self, make: Any, target: str, given: dict[str, Any]) -> Any:
         self._object = make(target, given)

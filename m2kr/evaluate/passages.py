@@ -129,11 +129,3 @@ class PassagePictures:
             for row, has_picture in zip(rows, pictured, strict=True):
                 text = texts[row]
                 yield {"text": text, "image": next(pictures)} if has_picture else text
-
-
-def told_pictures(data: TaskData, sizes: list[int] | None, passages: PassagePictures | None) -> str | None:
-    """Return what stands for the pictures that were read: a digest of their paths and sizes; None where none were."""
-    told: list[Any] = [] if sizes is None else [data.queries["img_path"].to_list(), sizes]
-    if passages is not None:
-        told += [passages.rows["img_path"].to_list(), passages.rows["size"].to_list()]
-    return digest(*told) if told else None

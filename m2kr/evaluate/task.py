@@ -28,12 +28,7 @@ from m2kr.evaluate.passages import PassagePictures, passage_images
 from m2kr.evaluate.pictures import check_same_pictures, told_pictures
 from m2kr.evaluate.quantisation import effect_of_8_bits
 from m2kr.evaluate.remote import RemoteRetriever, searched_in_blocks
-from m2kr.images.query_pictures import (
-    BadPictures,
-    bad_picture_facts,
-    black_for_bad,
-    picture_sizes,
-)
+from m2kr.images.query_pictures import BadPictures, bad_picture_facts, black_for_bad, picture_sizes
 from m2kr.metrics import score
 from m2kr.results.record import (
     Result,

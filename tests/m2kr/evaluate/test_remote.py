@@ -152,6 +152,11 @@ def test_kept_keys_that_are_gone_are_made_again(okvqa: TaskData, registered: lis
     assert len(registered[1].read) == okvqa.passages.height
 
 
+def test_what_ranks_by_itself_is_refused(registered: list[Any]) -> None:
+    with pytest.raises(M2KRError, match=r"bm25 makes no vectors.*Leave out --ray"):
+        RemoteRetriever(Here(), "bm25", {}, TaskOptions(quiet=True))
+
+
 def test_blocks_are_whole_chunks_and_few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     for count in (0, 1, 2048, 400_000, 8_841_823):
@@ -182,15 +187,28 @@ def test_without_ray_installed_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) 
         pass
 
 
+@pytest.fixture
+def _on_a_node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    node = SimpleNamespace(util=SimpleNamespace(get_node_ip_address=lambda: "10.0.0.7"))
+    monkeypatch.setitem(sys.modules, "ray", node)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("_on_a_node")
 @pytest.mark.parametrize("other", ["another version", "not installed"])
 def test_a_machine_without_this_m2kr_is_told_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, other: str) -> None:
-    monkeypatch.setitem(
-        sys.modules, "ray", SimpleNamespace(util=SimpleNamespace(get_node_ip_address=lambda: "10.0.0.7"))
-    )
-    monkeypatch.chdir(tmp_path)
     if other == "not installed":
         monkeypatch.setitem(sys.modules, "m2kr.common.ray_actor", None)
     version = "0.0.1" if other == "another version" else m2kr.__version__
     well, told, node = Host().begin(version, str(tmp_path), "m2kr.evaluate.blocks:BlockWorker", {})
-    assert (well, node) == (False, "10.0.0.7")
-    assert (sys.executable if other == "not installed" else f"is {m2kr.__version__}, and here it is 0.0.1") in told
+    assert (well, node) == (False, f"10.0.0.7 ({sys.executable} in {tmp_path})")
+    assert ("install m2kr" if other == "not installed" else f"is {m2kr.__version__}, and here it is 0.0.1") in told
+
+
+@pytest.mark.usefixtures("_on_a_node", "registered")
+@pytest.mark.parametrize("model", ["no-such-retriever", "./no_such_file.py:Model"])
+def test_a_machine_without_the_retriever_is_told_of(tmp_path: Path, model: str) -> None:
+    given = {"model": model, "loading": {}, "encoding": {"quiet": True}}
+    well, told, node = Host().begin(m2kr.__version__, str(tmp_path), "m2kr.evaluate.blocks:BlockWorker", given)
+    assert (well, node) == (False, f"10.0.0.7 ({sys.executable} in {tmp_path})")
+    assert model in told

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from m2kr.common.concurrency import prefetch
 from m2kr.common.files import writing
@@ -23,6 +24,7 @@ from m2kr.errors import M2KRError
 from m2kr.formats.rules import check_columns, check_split, hash_passages, hash_positives
 from m2kr.formats.schema import arrow_schema
 from m2kr.formats.shards import Shard, shard_path, write_shards
+from m2kr.parsing.releases import scratch
 from m2kr.tasks import Task
 
 if TYPE_CHECKING:
@@ -71,7 +73,7 @@ def write_tables(
     """
     splits = [split for split in task.splits if split in tables.data]
     notes: dict[tuple[str, str], Note] = {}
-    hashed: dict[str, pl.DataFrame | None] = {}
+    hashed: dict[str, pl.LazyFrame | None] = {}
     stop = Event()
 
     def paths(config: str, shards: list[Shard]) -> list[Path]:
@@ -88,8 +90,9 @@ def write_tables(
         if note.facts:
             return
         if shards is None:
-            texts = _Texts(hash_positives if config == task.data_config else hash_passages)
-            shards = write_split(work / config, config, name, rows, look=texts.look, stop=stop, quiet=quiet)
+            hash_texts = hash_positives if config == task.data_config else hash_passages
+            with _Texts(work / f"{config}-{name}.hashes", hash_texts) as texts:
+                shards = write_split(work / config, config, name, rows, look=texts.look, stop=stop, quiet=quiet)
             hashed[name] = texts.hashes()
         else:
             shards = copy_split(work / config, shards, name)
@@ -204,31 +207,43 @@ def copy_split(folder: Path, shards: list[Shard], split: str) -> list[Shard]:
 
 
 class _Texts:
-    """Hashes of the texts that are written, for the check: to read them all again would take a tenth of a build."""
+    """Hashes of the texts that are written, for the check: to read them all again would take a tenth of a build.
 
-    def __init__(self, hash_texts: Callable[[pl.LazyFrame], pl.DataFrame]) -> None:
+    They go into a file of their own, since those of millions of rows are a gigabyte. It is of use to this process only.
+    """
+
+    def __init__(self, path: Path, hash_texts: Callable[[pl.LazyFrame], pl.LazyFrame]) -> None:
+        self.path = path
         self.hash_texts = hash_texts
-        self.tables: list[pa.Table] = []
+        self.writer: pq.ParquetWriter | None = None
         self.sound = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.writer is not None:
+            with writing(self.path):
+                self.writer.close()
 
     def look(self, table: pa.Table) -> None:
         """Hash the texts of a row group."""
         frame = pl.from_arrow(table)
         assert isinstance(frame, pl.DataFrame)
         try:
-            found = self.hash_texts(frame.lazy())
+            found = self.hash_texts(frame.lazy()).collect(engine="streaming")
         except pl.exceptions.PolarsError:
             self.sound = False  # the check finds the same, and says what it means
-        else:
-            self.tables.append(found.to_arrow(compat_level=pl.CompatLevel.oldest()))  # a copy, which holds no texts
+            return
+        hashes = found.to_arrow(compat_level=pl.CompatLevel.oldest())
+        with writing(self.path):
+            if self.writer is None:
+                self.writer = scratch(self.path, hashes.schema)
+            self.writer.write_table(hashes)
 
-    def hashes(self) -> pl.DataFrame | None:
+    def hashes(self) -> pl.LazyFrame | None:
         """Return those of all row groups; None where they tell nothing."""
-        if not self.sound or not self.tables:
-            return None
-        frame = pl.from_arrow(pa.concat_tables(self.tables))
-        assert isinstance(frame, pl.DataFrame)
-        return frame
+        return pl.scan_parquet(self.path) if self.sound and self.writer is not None else None
 
 
 def _row_groups(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Protocol
 
 import polars as pl
 import pyarrow as pa
 from polars.datatypes import DataTypeClass
 
+from m2kr.common.partitions import parts_by_hash
 from m2kr.errors import M2KRError
 from m2kr.formats.schema import arrow_schema, polars_schema, takes_passage_images
 from m2kr.tasks import PASSAGE_IMAGE, Task
@@ -146,7 +149,7 @@ class _Problem:
 
 def _refuse(problems: list[_Problem]) -> None:
     """Raise for the first problem that has any row, naming its first row and the count."""
-    for problem in problems:  # one after the other: each may need a table of all ids, and memory is bounded
+    for problem in problems:  # one after the other, since memory is bounded
         summary = problem.rows.select(count=pl.len(), first=pl.col(problem.row_id).first())
         count, first = summary.collect(engine="streaming").row(0)
         if count:
@@ -161,8 +164,8 @@ def check_split(
     passages: pl.LazyFrame,
     images: ImagePlaces | None = None,
     *,
-    positives: pl.DataFrame | None = None,
-    pool: pl.DataFrame | None = None,
+    positives: pl.LazyFrame | None = None,
+    pool: pl.LazyFrame | None = None,
 ) -> dict[str, int]:
     """Check one split of a built task against the rules of the format.
 
@@ -186,71 +189,90 @@ def check_split(
     Raises:
         DatasetError: naming the first row that breaks a rule, and how many do.
     """
-    queries_at = f"{task.data_config}/{split}"
-    passages_at = f"{task.passages_config}/{split}_passages"
-    # A column without any value has the type null, which holds no strings to look at.
-    empty = pl.all_horizontal(_blank(name) for name in ("question", "img_path") if task.query_columns[name] != "null")
-    if pool is None:
-        pool = hash_passages(passages)
-    _refuse([*_id_problems(pool.lazy(), "passage_id", passages_at), *_id_problems(data, "question_id", queries_at)])
-    listed = [name for name in ("pos_item_ids", "answers") if name in task.query_columns]
-    _refuse(_null_problems(data, listed, "question_id", queries_at))
-    try:
-        if positives is None:
-            positives = hash_positives(data)
-    except pl.exceptions.PolarsError:
-        uneven = data.filter(pl.col("pos_item_ids").list.len() != pl.col("pos_item_contents").list.len())
-        _refuse([_Problem(queries_at, uneven, "question_id", "its positives' ids and contents differ in number")])
-        raise
-    known = pool.lazy().select("known", id="passage_id")
-    unlike = positives.lazy().join(known, left_on=["id", "content"], right_on=["id", "known"], how="anti")
-    broken = unlike.join(known, on="id", how="left").collect(engine="streaming").lazy()
-    problems = [
-        _Problem(passages_at, pool.lazy().filter("blank"), "passage_id", "the passage has no text"),
-        _Problem(queries_at, data.filter(empty), "question_id", "the query has neither a question nor an image"),
-        _Problem(
-            queries_at,
-            broken.filter(pl.col("known").is_null()),
-            "question_id",
-            f"a positive is no passage of {passages_at}",
-        ),
-        _Problem(queries_at, broken, "question_id", "the content of a positive is not the passage's"),
-    ]
-    for where, rows, row_id in ((queries_at, data, "question_id"), (passages_at, passages, "passage_id")):
-        if rows.collect_schema().get("img_path") == pl.String:
-            outside = rows.filter(leaves_root(pl.col("img_path")))
-            problems.append(_Problem(where, outside, row_id, "the image path leaves its root"))
-    _refuse(problems)
-    counts = data.select(
-        queries=pl.len(),
-        positives=pl.col("pos_item_ids").list.len().sum(),
-        without_positive=(pl.col("pos_item_ids").list.len() == 0).sum(),
-    ).collect(engine="streaming")
-    result = {**counts.row(0, named=True), "passages": pool.height}
-    result["images"] = check_images(data, queries_at, images) if task.reads_images else 0
-    return {name: int(value or 0) for name, value in result.items()}
+    with TemporaryDirectory(prefix="m2kr-check-") as folder:
+        queries_at = f"{task.data_config}/{split}"
+        passages_at = f"{task.passages_config}/{split}_passages"
+        # A column without any value has the type null, which holds no strings to look at.
+        asked = [name for name in ("question", "img_path") if task.query_columns[name] != "null"]
+        if pool is None:
+            pool = _kept(hash_passages(passages), Path(folder) / "passages.parquet")
+        _refuse([*_id_problems(pool, "passage_id", passages_at), *_id_problems(data, "question_id", queries_at)])
+        listed = [name for name in ("pos_item_ids", "answers") if name in task.query_columns]
+        _refuse(_null_problems(data, listed, "question_id", queries_at))
+        try:
+            if positives is None:
+                positives = _kept(hash_positives(data), Path(folder) / "positives.parquet")
+        except pl.exceptions.PolarsError:
+            uneven = data.filter(pl.col("pos_item_ids").list.len() != pl.col("pos_item_contents").list.len())
+            _refuse([_Problem(queries_at, uneven, "question_id", "its positives' ids and contents differ in number")])
+            raise
+        broken = _broken(positives, pool)
+        problems = [
+            _Problem(passages_at, pool.filter("blank"), "passage_id", "the passage has no text"),
+            _Problem(
+                queries_at,
+                data.filter(pl.all_horizontal(map(_blank, asked))),
+                "question_id",
+                "the query has neither a question nor an image",
+            ),
+            _Problem(
+                queries_at,
+                broken.filter(pl.col("known").is_null()),
+                "question_id",
+                f"a positive is no passage of {passages_at}",
+            ),
+            _Problem(queries_at, broken, "question_id", "the content of a positive is not the passage's"),
+        ]
+        for where, rows, row_id in ((queries_at, data, "question_id"), (passages_at, passages, "passage_id")):
+            if rows.collect_schema().get("img_path") == pl.String:
+                outside = rows.filter(leaves_root(pl.col("img_path")))
+                problems.append(_Problem(where, outside, row_id, "the image path leaves its root"))
+        _refuse(problems)
+        counts = data.select(
+            queries=pl.len(),
+            positives=pl.col("pos_item_ids").list.len().sum(),
+            without_positive=(pl.col("pos_item_ids").list.len() == 0).sum(),
+        ).collect(engine="streaming")
+        height = pool.select(pl.len()).collect(engine="streaming").item()
+        result = {**counts.row(0, named=True), "passages": height}
+        result["images"] = check_images(data, queries_at, images) if task.reads_images else 0
+        return {name: int(value or 0) for name, value in result.items()}
 
 
-def hash_passages(passages: pl.LazyFrame) -> pl.DataFrame:
+def hash_passages(passages: pl.LazyFrame) -> pl.LazyFrame:
     """Return what `check_split` has to know of passages: ``passage_id``, ``known`` (a hash) and ``blank`` (no text).
 
     To look at the texts takes most of the time of a check, so each is read once; and to carry millions of texts into a
     join would not fit. Hashes are equal for equal texts in one process, and mean nothing beyond it.
     """
-    known = passages.select("passage_id", known=pl.col("passage_content").hash(), blank=_blank("passage_content"))
-    return known.collect(engine="streaming")
+    return passages.select("passage_id", known=pl.col("passage_content").hash(), blank=_blank("passage_content"))
 
 
-def hash_positives(data: pl.LazyFrame) -> pl.DataFrame:
+def hash_positives(data: pl.LazyFrame) -> pl.LazyFrame:
     """Return what `check_split` has to know of queries' positives: ``question_id``, ``id`` and ``content`` (a hash).
 
-    Raises:
-        PolarsError: a query has not as many ids as contents.
+    To collect it raises PolarsError where a query has not as many ids as contents.
     """
     pairs = data.select("question_id", id="pos_item_ids", content="pos_item_contents").explode(
         "id", "content", empty_as_null=False, keep_nulls=False
     )
-    return pairs.with_columns(pl.col("content").hash()).collect(engine="streaming")
+    return pairs.with_columns(pl.col("content").hash())
+
+
+def _kept(rows: pl.LazyFrame, path: Path) -> pl.LazyFrame:
+    """Write what is looked at several times, and is too dear to be made or too large to be held each time."""
+    rows.sink_parquet(path, compression="snappy")
+    return pl.scan_parquet(path)
+
+
+def _broken(positives: pl.LazyFrame, pool: pl.LazyFrame) -> pl.LazyFrame:
+    """Return the positives that the pool does not have as they are, in their order; ``known`` is null if not at all."""
+    texts = pool.select("known", id="passage_id")
+    found = []
+    for own, known in parts_by_hash((positives.with_row_index("_row"), "id"), (texts, "id")):
+        unlike = own.join(known, left_on=["id", "content"], right_on=["id", "known"], how="anti")
+        found.append(unlike.join(known, on="id", how="left").collect(engine="streaming"))
+    return pl.concat(found).sort("_row").lazy()
 
 
 def _blank(column: str) -> pl.Expr:
@@ -263,11 +285,14 @@ def _long(column: str) -> pl.Expr:
 
 
 def _id_problems(frame: pl.LazyFrame, column: str, where: str) -> list[_Problem]:
-    repeated = frame.group_by(column).len().filter(pl.col("len") > 1).select(pl.col(column).sort())
+    repeated = [
+        part.group_by(column).len().filter(pl.col("len") > 1).select(column).collect(engine="streaming")
+        for (part,) in parts_by_hash((frame.select(column), column))
+    ]
     return [
         _Problem(where, frame.filter(_blank(column)), column, "the id is empty"),
         _Problem(where, frame.filter(_long(column)), column, f"the id has more than {MAX_ID_BYTES:,} bytes"),
-        _Problem(where, repeated, column, "the id stands more than once"),
+        _Problem(where, pl.concat(repeated).sort(column).lazy(), column, "the id stands more than once"),
     ]
 
 
@@ -327,13 +352,18 @@ def _windows_line_ends(rows: pl.LazyFrame, column: str) -> str:
 def check_images(data: pl.LazyFrame, where: str, images: ImagePlaces | None, *, row_id: str = "question_id") -> int:
     """Return the number of distinct images of queries, or of passages, each of which has to be there."""
     paths = data.select(row_id, "img_path").drop_nulls("img_path")
-    if images is None:
-        return int(paths.select(pl.col("img_path").n_unique()).collect(engine="streaming").item())
-    rows = paths.unique("img_path", keep="first").sort("img_path").collect(engine="streaming")
-    images.fetch(rows["img_path"])
-    missing = [(name, path) for name, path in rows.iter_rows() if not images.has(path)]
+    count = 0
+    missing: list[tuple[str, str]] = []  # path and row
+    for (part,) in parts_by_hash((paths, "img_path")):
+        if images is None:
+            count += int(part.select(pl.col("img_path").n_unique()).collect(engine="streaming").item())
+            continue
+        rows = part.unique("img_path", keep="first").sort("img_path").collect(engine="streaming")
+        images.fetch(rows["img_path"])
+        missing += [(path, name) for name, path in rows.iter_rows() if not images.has(path)]
+        count += rows.height
     if missing:
-        name, path = missing[0]
+        path, name = min(missing)
         more = f" ({len(missing):,} images in all)" if len(missing) > 1 else ""
         raise DatasetError(f"{where}, row {row_id}={name!r}: the image {path} is not in {images}{more}.")
-    return rows.height
+    return count

@@ -19,7 +19,7 @@ from m2kr.parsing.releases import RawFiles, Tables
 from m2kr.parsing.rows import Batch
 from m2kr.sources.columns import passages_of, queries_of
 from m2kr.sources.options import choice
-from m2kr.sources.sampling import sample
+from m2kr.sources.sampling import sample, sample_lazily
 from m2kr.tasks import TASKS
 
 TASK = TASKS["MSMARCO"]
@@ -177,7 +177,5 @@ def _pool(collection: pl.LazyFrame, searched: list[pl.DataFrame], size: int, see
     """Return the ids that valid and test are searched in: one pool, as the equal sizes of the published ones say."""
     positives = pl.concat([rows.select(passage_id=pl.col("pos_item_ids").explode()) for rows in searched]).unique()
     others = collection.select("passage_id").join(positives.lazy(), on="passage_id", how="anti", maintain_order="left")
-    drawn = sample(
-        others.collect(engine="streaming"), max(0, size - positives.height), seed, "MSMARCO pool", "passage_id"
-    )
+    drawn = sample_lazily(others, max(0, size - positives.height), seed, "MSMARCO pool", "passage_id")
     return pl.concat([positives, drawn])

@@ -10,6 +10,9 @@ import polars as pl
 
 from m2kr.tasks import Task
 
+_BATCH_ROWS = 100_000
+"""Rows that `sample_lazily` looks at at once."""
+
 
 def draw(ids: Sequence[str] | pl.Series, seed: int, purpose: str) -> np.ndarray:
     """Return a number for each id, uniform over 64 bits.
@@ -54,3 +57,19 @@ def sample(ids: pl.DataFrame, size: int, seed: int, purpose: str, column: str = 
     numbers = draw(ids[column], seed, purpose)
     kept = np.sort(np.argsort(numbers, kind="stable")[:size])
     return ids[kept]
+
+
+def sample_lazily(ids: pl.LazyFrame, size: int, seed: int, purpose: str, column: str) -> pl.DataFrame:
+    """Return `sample` of the rows, of which at most some ``size`` and a batch are held at once."""
+    rows = ids.with_row_index("_row")
+    kept = [rows.head(0).collect().with_columns(_number=pl.lit(0, pl.UInt64))]
+    for frame in rows.collect_batches(chunk_size=_BATCH_ROWS, maintain_order=True, engine="streaming"):
+        numbers = pl.Series("_number", draw(frame[column], seed, purpose), dtype=pl.UInt64)
+        kept.append(frame.with_columns(numbers))
+        if sum(each.height for each in kept) > 2 * size + _BATCH_ROWS:
+            kept = [_smallest(kept, size)]
+    return _smallest(kept, size).sort("_row").drop("_row", "_number")
+
+
+def _smallest(frames: list[pl.DataFrame], size: int) -> pl.DataFrame:
+    return pl.concat(frames).bottom_k(size, by=["_number", "_row"])

@@ -21,6 +21,7 @@ from polars.io.plugins import register_io_source
 
 from m2kr import __version__
 from m2kr.common.files import digest
+from m2kr.common.partitions import parts_by_hash
 from m2kr.common.progress import progress
 from m2kr.errors import M2KRError
 from m2kr.formats.schema import polars_schema
@@ -44,6 +45,10 @@ TASK = TASKS["WIT"]
 
 _PART_ROWS = 50_000
 """Rows of one range of image ids, whose texts are held at once while they are grouped by image."""
+
+_MOST_PARTS = 500
+"""Files that are written at the same time at most, as a process may have a thousand open. Beyond 25 million English
+rows (the release has 5.4 million) a part has more than `_PART_ROWS`."""
 
 _SLICE_ROWS = 4_000
 """Queries handed on at once."""
@@ -205,17 +210,25 @@ def _with_picture(
         known += [str(place.resolve()), place.stat().st_mtime_ns]
 
     def look(target: Path) -> None:
-        images = frame.select("image_id").unique().collect(engine="streaming").sort("image_id")["image_id"]
-        found = picture_states(pictures, images.to_list(), raw.workers, quiet=raw.quiet)
-        pl.DataFrame({"image_id": images, "state": found}).write_parquet(target)
+        with scratch(target, pa.schema([(name, pa.large_string()) for name in ("image_id", "state")])) as writer:
+            for (part,) in parts_by_hash((frame.select("image_id"), "image_id")):
+                images = part.unique().collect(engine="streaming")["image_id"].sort()
+                found = picture_states(pictures, images.to_list(), raw.workers, quiet=raw.quiet)
+                table = pl.DataFrame({"image_id": images, "state": pl.Series(found, dtype=pl.String)})
+                writer.write_table(table.to_arrow(compat_level=pl.CompatLevel.oldest()))
 
-    states = pl.read_parquet(raw.make_once(f"{split}-images-{digest(*known)}.parquet", look))
+    states = pl.scan_parquet(raw.make_once(f"{split}-images-{digest(*known)}.parquet", look))
+    counted = dict(states.group_by("state").len().collect().iter_rows())
     for state in ("missing", "too_small", "unreadable"):
-        tables.counts[f"{split}_images_{state}"] = int((states["state"] == state).sum())
-    usable = states.filter(pl.col("state") == "present")["image_id"]
-    masks = frame.select(pl.col("image_id").is_in(usable.implode())).collect(engine="streaming")
-    known.append(hashlib.sha256(masks["image_id"].to_numpy().tobytes()).hexdigest())
-    return masks["image_id"].to_numpy()
+        tables.counts[f"{split}_images_{state}"] = counted.get(state, 0)
+    stays: np.ndarray[Any, Any] = np.zeros(1, np.bool_)  # one for all rows, until the first part is looked at
+    for (part,) in parts_by_hash((states.filter(pl.col("state") == "present"), "image_id")):
+        usable = part.collect()["image_id"].implode()
+        stays = (
+            stays | frame.select(pl.col("image_id").is_in(usable)).collect(engine="streaming")["image_id"].to_numpy()
+        )
+    known.append(hashlib.sha256(stays.tobytes()).hexdigest())
+    return stays
 
 
 def _passages(rows: pl.LazyFrame, *, downloaded: bool) -> pl.LazyFrame:
@@ -241,9 +254,11 @@ def _queries(raw: RawFiles, rows: _Rows, seed: int) -> pl.LazyFrame:
     ) -> Iterator[pl.DataFrame]:
         left = rows.kept if n_rows is None else n_rows
         for path in _dealt(raw, rows):
+            with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as dealt:
+                pairs = pl.from_arrow(dealt.read_all())
+            assert isinstance(pairs, pl.DataFrame)
             images = (
-                pl.read_parquet(path)
-                .group_by("image_id", maintain_order=True)
+                pairs.group_by("image_id", maintain_order=True)
                 .agg("original_data_id", pos_item_ids="passage_id", pos_item_contents="passage_content")
                 .sort("image_id")
                 .head(left)
@@ -268,7 +283,7 @@ def _queries(raw: RawFiles, rows: _Rows, seed: int) -> pl.LazyFrame:
 
 def _dealt(raw: RawFiles, rows: _Rows) -> list[Path]:
     """Write the pairs of image and passage into one file for each range of image ids, in their order."""
-    names = [f"{part:04d}.parquet" for part in range(-(-rows.kept // _PART_ROWS))]
+    names = [f"{part:04d}.arrows" for part in range(min(-(-rows.kept // _PART_ROWS), _MOST_PARTS))]
 
     def deal(target: Path) -> None:
         target.mkdir()
@@ -283,14 +298,17 @@ def _deal(rows: _Rows, paths: list[Path], *, quiet: bool) -> None:
     # MD5 is uniform, so ranges of equal width hold about equally many images.
     part = pl.col("image_id").str.slice(0, 4).str.to_integer(base=16) * len(paths) // 65_536
     schema = pa.schema([(name, pa.large_string()) for name in pairs.collect_schema().names()])
+    # Streams, because Parquet keeps a note of each row group until the end: as many as the square of the rows.
+    layout = pa.ipc.IpcWriteOptions(compression="lz4")
     with ExitStack() as stack, progress(rows.kept, f"deal {rows.split} rows", quiet=quiet) as bar:
-        writers = [stack.enter_context(scratch(path, schema)) for path in paths]
+        files = [stack.enter_context(path.open("wb", buffering=0)) for path in paths]
+        writers = [stack.enter_context(pa.ipc.new_stream(file, schema, options=layout)) for file in files]
 
         def write(frames: list[pl.DataFrame]) -> None:
             for (index,), frame in pl.concat(frames).partition_by("_part", as_dict=True, include_key=False).items():
                 writers[index].write_table(frame.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(schema))
 
-        # Many rows are dealt at once, because each writes a row group, and a file of short ones is slow.
+        # Many rows are dealt at once, because each deal writes a batch into each file, and short ones are slow.
         waiting: list[pl.DataFrame] = []
         batches = pairs.with_columns(_part=part)
         for frame in batches.collect_batches(chunk_size=_PART_ROWS, maintain_order=True, engine="streaming"):

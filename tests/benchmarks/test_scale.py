@@ -23,11 +23,6 @@ from m2kr.sources.wit_rows import COLUMNS as WIT_COLUMNS
 HERE = Path(__file__).parent
 SHARE = float(os.environ.get("M2KR_BENCH_SHARE", "1"))
 LIMIT = 2 << 30
-EVQA_COLUMNS = (
-    *("question", "answer", "dataset_image_ids", "dataset_name", "dataset_category_id", "question_type"),
-    *("wikipedia_url", "wikipedia_title", "evidence", "evidence_section_id", "evidence_section_title"),
-    *("encyclopedic_vqa_split", "question_original", "wikipedia_url_used_in_train"),
-)
 
 
 def _load(name: str) -> ModuleType:
@@ -49,19 +44,19 @@ def make_wit(root: Path, rows: int) -> list[str]:
 def make_blocks(root: Path, rows: int) -> list[str]:
     titles = rows // 20
     made.blocks(root / "wikipedia" / "psgs_w100.tsv", rows, titles)
-    made.okvqa(root / "okvqa", 5_000, titles)
+    made.okvqa(root / "okvqa", (5_000, 5_000), titles)
     return ["OKVQA"]
 
 
 def make_infoseek(root: Path, rows: int) -> list[str]:
     titles = rows // 20
     made.blocks(root / "wikipedia" / "psgs_w100.tsv", rows, titles)
-    made.infoseek(root / "infoseek", 20_000, titles)
+    made.infoseek(root / "infoseek", (20_000, 20_000), titles)
     return ["Infoseek"]
 
 
 def make_evqa(root: Path, rows: int) -> list[str]:
-    made.evqa(root / "evqa", rows, 10_000, EVQA_COLUMNS)
+    made.evqa(root / "evqa", rows, dict.fromkeys(("train", "val", "test"), 10_000), made.EVQA_COLUMNS)
     return ["EVQA"]
 
 

@@ -18,10 +18,12 @@ from m2kr.build.__main__ import main
 from m2kr.build.inputs import task_inputs
 from m2kr.build.task import build_task
 from m2kr.cards import card
+from m2kr.common import partitions
 from m2kr.errors import M2KRError
 from m2kr.formats.manifest import read_manifest
 from m2kr.parsing.rejected import RejectedRows
 from m2kr.parsing.releases import RawFiles
+from m2kr.sources import sampling
 from m2kr.sources.options import make_options, source_of
 from m2kr.tasks import RELEASES, TASKS
 from tests.m2kr.building import build, contents, entry_of
@@ -47,7 +49,9 @@ def test_the_bytes_do_not_depend_on_the_number_of_workers(world, built, tmp_path
     assert contents(out) == contents(built)
 
 
-def test_tasks_built_one_by_one_are_those_built_together(raw, built, tmp_path):
+def test_tasks_built_one_by_one_with_few_rows_in_memory_are_those_built_together(raw, built, tmp_path, monkeypatch):
+    monkeypatch.setattr(partitions, "PART_ROWS", 200)
+    monkeypatch.setattr(sampling, "_BATCH_ROWS", 100)
     for task in reversed(TASKS):
         assert build(raw, tmp_path / "out", "--tasks", task, "--quiet") == 0
     assert contents(tmp_path / "out") == contents(built)

@@ -5,6 +5,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from m2kr.common import partitions
 from m2kr.formats.rules import (
     MAX_ID_BYTES,
     DatasetError,
@@ -48,7 +49,9 @@ def tables(**changes):
     return pl.LazyFrame(data), pl.LazyFrame(passages)
 
 
-def test_a_good_split_is_counted():
+@pytest.mark.parametrize("part_rows", [1, 2, 100])
+def test_a_good_split_is_counted(monkeypatch, part_rows):
+    monkeypatch.setattr(partitions, "PART_ROWS", part_rows)
     assert check_split(TASK, "test", *tables()) == {
         "queries": 2,
         "passages": 3,
@@ -87,7 +90,9 @@ def test_a_good_split_is_counted():
         ({"data__img_path": ["a/1.jpg", "../2.jpg"]}, "row question_id='q2': the image path leaves its root"),
     ],
 )
-def test_a_broken_rule_names_the_row(changes, message):
+@pytest.mark.parametrize("part_rows", [1, 100])
+def test_a_broken_rule_names_the_row(monkeypatch, part_rows, changes, message):
+    monkeypatch.setattr(partitions, "PART_ROWS", part_rows)
     data, passages = tables(**changes)
     with pytest.raises(DatasetError, match=message):
         check_split(TASK, "test", data, passages)
@@ -106,7 +111,9 @@ def test_a_query_may_be_an_image_without_a_question():
     assert check_split(TASK, "test", *tables(data__question=["", None]))["queries"] == 2
 
 
-def test_with_images_every_picture_has_to_be_there(tmp_path):
+@pytest.mark.parametrize("part_rows", [1, 100])
+def test_with_images_every_picture_has_to_be_there(tmp_path, monkeypatch, part_rows):
+    monkeypatch.setattr(partitions, "PART_ROWS", part_rows)
     (tmp_path / "a").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "a" / "1.jpg")
     with pytest.raises(DatasetError, match=r"row question_id='q2': the image a/2\.jpg is not in"):

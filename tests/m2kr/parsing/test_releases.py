@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from m2kr.common import partitions
 from m2kr.errors import BadRowsError, M2KRError, MissingFilesError
 from m2kr.parsing.delimited import read_quoted
 from m2kr.parsing.lines import read_lines
@@ -117,7 +118,9 @@ def test_bad_rows_of_a_reused_table_are_reported_again(raw):
         strict.stage(path, "f", read_lines)
 
 
-def test_the_first_of_equal_ids_stays_and_the_others_say_where_it_stands(raw):
+@pytest.mark.parametrize("part_rows", [1, 2, 100])
+def test_the_first_of_equal_ids_stays_and_the_others_say_where_it_stands(raw, monkeypatch, part_rows):
+    monkeypatch.setattr(partitions, "PART_ROWS", part_rows)
     raw.rejected.on_bad_rows = "skip"
     path = write(raw, "f.tsv", "a\nb\na\nc\nb\na\n")
     kept = raw.stage(path, "f", read_lines, unique="text").collect()

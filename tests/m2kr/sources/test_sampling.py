@@ -3,10 +3,12 @@
 import dataclasses
 
 import polars as pl
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m2kr.sources.sampling import draw, instruction, sample
+from m2kr.sources import sampling
+from m2kr.sources.sampling import draw, instruction, sample, sample_lazily
 from m2kr.tasks import TASKS
 
 
@@ -38,6 +40,14 @@ def test_a_sample_keeps_the_order_and_does_not_depend_on_it():
     assert kept == sorted(kept, key=int)
     assert set(sample(ids.reverse(), 10, 0, "test")["id"]) == set(kept)
     assert sample(ids, 100, 0, "test").height == 100
+
+
+@pytest.mark.parametrize("size", [0, 1, 7, 99, 100, 1_000])
+def test_a_sample_is_the_same_where_few_rows_are_held(monkeypatch, size):
+    monkeypatch.setattr(sampling, "_BATCH_ROWS", 5)
+    ids = pl.DataFrame({"id": [str(number % 90) for number in range(100)], "n": range(100)})  # some of equal chance
+    assert sample_lazily(ids.lazy(), size, 0, "test", "id").equals(sample(ids, size, 0, "test"))
+    assert sample_lazily(ids.clear().lazy(), size, 0, "test", "id").equals(ids.clear())
 
 
 def test_an_instruction_belongs_to_its_question():

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from m2kr.common import partitions
 from m2kr.errors import BadRowsError, M2KRError, MissingFilesError
 from m2kr.parsing.releases import RawFiles
 from m2kr.sources import wit, wit_rows
@@ -154,7 +155,9 @@ def test_the_same_address_by_http_and_https_is_two_images(release, put, tables):
     assert {md5("http://x/1.jpg"), md5("https://x/1.jpg")} < set(tables("WIT")[0]["train"]["img_id"])
 
 
-def test_rows_without_a_usable_picture_are_left_out(release, put, tables, picture):
+@pytest.mark.parametrize("part_rows", [2, 100])
+def test_rows_without_a_usable_picture_are_left_out(release, put, tables, picture, monkeypatch, part_rows):
+    monkeypatch.setattr(partitions, "PART_ROWS", part_rows)
     rows = [row(n) for n in range(1, 7)]
     put(f"wit/{TRAIN}", tsv(*rows))
     picture(1)

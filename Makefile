@@ -9,15 +9,16 @@ BIN := $(VENV)/bin
 DEMO ?= demo
 SCALE ?= 1
 MINIS ?= runs/mini
+GPU_FIGURES ?= runs/gpu.json
 FUZZ_SECONDS ?= 600
 TORTURE_SECONDS ?= 3600
 SOURCES := m2kr baselines leaderboard tests
 
 .PHONY: help
 help:  ## Show this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  Variables: PYTHON (interpreter of the new environment), VENV, DEMO (folder), SCALE (of the demo's world), MINIS (folder of train-mini),"
-	@echo "    FUZZ_SECONDS (of each half of fuzz), TORTURE_SECONDS"
+	@echo "    GPU_FIGURES (file of make gpu), FUZZ_SECONDS (of each half of fuzz), TORTURE_SECONDS"
 
 # pyproject.toml and constraints.txt decide what is installed; a change of either installs again.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -54,6 +55,7 @@ check: setup  ## Format, lint and type checks; whether cards and tables are as t
 	$(BIN)/mypy
 	$(BIN)/python -m m2kr.cards --check
 	$(BIN)/python -m leaderboard readme --check
+	$(BIN)/python -m tests.benchmarks.gpu.report --check
 
 .PHONY: format
 format: setup  ## Format the code and mend what ruff can
@@ -83,6 +85,14 @@ test: check  ## Set up, check and run all tests, in as many processes as there a
 .PHONY: bench
 bench: setup  ## Run the benchmarks (minutes); figures are kept in tests/benchmarks/RESULTS.md
 	$(BIN)/python -m pytest tests/benchmarks --override-ini addopts= --import-mode=importlib --benchmark-only -s
+
+.PHONY: gpu
+gpu:  ## Check and measure everything on this machine's GPU, without network, in eight minutes; again: go on
+	PYTHONPATH=. $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m tests.benchmarks.gpu --out $(GPU_FIGURES)
+
+.PHONY: bench-report
+bench-report: setup  ## Bring the figures of make gpu into tests/benchmarks/RESULTS.md (and keep GPU_FIGURES beside it)
+	$(BIN)/python -m tests.benchmarks.gpu.report $(wildcard $(GPU_FIGURES))
 
 .PHONY: fuzz
 fuzz: setup  ## Build damaged raw releases, and run property tests with fresh seeds: FUZZ_SECONDS each

@@ -19,7 +19,7 @@ import torch
 from baselines.preflmr import PreFLMR, PreFLMRConfig
 from baselines.preflmr.tokenization import DOCUMENT_FOLDER, QUERY_FOLDER, DocumentTokenizer, QueryTokenizer
 from tests.baselines.preflmr.make_fixtures import write_tokenizers
-from tests.benchmarks.gpu_encode import make_passages
+from tests.benchmarks.gpu.models import make_passages
 
 PASSAGES, PADDED, OFFICIAL_LENGTH = 256, 48, 512
 

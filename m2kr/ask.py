@@ -86,7 +86,7 @@ def ask(
         kept = encoder.has_passages(texts, pictures)
         with nullcontext() if kept else work.locked():
             stored = encoder.passages(texts, work.folder, data.task.key, pictures).store
-            vectors = found.encode_query([query], batch_size=1)
+            vectors = encoder.encode("queries", [query], f"{data.task.key} encode the question")
             scores, rows = search(vectors, stored, k, device=encoder.options.device, quiet=True)
             if not kept:
                 encoder.keep(work.folder)

@@ -17,6 +17,8 @@ from tests.benchmarks.gpu import report as reports
 from tests.benchmarks.gpu.bench import Bench, check
 from tests.benchmarks.gpu.results import OutOfTime, Results, Skipped, read
 
+pytestmark = pytest.mark.long
+
 MEASURED = {"dtype", "batch", "peak_memory", "matrix_rate", "achieved", "per_second"}
 
 

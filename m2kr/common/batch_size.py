@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from m2kr.common.devices import full_precision
 from m2kr.common.progress import say
 from m2kr.errors import M2KRError
 
@@ -27,14 +28,15 @@ class BatchSize:
         self._given, self._quiet = given, quiet
 
     def call(self, model: Callable[..., Any], inputs: Sequence[Any], label: str) -> Any:
-        """Return ``model(inputs, batch_size=...)``.
+        """Return ``model(inputs, batch_size=...)``, in full precision where it computes in float32.
 
         Raises:
             M2KRError: the device has no memory for what the user said, or for a single input.
         """
         while True:
             try:
-                return model(inputs, batch_size=self.size)
+                with full_precision():
+                    return model(inputs, batch_size=self.size)
             except Exception as error:
                 if not _is_out_of_memory(error):
                     raise

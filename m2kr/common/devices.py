@@ -1,9 +1,11 @@
-"""The best device of this machine, and the number format that suits it, for commands that are given none."""
+"""The best device of this machine and the number format that suits it, and float32 that is float32."""
 
 from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -28,3 +30,24 @@ def best_dtype(device: str) -> Literal["float32", "bfloat16"]:
     import torch
 
     return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Compute products and convolutions of float32 numbers in float32, whatever the caller's setting.
+
+    Otherwise torch rounds the numbers of a convolution, and so of pictures' patches, to TF32's 11 bits on NVIDIA GPUs.
+    Nothing is done where torch has not been imported: then nobody computes with it.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None:
+        yield
+        return
+    products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")  # neither TF32 nor bfloat16
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(products)
+        torch.backends.cudnn.allow_tf32 = convolutions

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
+from m2kr.common.devices import full_precision
 from m2kr.errors import M2KRError, first_line
 
 
@@ -33,10 +34,5 @@ def exactly_on(name: str) -> Iterator[None]:
     """
     import torch
 
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")  # neither TF32 nor bfloat16
-    try:
-        with torch.no_grad(), torch.cuda.device(name) if kind_of(name) == "cuda" else nullcontext():
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+    with full_precision(), torch.no_grad(), torch.cuda.device(name) if kind_of(name) == "cuda" else nullcontext():
+        yield

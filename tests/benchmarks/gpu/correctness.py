@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from baselines.minis import OneVectorRetriever, clip_mini, preflmr_mini
 from baselines.preflmr import PreFLMR
+from m2kr.common.devices import full_precision
 from m2kr.common.json_input import read_json
 from m2kr.search.exact import search
 from m2kr.search.fused import fused_kernel, fused_scores
@@ -63,7 +64,7 @@ def _golden(bench: Bench, origin: str, kind: str, dtype: str) -> dict[str, Any]:
     texts = model.document_tokenizer(inputs["documents"], padding="max", maxlen=inputs["document_max_length"])
     documents = [tensor.to(bench.device) for tensor in texts]
     pixels = expected["query_pixel_values"].to(bench.device, model.dtype)
-    with torch.inference_mode():
+    with torch.inference_mode(), full_precision():
         query, document = model.query(*queries, pixels), model.document(*documents)
     off = max(
         _off(query.embeddings, expected["query_late_interaction_output"]),
@@ -139,7 +140,8 @@ def _mini(bench: Bench, name: str, dtype: str) -> dict[str, Any]:
     sides = []
     for device, kind in (("cpu", "float32"), (str(bench.device), dtype)):
         model = MINIS[name](device=device, dtype=kind)
-        found = [model.encode_query(queries), model.encode_document(passages)]
+        with full_precision():
+            found = [model.encode_query(queries), model.encode_document(passages)]
         sides.append([[np.atleast_2d(own) for own in side] for side in found])
     off = 0.0
     for wanted, found in zip(*sides, strict=True):

@@ -47,7 +47,7 @@ def _measure(bench: Bench, workers: int) -> dict[str, Any]:
         "kind": "pictures",
         "count": count,
         "unit": "pictures",
-        # Without the time in which the processes start, which an evaluation spends once a chunk of 256 queries.
+        # Without the time in which the processes start, which an evaluation spends once a task.
         "per_second": (count - 1) / max(took - first, 1e-9),
         "start_seconds": first,
         "workers": workers,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -46,3 +47,25 @@ def test_other_errors_are_the_model_s_own() -> None:
     with pytest.raises(RuntimeError, match="out of memory"):
         BatchSize(None, 32).call(model, list(range(50)), "OKVQA")
     assert model.tried == [32]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_float32_is_float32_in_products_and_convolutions(monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
+    """On an NVIDIA GPU torch takes TF32 for convolutions where nothing is said; a caller may take it for products."""
+    seen: list[tuple[str, bool]] = []
+
+    def model(inputs: list[Any], batch_size: int) -> list[Any]:
+        seen.append((torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32))
+        if fails:
+            raise RuntimeError("of no use")
+        return inputs
+
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    torch.set_float32_matmul_precision("high")
+    try:
+        with pytest.raises(RuntimeError, match="of no use") if fails else nullcontext():
+            BatchSize(None, 32).call(model, [1], "OKVQA")
+        assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == ("high", True)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert seen == [("highest", False)]

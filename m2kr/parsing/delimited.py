@@ -135,13 +135,34 @@ class _Cut:
 
     ``data`` begins with the ``carried`` bytes that were left of the block before. ``starts`` are where records start
     and the last one ends, ``lines`` how many line breaks stand before each; the first is on the physical line ``line``.
+    ``quotes`` are where quotes stand, in all of ``data``.
     """
 
     data: bytes
     carried: int
     starts: np.ndarray[Any, Any]
     lines: np.ndarray[Any, Any]
+    quotes: np.ndarray[Any, Any]
     line: int
+
+    def quotes_enclose(self, delimiter: int) -> bool:
+        """Whether each first quote of two opens a field, or follows the one before, and each second one closes it.
+
+        Only then is a line break with an even number of quotes before it one outside quotes, as the csv module sees it.
+        """
+        size = int(self.starts[-1])
+        quotes = self.quotes[: np.searchsorted(self.quotes, size)]
+        if not len(quotes):
+            return True
+        data = np.frombuffer(self.data, np.uint8)
+        opening, closing = quotes[::2], quotes[1::2]
+        before, after = data[opening - 1], data[np.minimum(closing + 1, size - 1)]
+        opens = (before == delimiter) | (before == 10) | (opening == 0)
+        closes = (after == delimiter) | (after == 10) | (after == 13) | (closing == size - 1)
+        doubled = opening[1:] == closing[:-1] + 1
+        opens[1:] |= doubled
+        closes[:-1] |= doubled
+        return bool(opens.all() and closes.all())
 
 
 class _QuotedReader:
@@ -162,8 +183,8 @@ class _QuotedReader:
             data = self._after_header(data)
         rows: list[Batch] = []
         while data:
-            starts, lines = self._boundaries(data, at_end=at_end)
-            fast = self.parse_fast(_Cut(data, 0, starts, lines, self.line)) if len(starts) > 1 else None
+            starts, lines, quotes = self._boundaries(data, at_end=at_end)
+            fast = self.parse_fast(_Cut(data, 0, starts, lines, quotes, self.line)) if len(starts) > 1 else None
             if fast is not None:
                 rows.append(fast)
                 self.line += int(lines[-1])
@@ -185,10 +206,10 @@ class _QuotedReader:
         if not self.header_seen:
             return None
         data = carry + block
-        starts, lines = self._boundaries(data, at_end=False)
+        starts, lines, quotes = self._boundaries(data, at_end=False)
         if len(starts) == 1 or len(data) - int(starts[-1]) > MAX_RECORD_BYTES:
             return None
-        cut = _Cut(data, len(carry), starts, lines, self.line)
+        cut = _Cut(data, len(carry), starts, lines, quotes, self.line)
         self.line += int(lines[-1])
         return cut
 
@@ -209,8 +230,8 @@ class _QuotedReader:
         return rest
 
     @staticmethod
-    def _boundaries(data: bytes, *, at_end: bool) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """Return where records start (and the last one ends), and how many line breaks stand before each."""
+    def _boundaries(data: bytes, *, at_end: bool) -> tuple[np.ndarray[Any, Any], ...]:
+        """Return where records start (and the last one ends), how many line breaks stand before each, and quotes."""
         view = np.frombuffer(data, np.uint8)
         # Texts hold few of either, so they are looked for together and told apart afterwards. In pieces, because what
         # is compared then stays in the cache, and needs no new pages of memory.
@@ -227,13 +248,15 @@ class _QuotedReader:
         if at_end and starts[-1] != len(data) and (not len(quotes) or quotes[-1] % 2 == 0):
             starts = np.append(starts, len(data))
             lines = np.append(lines, breaks[-1] if len(breaks) else 0)
-        return starts, lines
+        return starts, lines, marks[~is_break]
 
     def parse_fast(self, cut: _Cut) -> Batch | None:
         """Parse all records at once, or return None where anything about them is not regular. Changes nothing here."""
         sizes = np.diff(cut.starts)
         if (sizes < len(self.columns)).any() or (sizes > MAX_RECORD_BYTES).any():
             return None  # too short for so many fields: pyarrow takes an empty line for a record of empty fields
+        if not cut.quotes_enclose(ord(self.delimiter)):
+            return None
         block = memoryview(cut.data)[: int(cut.starts[-1])]
         try:
             table = pa_csv.read_csv(

@@ -5,7 +5,7 @@ import io
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from m2kr.errors import BadRowsError
@@ -74,6 +74,8 @@ def test_a_broken_record_does_not_swallow_its_neighbours(tmp_path, block_bytes, 
     ),
     size=st.integers(3, 40),
 )
+@example(pieces=[b"\n", b"a", b'"', b'2\t"two\nlines"\n'], size=3)
+@example(pieces=[b'a"\t"x\ny"\tb"\n', b'c"d\te\nf"g\th\n'], size=20)
 def test_the_number_of_threads_changes_nothing_even_where_records_are_broken(tmp_path, pieces, size):
     path = tmp_path / "file.tsv"
     path.write_bytes(b"id\ttext\n" + b"".join(pieces))

@@ -159,17 +159,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     from m2kr.common.files import safe_name
     from m2kr.dataset import load_task
+    from m2kr.metrics.kernels import compiled_ahead
     from m2kr.results.table import table
 
-    result = score_run(
-        options.run,
-        load_task(options.task, options.data, options.split, trust=options.trust),
-        options.name,
-        options.out / safe_name(options.name),
-        top_k=options.top_k,
-        rerun=options.rerun,
-        quiet=options.quiet,
-    )
+    with compiled_ahead():
+        result = score_run(
+            options.run,
+            load_task(options.task, options.data, options.split, trust=options.trust),
+            options.name,
+            options.out / safe_name(options.name),
+            top_k=options.top_k,
+            rerun=options.rerun,
+            quiet=options.quiet,
+        )
     print(table([result]))
     return 0
 

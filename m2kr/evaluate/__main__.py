@@ -33,9 +33,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(compare_results(options.compare, options.data, trust=options.trust))
         return 0
     from m2kr.evaluate.evaluate import evaluate
+    from m2kr.metrics.kernels import compiled_ahead
     from m2kr.results.table import table
 
-    print(table(evaluate(options)))
+    with compiled_ahead():
+        results = evaluate(options)
+    print(table(results))
     return 0
 
 

@@ -130,10 +130,9 @@ def _prepare(work: Path, names: list[str]) -> None:
         if command.name in names:
             for module in (command.module, *command.imports.split()):
                 import_module(module)
-    from m2kr import metrics
+    from m2kr.metrics.kernels import compile_kernels
 
-    # Numba compiles what ranx computes with at its first use, for seconds.
-    metrics._by_ranx([(["p"], ["p"])], [f"{measure.ranx}@5" for measure in metrics.MEASURES if not measure.of_answers])
+    compile_kernels()  # it takes seconds, once
 
 
 def _table(tried: dict[tuple[str, str], int], faults: list[tuple[str, str, int, str]]) -> str:

@@ -1,82 +1,18 @@
-"""Recall@K as M2KR defines it, Pseudo Recall@K and the usual measures, computed by ranx.
-
-`MEASURES` says what each is. All are means over the queries, those without a positive or without an answer counted
-as 0. Source: LinWeizheDragon/FLMR, examples/example_use_preflmr.py (commit be4b748) for Recall@K and PRecall@K.
-"""
+"""Scoring a run: every measure for every query, and their means."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from numbers import Real
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from m2kr.common.progress import progress
 from m2kr.errors import M2KRError
+from m2kr.metrics.kernels import measured
+from m2kr.metrics.measures import KS, MEASURES
 from m2kr.results.run import Run, check_ids
-
-KS = (1, 5, 10, 20, 50, 100, 500)
-"""Cut-offs reported."""
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A measure of a ranking; its value at K has the name ``<name>@K``.
-
-    Attributes:
-        name: here and in result files.
-        ranx: what ranx calls it.
-        meaning: what it is, for the README.
-        short: what the articles call it; None where they do not report it.
-        at: the one cut-off that is reported; None: those asked for.
-        of_answers: what counts is the first passage that contains an answer, in place of the positive passages. A
-            measure can tell no more passages than the first from that.
-    """
-
-    name: str
-    ranx: str
-    meaning: str
-    short: str | None = None
-    at: int | None = None
-    of_answers: bool = False
-
-
-MEASURES = (
-    Measure(
-        "Recall",
-        "hit_rate",
-        '1 if *any* positive passage is among the first K ("hit rate", "Success@K" elsewhere)',
-        short="R",
-    ),
-    Measure("recall_fraction", "recall", "fraction of the positives among the first K"),
-    Measure("MRR", "mrr", "1 / rank of the first positive passage, 0 beyond rank 10", at=10),
-    Measure(
-        "nDCG", "ndcg", "discounted cumulative gain as a fraction of the highest possible; gains are 0 or 1", at=10
-    ),
-    Measure(
-        "PRecall",
-        "hit_rate",
-        "1 if any of the first K passages contains an answer string, lower-cased; of E-VQA's answers of several parts "
-        "(`a&&b`), which no passage spells so, all parts",
-        short="PR",
-        of_answers=True,
-    ),
-)
-"""All that is computed, in the order of result files. A measure more is a record more."""
-
-
-def measures_table() -> str:
-    """Return the measures as a Markdown table."""
-    lines = ["| name | what it is | in the articles |", "| --- | --- | --- |"]
-    for measure in MEASURES:
-        cutoff = measure.at or "K"
-        articles = f"{measure.short}@{cutoff}" if measure.short else "not reported"
-        lines.append(f"| `{measure.name}@{cutoff}` | {measure.meaning} | {articles} |")
-    return "\n".join(lines)
 
 
 def score(
@@ -139,14 +75,15 @@ def score_queries(
         if not measure.of_answers or len(relevant) > 1
         for cutoff in ([measure.at] if measure.at else cutoffs)
     ]
-    measured = _by_ranx(
-        [(retrieved.get(query, ()), wanted.get(query, ())) for wanted in relevant for query in positives],
+    found = measured(
+        [retrieved.get(query, ()) for query in positives],
+        [[wanted.get(query, ()) for query in positives] for wanted in relevant],
         list(dict.fromkeys(f"{measure.ranx}@{cutoff}" for measure, cutoff in asked)),
     )
-    columns = {}
-    for measure, cutoff in asked:
-        first = len(positives) if measure.of_answers else 0
-        columns[f"{measure.name}@{cutoff}"] = measured[f"{measure.ranx}@{cutoff}"][first : first + len(positives)]
+    columns = {
+        f"{measure.name}@{cutoff}": found[f"{measure.ranx}@{cutoff}"][int(measure.of_answers)]
+        for measure, cutoff in asked
+    }
     return pl.DataFrame({"question_id": list(positives), **columns})
 
 
@@ -208,10 +145,25 @@ class _Needles:
         return bool(self.whole or self.parts)
 
     def are_in(self, text: str) -> bool:
-        # `any` over a map takes half the time of a generator, and hardly an answer has parts.
-        if any(map(text.__contains__, self.whole)):
-            return True
+        for answer in self.whole:  # there is one, as a rule, and `any` would take longer
+            if answer in text:
+                return True
         return bool(self.parts) and any(all(map(text.__contains__, parts)) for parts in self.parts)
+
+
+class _Lowered(dict[str, str]):
+    """The contents of passages in lower case, each made when it is first asked for."""
+
+    def __init__(self, passages: Mapping[str, str]) -> None:
+        super().__init__()
+        self._passages = passages
+
+    def __missing__(self, passage_id: str) -> str:
+        content = self._passages[passage_id]
+        if not isinstance(content, str):
+            raise M2KRError(f"the content of the passage {passage_id!r} is {content!r:.100}, no text (str).")
+        lowered = self[passage_id] = content.lower()
+        return lowered
 
 
 def _first_matches(
@@ -223,55 +175,19 @@ def _first_matches(
     quiet: bool,
 ) -> dict[str, list[str]]:
     """Return, for each query, the first retrieved passage that contains an answer: it alone decides PRecall@K."""
-    lowered: dict[str, str] = {}
+    texts = _Lowered(passages)
     first: dict[str, list[str]] = {}
     with progress(len(retrieved), "look for answers", unit="queries", quiet=quiet) as bar:
         for query, ids in retrieved.items():
             needles = _Needles(answers.get(query, ()))
-            for passage_id in ids[:depth] if needles else ():
-                text = lowered.get(passage_id)
-                if text is None:
-                    if passage_id not in passages:
-                        raise M2KRError(f"the run of query {query!r} holds the passage {passage_id!r}, not known here.")
-                    content = passages[passage_id]
-                    if not isinstance(content, str):
-                        raise M2KRError(
-                            f"the content of the passage {passage_id!r} is {content!r:.100}, no text (str)."
-                        )
-                    text = lowered[passage_id] = content.lower()
-                if needles.are_in(text):
-                    first[query] = [passage_id]
-                    break
+            try:
+                for passage_id in ids[:depth] if needles else ():
+                    if needles.are_in(texts[passage_id]):
+                        first[query] = [passage_id]
+                        break
+            except KeyError as error:
+                raise M2KRError(
+                    f"the run of query {query!r} holds the passage {error.args[0]!r}, not known here."
+                ) from error
             bar.update()
     return first
-
-
-def _by_ranx(
-    rankings: Sequence[tuple[Sequence[str], Sequence[str]]], names: Sequence[str]
-) -> dict[str, npt.NDArray[np.float64]]:
-    """Return the measures ``names``, two or more, as ranx calls them, for pairs of retrieved and relevant passages."""
-    import ranx  # 1.5 s, and only this needs it
-    from numba.typed import List
-
-    judged = [row for row, (found, wanted) in enumerate(rankings) if len(found) and len(wanted)]
-    columns = {name: np.zeros(len(rankings)) for name in names}
-    if not judged:
-        return columns
-    # ranx orders ties arbitrarily, so it is given ranks, which hold none, in place of scores. And it is given arrays:
-    # from dicts it makes typed dicts of strings, which takes 4 s for 5,046 queries, and 20 s more to compile.
-    depth = max(len(rankings[row][0]) for row in judged)
-    ranks = np.column_stack([np.arange(depth), np.arange(depth, 0, -1)]).astype(np.float64)
-    runs, qrels = [], []
-    for row in judged:
-        retrieved, relevant = rankings[row]
-        places = {passage: rank for rank, passage in enumerate(dict.fromkeys(retrieved))}
-        runs.append(ranks[: len(places)])
-        found = sorted({places.setdefault(passage, len(places)) for passage in relevant})
-        qrels.append(np.column_stack([found, np.ones(len(found))]))
-    with warnings.catch_warnings():
-        # numba remarks on a cast inside ranx while it compiles; there is nothing a user could do about it.
-        warnings.simplefilter("ignore")
-        measured = ranx.evaluate(List(qrels), List(runs), list(names), return_mean=False)
-    for name in names:
-        columns[name][judged] = measured[name]
-    return columns

@@ -12,9 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ir_measures import RR, R, Success, nDCG
 
-from m2kr import metrics
 from m2kr.errors import M2KRError
-from m2kr.metrics import KS, MEASURES, Measure, contains_answer, measures_table, score, score_queries
+from m2kr.metrics import KS, MEASURES, Measure, contains_answer, measures, measures_table, score, score_queries, scoring
 from m2kr.results.run import Run
 
 Scores = dict[str, dict[str, float]]
@@ -288,7 +287,8 @@ def test_scores_that_are_no_numbers_are_refused() -> None:
 def test_a_new_measure_is_one_record(monkeypatch: pytest.MonkeyPatch) -> None:
     precision = Measure("precision", "precision", "fraction of the first K that are positive", short="P")
     first_answer = Measure("answer_MRR", "mrr", "1 / rank of the first passage with an answer", at=3, of_answers=True)
-    monkeypatch.setattr(metrics, "MEASURES", (*MEASURES, precision, first_answer))
+    for module in (measures, scoring):
+        monkeypatch.setattr(module, "MEASURES", (*MEASURES, precision, first_answer))
     run = {"q": {"a": 3.0, "b": 2.0, "c": 1.0}}
     passages = {"a": "Blue.", "b": "Red.", "c": "Red."}
     found = score(run, {"q": ["a", "b", "x"]}, answers={"q": ["red"]}, passages=passages, ks=[1, 2, 4])

@@ -33,16 +33,16 @@ setup: $(VENV)/.installed  ## Create the virtual environment in .venv
 .PHONY: demo
 demo: setup  ## Make a made-up world, build it, evaluate four retrievers, answer with what three of them find, make the site
 	$(BIN)/python -m m2kr.synthetic --out $(DEMO)/raw --scale $(SCALE)
-	$(BIN)/python -m m2kr.build --raw $(DEMO)/raw --out $(DEMO)/m2kr --images $(DEMO)/raw
-	$(BIN)/python -m m2kr.evaluate --model bm25 --data $(DEMO)/m2kr --ignore-images --out $(DEMO)/results --quiet
+	$(BIN)/python -m m2kr.build --raw $(DEMO)/raw --out $(DEMO)/m2kr-data --images $(DEMO)/raw
+	$(BIN)/python -m m2kr.evaluate --model bm25 --data $(DEMO)/m2kr-data --ignore-images --out $(DEMO)/results --quiet
 	for model in clip-mini dpr-mini preflmr-mini; do \
-		$(BIN)/python -m m2kr.evaluate --model $$model --data $(DEMO)/m2kr --images $(DEMO)/raw --out $(DEMO)/results --quiet; \
+		$(BIN)/python -m m2kr.evaluate --model $$model --data $(DEMO)/m2kr-data --images $(DEMO)/raw --out $(DEMO)/results --quiet; \
 	done
 	for passages in --no-retrieval $(addprefix --run-dir=$(DEMO)/results/,bm25 dpr-mini preflmr-mini) --oracle; do \
-		$(BIN)/python -m m2kr.answer --reader reader-mini $$passages --data $(DEMO)/m2kr --images $(DEMO)/raw \
+		$(BIN)/python -m m2kr.answer --reader reader-mini $$passages --data $(DEMO)/m2kr-data --images $(DEMO)/raw \
 			--batch-size 32 --out $(DEMO)/results --quiet > /dev/null; \
 	done
-	$(BIN)/python -m leaderboard --results $(DEMO)/results --out $(DEMO)/site --data $(DEMO)/m2kr --images $(DEMO)/raw \
+	$(BIN)/python -m leaderboard --results $(DEMO)/results --out $(DEMO)/site --data $(DEMO)/m2kr-data --images $(DEMO)/raw \
 		--quiet
 	@echo
 	@$(BIN)/python -m m2kr.results $(DEMO)/results

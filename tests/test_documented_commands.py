@@ -33,8 +33,8 @@ ROOT = Path(__file__).parents[1]
 INDEX = ROOT / "docs" / "README.md"
 
 SHELL = ("sh", "bash", "shell", "console")
-NOT_RUN = ("", "text", "toml", "bibtex")
-"""Languages of blocks that hold no command."""
+OTHERS = ("text", "markdown", "toml", "bibtex")
+"""Languages of blocks that hold no command. A block without one is not to hold any, either."""
 
 PARSED = {
     "make": "installs, or takes minutes: the target has to be there",
@@ -45,6 +45,7 @@ PARSED = {
     "python -m m2kr.evaluate --model org/model": "stands for any model of the hub",
     "python -m m2kr.evaluate --model preflmr-vit-b --checkpoint runs/stage4": "needs the four stages of training",
     "python -m m2kr.answer --reader blip2-flan-t5-xl": "fetches and runs a model of four billion parameters",
+    "python -m leaderboard reproduce": "fetches and runs a model of 327 million parameters, and refuses made-up data",
     "python -m leaderboard verify --model preflmr-vit-l": "needs results of a model with published figures",
     "python -m baselines.preflmr.train --stage 1 --text bert-base-uncased": "trains for days on a GPU",
     "python -m baselines.preflmr.train --stage 2 --init runs/stage1": "trains for days on a GPU",
@@ -269,13 +270,15 @@ def test_they_work_in_the_order_in_which_they_stand(
 
 
 def test_every_command_is_found(capsys: pytest.CaptureFixture[str]) -> None:
-    """Counted in another way: every line of a page that begins as one does, outside of sentences."""
-    begins = r"^\s*(?:\$ )?(?:(?:python|make|pip|accelerate|torchrun|uv|git|cd|cp|source|bash|curl)\s)"
+    """Counted in another way: every line of a page that begins as one does, outside of sentences and of shown files."""
+    begins = r"^\s*(?:\$ )?(?:python|make|pip|accelerate|torchrun|uv|git|cd|cp|source|bash|curl)\s(?!.*[.:;]$)"
+    shown = rf"^```(?:{'|'.join(OTHERS)})\n.*?^```"
     for page in pages():
-        lines = re.findall(begins + r"(?!.*[.:;]$)", page.read_text(encoding="utf-8"), re.MULTILINE)
+        text = re.sub(shown, "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+        lines = re.findall(begins, text, re.MULTILINE)
         found = [command for command in COMMANDS if command.place.startswith(f"{page.relative_to(ROOT)}:")]
         assert len(found) >= len(lines), page
-    unknown = [block.place for block in BLOCKS if block.language not in (*SHELL, *NOT_RUN, "python")]
+    unknown = [block.place for block in BLOCKS if block.language not in (*SHELL, *OTHERS, "python", "")]
     assert not unknown, f"blocks in a language that is not known here: {unknown}"
     run = [command for command in COMMANDS if not command.parsed]
     snippets = sum(block.language == "python" for block in BLOCKS)

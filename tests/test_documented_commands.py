@@ -11,6 +11,7 @@ import re
 import shlex
 import shutil
 import sys
+import tomllib
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
@@ -33,11 +34,12 @@ ROOT = Path(__file__).parents[1]
 INDEX = ROOT / "docs" / "README.md"
 
 SHELL = ("sh", "bash", "shell", "console")
-OTHERS = ("text", "markdown", "toml", "bibtex")
+OTHERS = ("text", "markdown", "toml", "yaml", "bibtex")
 """Languages of blocks that hold no command. A block without one is not to hold any, either."""
 
 PARSED = {
     "make": "installs, or takes minutes: the target has to be there",
+    "pip install": "installs: the extra has to be there",
     "source .venv/bin/activate": "makes the commands those of the environment that make demo has made",
     "python -m m2kr.evaluate --model preflmr-vit-l": "fetches and runs a model of 400 million parameters",
     "python -m m2kr.evaluate --model gme-qwen2-vl-2b": "fetches and runs a model of two billion parameters",
@@ -55,6 +57,10 @@ PARSED = {
     "python -m baselines.preflmr.scaling --form cpu --out": "trains for half an hour",
     "python -m baselines.preflmr.scaling --form gpu": "trains for days on a GPU",
     "python -m baselines.minis.recipe": "trains for minutes",
+    "ray start": "starts a cluster",
+    "head=$(scontrol": "needs Slurm",
+    "srun": "needs Slurm",
+    "sleep": "waits for the line before it",
 }
 """How commands begin that are not run, and why."""
 
@@ -74,10 +80,14 @@ class Block(NamedTuple):
 
 
 class Command(NamedTuple):
-    """A command of a page, on one line, without its comment."""
+    """A command of a page, without its comment."""
 
     place: str
-    text: str
+    words: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.words)
 
     @property
     def parsed(self) -> str | None:
@@ -116,7 +126,7 @@ def commands(block: Block) -> list[Command]:
     if block.language == "console":
         lines = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
     words = [shlex.split(line, comments=True) for line in lines]
-    return [Command(block.place, shlex.join(each)) for each in words if each]
+    return [Command(block.place, tuple(each)) for each in words if each]
 
 
 BLOCKS = [block for page in pages() for block in blocks(page)]
@@ -160,21 +170,31 @@ def make(words: Sequence[str]) -> None:
         assert re.search(pattern, text, re.MULTILINE), f"the Makefile has no {name}"
 
 
+def check(words: Sequence[str]) -> None:
+    """Look whether what a command names is there, as far as that can be told without doing it."""
+    match words:
+        case ["make", *targets]:
+            make(targets)
+        case ["pip", "install", "-e", named]:
+            extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+            assert named.removeprefix(".[").removesuffix("]") in extras["optional-dependencies"]
+        case _ if "python" in words:
+            python, dash, module, *arguments = words[words.index("python") :]
+            assert (python, dash) == ("python", "-m")
+            parse(arguments, main_of(module))
+
+
 def do(command: Command) -> None:
     """Run a command, or let it be parsed; raise where it does not end well."""
-    match shlex.split(command.text):
-        case ["make", *words]:
-            make(words)
-        case ["source", path]:
-            assert path == ".venv/bin/activate"
+    if command.parsed:
+        check(command.words)
+        return
+    match command.words:
         case ["cd", folder]:
             os.chdir(folder)
         case ["cp", "-r", source, target]:
             shutil.copytree(source, target)
         case ["python", "-m", module, *arguments]:
-            if command.parsed:
-                parse(arguments, main_of(module))
-                return
             if module == "m2kr.synthetic" and "--scale" not in arguments:
                 arguments += ["--scale", "0.2"]  # of the tests' world, which stands for the demo's
             try:
@@ -271,7 +291,7 @@ def test_they_work_in_the_order_in_which_they_stand(
 
 def test_every_command_is_found(capsys: pytest.CaptureFixture[str]) -> None:
     """Counted in another way: every line of a page that begins as one does, outside of sentences and of shown files."""
-    begins = r"^\s*(?:\$ )?(?:python|make|pip|accelerate|torchrun|uv|git|cd|cp|source|bash|curl)\s(?!.*[.:;]$)"
+    begins = r"^\s*(?:\$ )?(?:python|make|pip|accelerate|torchrun|uv|git|cd|cp|source|bash|curl|ray|srun)\s(?!.*[.:;]$)"
     shown = rf"^```(?:{'|'.join(OTHERS)})\n.*?^```"
     for page in pages():
         text = re.sub(shown, "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
@@ -345,10 +365,10 @@ def test_the_figures_of_the_readme_stand_where_it_links_to() -> None:
 def test_an_option_that_does_not_exist_is_noticed() -> None:
     """As the test itself does: by a command that is run, one that is parsed, and one in a sentence."""
     with pytest.raises(SystemExit):
-        do(Command("", "python -m m2kr.evaluate --model preflmr-vit-l --no-such"))
+        do(Command("", ("python", "-m", "m2kr.evaluate", "--model", "preflmr-vit-l", "--no-such")))
     with pytest.raises(AssertionError):
-        do(Command("", "python -m m2kr.results --no-such"))
+        do(Command("", ("python", "-m", "m2kr.results", "--no-such")))
     with pytest.raises(AssertionError):
-        do(Command("", "make no-such"))
+        do(Command("", ("make", "no-such")))
     with pytest.raises(AssertionError):
-        do(Command("", "curl example.org"))
+        do(Command("", ("curl", "example.org")))

@@ -321,7 +321,7 @@ INLINE = sorted(
         " ".join(found.split())
         for page in pages()
         for found in re.findall(
-            r"(?<!`)`((?:python -m|make) [^`]+)`",
+            r"(?<!`)`(?:PYTHONPATH=. )?((?:python -m|make|pip install -e) [^`]+)`",
             re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.M | re.S),
         )
     }
@@ -332,11 +332,11 @@ INLINE = sorted(
 def test_commands_in_sentences_have_options_that_exist(
     text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    program, *words = shlex.split(text)
-    if program == "make":
-        make(words)
+    words = shlex.split(text)
+    if words[0] != "python":
+        check(words)
         return
-    module, arguments = words[1], words[2:]
+    module, arguments = words[2], words[3:]
     main = main_of(module)
     plain = next((place for place, word in enumerate(arguments) if word.startswith("-")), len(arguments))
     asked = [*arguments[:plain], "--help"]

@@ -28,6 +28,7 @@ from m2kr.search.store import as_stored
 if TYPE_CHECKING:
     from m2kr.dataset import TaskData
     from m2kr.evaluate.passages import PassagePictures
+    from m2kr.evaluate.shards import PassageShards
     from m2kr.retriever import Input
     from m2kr.search.ragged import Array, Ragged
 
@@ -53,6 +54,7 @@ class Block:
         pictures: theirs, in the same order, where the retriever reads them.
         k: passages to keep for each query.
         memory: bytes of scratch for the search.
+        shards: where the vectors are, or are to be kept, if any.
     """
 
     task: str
@@ -61,6 +63,12 @@ class Block:
     pictures: PassagePictures | None
     k: int
     memory: int
+    shards: PassageShards | None = None
+
+    @property
+    def chunk(self) -> int:
+        """Passages that are encoded, and stored, at once."""
+        return CHUNK if self.pictures is None else IMAGE_CHUNK
 
 
 @dataclass(frozen=True)
@@ -72,12 +80,14 @@ class Done:
         seconds: of "encode_passages" and "search".
         memory: largest resident memory of each, bytes.
         batch_size: inputs encoded at once.
+        dim: numbers in a vector, where vectors were kept.
     """
 
     keys: npt.NDArray[np.int64]
     seconds: dict[str, float]
     memory: dict[str, int]
     batch_size: int
+    dim: int | None
 
 
 class BlockWorker:
@@ -152,7 +162,7 @@ class BlockWorker:
         import torch
 
         encoder, options, vectors = self._encoder, self._options, self._encoder.retriever.vectors
-        chunk = CHUNK if block.pictures is None else IMAGE_CHUNK
+        shards, dim = block.shards, None
         keys = torch.empty((len(queries), 0), dtype=torch.int64)
         seconds, memory = {"encode_passages": 0.0, "search": 0.0}, {"encode_passages": 0, "search": 0}
 
@@ -165,16 +175,22 @@ class BlockWorker:
 
         reset_peak_memory()
         clock = time.perf_counter()
-        for start in range(0, len(block.texts), chunk):
-            rows = range(start, min(start + chunk, len(block.texts)))
-            inputs = list(encoder.passage_inputs(block.texts, rows, block.pictures))
-            made = encoder.encode("passages", inputs, f"{block.task} encode passages")
-            stored = as_stored(made, vectors, options.stored, first=block.first + start)
-            del inputs, made
+        for start in range(0, len(block.texts), block.chunk):
+            rows = range(start, min(start + block.chunk, len(block.texts)))
+            first = block.first + start
+            if shards is not None and shards.kept:
+                stored = shards.read(first, first + len(rows))
+            else:
+                inputs = list(encoder.passage_inputs(block.texts, rows, block.pictures))
+                made = encoder.encode("passages", inputs, f"{block.task} encode passages")
+                stored = as_stored(made, vectors, options.stored, first=first)
+                if shards is not None:
+                    dim = shards.write(first, made) or dim
+                del inputs, made
             clock = measure("encode_passages", clock)
             scores, found = search(queries, stored, block.k, device=options.device, memory=block.memory)
             del stored
-            more = packed(torch.from_numpy(scores), torch.from_numpy(found) + (block.first + start))
+            more = packed(torch.from_numpy(scores), torch.from_numpy(found) + first)
             keys = best(keys, more, block.k)
             clock = measure("search", clock)
-        return Done(keys.numpy(), seconds, memory, encoder.batch.size)
+        return Done(keys.numpy(), seconds, memory, encoder.batch.size, dim)

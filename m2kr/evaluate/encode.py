@@ -23,6 +23,7 @@ from m2kr.common.files import digest, not_written
 from m2kr.common.work import Note
 from m2kr.errors import M2KRError
 from m2kr.evaluate.options import BATCH_SIZE, EncodeOptions
+from m2kr.evaluate.shards import NOTE, PassageShards
 from m2kr.images.query_pictures import query_pictures
 from m2kr.retriever import instruction_end
 from m2kr.search.store import EmbeddingStore
@@ -53,8 +54,6 @@ vectors of 128 float32 numbers are 0.5 GiB, twice that while they are written, s
 
 IMAGE_CHUNK = 256
 """The same for queries, or passages, with pictures. They are decoded a chunk at a time: about 150 MB of them."""
-
-_NOTE = "encoding.json"
 
 
 @dataclass(frozen=True)
@@ -208,6 +207,14 @@ class Encoder:
         """Whether the embeddings of these passages, with these pictures, were kept."""
         return self._kept("passages", self._key("passages", _passages_key(texts, pictures))).is_dir()
 
+    def shards(self, texts: Iterable[str], work: Path, pictures: PassagePictures | None = None) -> PassageShards:
+        """Return where the vectors of these passages are, if they were kept, or else will be in a working folder."""
+        key = self._key("passages", _passages_key(texts, pictures))
+        folder = self._kept("passages", key)
+        kept = folder.is_dir()
+        place = (folder if kept else work / "passages").absolute()
+        return PassageShards(place, key, self.retriever.vectors, self._stored("passages"), kept)
+
     def keep(self, work: Path) -> None:
         """Move the finished embeddings of a working folder to where later evaluations find them.
 
@@ -215,7 +222,7 @@ class Encoder:
             M2KRError: they cannot be moved there, and no other evaluation has kept the same ones meanwhile.
         """
         for what in ("passages", "queries"):
-            note = Note(work / what / _NOTE)
+            note = Note(work / what / NOTE)
             if not note.facts or note.rows != note.facts["of"]:
                 continue
             target = self._kept(what, note.key)
@@ -256,7 +263,7 @@ class Encoder:
         if not reused:
             folder = work / what
         store = EmbeddingStore(folder, key, kind=self.retriever.vectors, dtype=self._stored(what))
-        note = Note(folder / _NOTE, key)
+        note = Note(folder / NOTE, key)
         label = f"{name} encode {what}"
         waiting: Generator[Any] = (made or inputs)(store.rows)
         with closing(waiting):

@@ -103,9 +103,5 @@ class EvaluateOptions(TaskOptions, LoadOptions, DataOption, TasksOption, SplitOp
     def __post_init__(self) -> None:
         if self.ray is None and (self.ray_actors or self.ray_gpus is not None or self.ray_cpus != 1 or self.verbose):
             raise M2KRError("--ray-actors, --ray-cpus, --ray-gpus and --verbose are of --ray, which is not given.")
-        if self.ray is not None and self.keep_embeddings:
-            raise M2KRError(
-                "--keep-embeddings and --ray do not go together: each process forgets its passages' vectors."
-            )
         if self.nano and self.limit is not None:
             raise M2KRError("--nano and --limit are two ways to take fewer queries. Pass one of them.")

@@ -7,7 +7,7 @@ has come is kept in the working folder, so that the same command goes on after a
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import fields, replace
 from pathlib import Path
@@ -143,7 +143,17 @@ def searched_in_blocks(
     if queries.reused:
         phases.reused.append("encode_queries")
     k, size = min(options.top_k, len(texts) or 1), block_size(len(texts), pictures=pictures is not None)
-    kept = _Kept(work.folder, digest(work.key, size))
+    chunk = CHUNK if pictures is None else IMAGE_CHUNK
+    place = encoder.shards(texts, work.folder, pictures)
+    shards = place if place.kept or options.keep_embeddings else None
+    made = None if place.kept else shards
+    if made is not None:
+        made.begin()
+
+    def whole(first: int) -> bool:
+        return made is None or all(map(made.has, range(first, min(first + size, len(texts)), chunk)))
+
+    kept = _Kept(work.folder, digest(work.key, size, *([] if made is None else ["with vectors"])), whole)
     keys = kept.keys(len(queries.store))
     todo = [first for first in range(0, len(texts), size) if first not in kept.done]
     shared = retriever.cluster.shared(_plain(queries.store.load()))
@@ -151,7 +161,8 @@ def searched_in_blocks(
     def jobs() -> Iterator[Job]:
         for first in todo:
             own = None if pictures is None else replace(pictures, rows=pictures.rows[first : first + size])
-            block = Block(data.task.key, first, texts[first : first + size], own, k, options.search_bytes)
+            some = texts[first : first + size]
+            block = Block(data.task.key, first, some, own, k, options.search_bytes, shards)
             yield Job(
                 f"{data.task.key} passages {first:,} to {first + len(block.texts) - 1:,}", "best", (block, shared)
             )
@@ -171,6 +182,11 @@ def searched_in_blocks(
             bar.set_postfix(nodes=retriever.cluster.nodes, refresh=False)
             bar.update(len(block.texts))
     kept.tell(phases)
+    if made is not None:
+        made.end(len(texts), kept.dim, phases.seconds["encode_passages"], phases.memory["encode_passages"])
+    elif shards is not None:
+        phases.add("encode_passages", shards.note.seconds, shards.note.memory)
+        phases.reused.append("encode_passages")
     scores, rows = unpacked(keys)
     return (scores.numpy(), rows.numpy()), min(encoder.batch.size, kept.batch_size or encoder.batch.size)
 
@@ -178,9 +194,13 @@ def searched_in_blocks(
 class _Kept:
     """The best keys of the blocks that are done, in a file that each block replaces, and a note of which they are."""
 
-    def __init__(self, work: Path, key: str) -> None:
+    def __init__(self, work: Path, key: str, whole: Callable[[int], bool]) -> None:
         self._work = work
-        self._note = Note(work / "blocks.json", key, whole=lambda facts: (work / facts["file"]).is_file())
+
+        def there(facts: dict[str, Any]) -> bool:
+            return (work / facts["file"]).is_file() and all(map(whole, facts["done"]))
+
+        self._note = Note(work / "blocks.json", key, whole=there)
 
     @property
     def done(self) -> set[int]:
@@ -191,6 +211,11 @@ class _Kept:
     def batch_size(self) -> int | None:
         """The smallest of their batches."""
         return self._note.facts.get("batch_size")
+
+    @property
+    def dim(self) -> int | None:
+        """Numbers in a vector of theirs, where vectors were kept."""
+        return self._note.facts.get("dim")
 
     def keys(self, queries: int) -> Tensor:
         """Return the best keys so far, shape (queries, any)."""
@@ -216,6 +241,7 @@ class _Kept:
             done=sorted(self.done | {first}),
             file=path.name,
             batch_size=min(sizes),
+            dim=block.dim or facts.get("dim"),
             wall=facts.get("wall", 0.0) + seconds,
             own={phase: own.get(phase, 0.0) + value for phase, value in block.seconds.items()},
             memory={phase: max(facts.get("memory", {}).get(phase, 0), value) for phase, value in block.memory.items()},

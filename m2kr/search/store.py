@@ -83,8 +83,7 @@ class EmbeddingStore:
                     f"open it with {name}={meta[name]!r}, or let the key depend on {name}"
                 )
         self.dim = meta.get("dim") if dim is None else dim
-        while (lengths_file := self._path(self.rows, "lengths.npy")).exists():
-            self._shards.append((self.rows, len(self._checked_lengths(lengths_file))))
+        self._find()
 
     @property
     def rows(self) -> int:
@@ -116,15 +115,26 @@ class EmbeddingStore:
                 f"embeddings of dimension {chunk.dim} cannot be added to {self.folder}, which has {self.dim}"
             )
         first = self.rows
-        parts = _numbers(chunk, self.dtype, first)
+        numbers = _numbers(chunk, self.dtype, first)
         self._sweep()
-        # Not ndarray.tofile, whose error on a full disk does not say so.
-        with atomic(self._path(first, "vectors")) as file:
-            for part in parts:
-                file.write(part.reshape(-1).view(np.uint8).data)
-        with atomic(self._path(first, "lengths.npy")) as file:
-            np.save(file, chunk.lengths, allow_pickle=False)
+        _write(self.folder, first, numbers, chunk)
         self._shards.append((first, len(chunk)))
+
+    def take_in(self, dim: int | None) -> None:
+        """Take in shards that `write_shard` has written since.
+
+        Args:
+            dim: numbers in a vector of theirs; None where they have no vectors.
+
+        Raises:
+            M2KRError: a shard is damaged, or of another dimension than the store's.
+        """
+        if dim is not None and self.dim not in (None, dim):
+            raise M2KRError(f"embeddings of dimension {dim} cannot be added to {self.folder}, which has {self.dim}")
+        if dim is not None:
+            self.dim = dim
+            self._write_meta()
+        self._find()
 
     def shards(self, *, most: int = 1 << 16) -> Iterator[Ragged | Array]:
         """Yield each shard, memory-mapped, in row order: a `Ragged`, or an (n, dim) array for kind "single".
@@ -152,8 +162,31 @@ class EmbeddingStore:
         whole = Ragged.concatenate(parts) if parts else Ragged.from_lengths(self._map(None, 0), [])
         return whole if self.kind == "multi" else whole.vectors
 
+    def part(self, first: int, stop: int) -> Ragged | Array:
+        """Return the items of some rows, memory-mapped where one shard holds them all and is not of the form "int8".
+
+        Raises:
+            M2KRError: as `shards`.
+        """
+        found = [Ragged.from_lengths(self._map(None, 0), [])]
+        for begin, count in self._shards:
+            if begin < stop and first < begin + count:
+                for part in self._parts(begin, 1 << 16):
+                    found.append(part.rows(max(0, first - begin), max(0, min(stop - begin, len(part)))))
+                    begin += len(part)
+        found = [each for each in found if len(each)] or found[:1]
+        whole = found[0] if len(found) == 1 else Ragged.concatenate(found)
+        return whole if self.kind == "multi" else whole.vectors
+
+    def _find(self) -> None:
+        while (lengths_file := self._path(self.rows, "lengths.npy")).exists():
+            vectors = self._path(self.rows, "vectors")
+            if self.dim is None and vectors.exists() and vectors.stat().st_size:
+                break  # of `write_shard`, and not yet taken in
+            self._shards.append((self.rows, len(self._checked_lengths(lengths_file))))
+
     def _path(self, first: int, suffix: str) -> Path:
-        return self.folder / f"{first:012d}.{suffix}"
+        return _path(self.folder, first, suffix)
 
     def _parts(self, first: int, most: int) -> Iterator[Ragged]:
         """Yield the shard that begins with a row; of the form "int8" in parts of ``most`` vectors."""
@@ -232,6 +265,49 @@ class EmbeddingStore:
     def _delete(paths: Iterable[Path]) -> None:
         for path in list(paths):
             path.unlink(missing_ok=True)
+
+
+def write_shard(
+    folder: Path, first: int, embeddings: Ragged | Sequence[Array] | Array, kind: Kind, dtype: StoredType
+) -> int | None:
+    """Write the items from a row on as one shard of a store, of which several processes write shards in any order.
+
+    `EmbeddingStore.take_in` then makes them the store's.
+
+    Args:
+        folder: of the store.
+        first: row of the first item.
+        embeddings: as in `EmbeddingStore.append`.
+        kind: of the store.
+        dtype: its stored form.
+
+    Returns:
+        Numbers in a vector; None where there is none.
+
+    Raises:
+        M2KRError: as `EmbeddingStore.append`.
+    """
+    chunk = _as_ragged(embeddings, kind, folder)
+    _write(folder, first, _numbers(chunk, dtype, first), chunk)
+    return chunk.dim if len(chunk.vectors) else None
+
+
+def has_shard(folder: Path, first: int) -> bool:
+    """Whether a store has the shard that begins with a row."""
+    return _path(folder, first, "lengths.npy").is_file()
+
+
+def _path(folder: Path, first: int, suffix: str) -> Path:
+    return folder / f"{first:012d}.{suffix}"
+
+
+def _write(folder: Path, first: int, numbers: list[npt.NDArray[Any]], chunk: Ragged) -> None:
+    # Not ndarray.tofile, whose error on a full disk does not say so.
+    with atomic(_path(folder, first, "vectors")) as file:
+        for part in numbers:
+            file.write(part.reshape(-1).view(np.uint8).data)
+    with atomic(_path(folder, first, "lengths.npy")) as file:
+        np.save(file, chunk.lengths, allow_pickle=False)
 
 
 def as_stored(

@@ -22,6 +22,7 @@ from m2kr.evaluate import blocks, encode, remote
 from m2kr.evaluate.blocks import block_size
 from m2kr.evaluate.options import EvaluateOptions, TaskOptions
 from m2kr.evaluate.remote import RemoteRetriever
+from m2kr.evaluate.shards import NOTE, PassageShards
 from m2kr.evaluate.task import evaluate_task
 from m2kr.images.roots import parse_roots
 from tests.m2kr.evaluating import Seeing, comparable, entry_points_of, evaluated, kill, run_of, vector_of
@@ -141,6 +142,57 @@ def test_what_is_done_before_a_kill_is_not_done_again(okvqa: TaskData, registere
     assert not registered[1].asked
 
 
+@pytest.mark.parametrize(("model", "stored"), [("single", "float32"), ("multi", "bfloat16"), ("multi", "int8")])
+def test_what_is_kept_is_what_one_process_keeps_and_is_used_again(
+    okvqa: TaskData, registered: list[Any], tmp_path: Path, model: str, stored: Any
+) -> None:
+    def kept(out: Path) -> dict[str, bytes]:
+        files = sorted((out / ".embeddings").glob("passages-*/*"))
+        return {f"{path.parent.name}/{path.name}": path.read_bytes() for path in files if path.name != NOTE}
+
+    given = {"store_dtype": stored, "ignore_images": True}
+    evaluated_remotely(model, okvqa, tmp_path / "more", Here(), keep_embeddings=True, **given)
+    evaluated(type(registered[0])(), okvqa, tmp_path / "one", keep_embeddings=True, store_dtype=stored)
+    assert kept(tmp_path / "more") == kept(tmp_path / "one") != {}
+    for out in ("more", "one"):
+        before = run_of(tmp_path / out, "OKVQA")
+        evaluated_remotely(model, okvqa, tmp_path / out, Here(), rerun=True, **given)
+        assert registered[-1].read == [] or stored == "int8"  # the effect of which is measured on a sample
+        assert run_of(tmp_path / out, "OKVQA") == before
+        assert "encode_passages" in json.loads((tmp_path / out / "OKVQA.json").read_text())["reused"]
+
+
+def test_kept_vectors_that_are_gone_are_made_again_after_a_kill(
+    okvqa: TaskData, registered: list[Any], tmp_path: Path
+) -> None:
+    def begun(cluster: Here) -> None:
+        evaluated_remotely("multi", okvqa, tmp_path, cluster, ignore_images=True, keep_embeddings=True)
+
+    count = okvqa.passages.height
+    for lost in (False, True):
+        with pytest.raises(ZeroDivisionError):
+            begun(Here(dies_after=3))
+        assert len(registered[-1].read) == 3 * BLOCK - (-count % BLOCK)
+        if lost:
+            max(tmp_path.rglob("passages/*.lengths.npy")).unlink()
+        begun(Here())
+        assert len(registered[-1].read) == count if lost else count - 3 * BLOCK + (-count % BLOCK)
+        for path in [tmp_path / "OKVQA.json", *tmp_path.glob(".embeddings/*/*")]:
+            path.unlink()
+        for path in tmp_path.glob(".embeddings/*"):
+            path.rmdir()
+
+
+def test_a_folder_that_a_machine_does_not_see_is_named(tmp_path: Path) -> None:
+    shards = PassageShards(tmp_path / "elsewhere", "key", "single", "float32", kept=False)
+    with pytest.raises(M2KRError, match=r"elsewhere is not there.*--out in a folder that all machines share"):
+        shards.write(0, np.ones((2, 3)))
+    shards.begin()
+    shards.write(0, np.ones((2, 3)))
+    with pytest.raises(M2KRError, match=r"has the vectors of 2 of 4 passages"):
+        shards.end(4, 3, 0.0, 0)
+
+
 def test_kept_keys_that_are_gone_are_made_again(okvqa: TaskData, registered: list[Any], tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         evaluated_remotely("multi", okvqa, tmp_path / "more", Here(dies_after=3), ignore_images=True)
@@ -173,7 +225,6 @@ def test_blocks_are_whole_chunks_and_few(monkeypatch: pytest.MonkeyPatch) -> Non
     [
         ({"ray_actors": 2}, "which is not given"),
         ({"ray_gpus": 0.0}, "which is not given"),
-        ({"ray": "local", "keep_embeddings": True}, "--keep-embeddings and --ray"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(given: dict[str, Any], told: str) -> None:

@@ -23,7 +23,7 @@ from m2kr.search.bounded import Searched, Way
 from m2kr.search.device import check_device, exactly_on, kind_of
 from m2kr.search.ragged import Array, Ragged, as_tensor, first_not_finite
 from m2kr.search.store import EmbeddingStore
-from m2kr.search.tiles import Block, Plan, stacks_of
+from m2kr.search.tiles import Plan, stacks_of
 
 Embeddings: TypeAlias = "Ragged | EmbeddingStore | Array | Sequence[Array]"
 Passages: TypeAlias = "Embeddings | Iterable[Ragged | Array]"
@@ -92,15 +92,10 @@ def search(
         searched = Searched(queries, stacks, plan, k, device=device, way=way)
         chunks = _chunks(_shards(passage_embeddings, single, plan), plan)
         while (chunk := next(chunks, None)) is not None:
-            items = len(chunk)
-            blocks = Block.cut(chunk, row, plan, queries, device)
-            del chunk  # a for loop would hold it while the next one is made
-            for block in blocks:
-                searched.add(block)
-                del block
-            del blocks
-            row += items
-            bar.update(items)
+            searched.add(chunk, row)
+            row += len(chunk)
+            bar.update(len(chunk))
+            del chunk  # or it would be held while the next one is made
     found_scores = np.empty((len(queries), min(k, row)), dtype=np.float32)
     found_rows = np.empty(found_scores.shape, dtype=np.int64)
     for stack, best in zip(stacks, searched.best, strict=True):
@@ -206,7 +201,7 @@ def _chunks(shards: Iterable[Ragged], plan: Plan) -> Iterator[Ragged]:
         row += len(shard)
         start = 0
         while start < len(shard):
-            room = shard.offsets[start] + plan.chunk_vectors - vectors
+            room = shard.offsets[start] + (plan.chunk_vectors - vectors if waiting else plan.view_vectors)
             stop = int(np.searchsorted(shard.offsets, room, side="right")) - 1
             stop = min(stop, start + plan.chunk_items - items)
             if stop <= start and not waiting:

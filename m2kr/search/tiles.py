@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,13 +24,13 @@ if TYPE_CHECKING:
 
 # Query vectors and queries multiplied at once, and numbers in a product, on a CPU and elsewhere. Measured on 2 cores of
 # an AMD EPYC (Zen 5), dim 128: products of 1,024 x 1,280 are fastest, those of 320 columns 5% slower; beyond 8 MiB
-# they leave the cache. On a Xeon of 2 MiB of it a core, dim 64, 512 rows are 8% faster than 1,024. A GPU wants fewer
-# and larger steps; its sizes are reckoned, not measured.
-_STACK_VECTORS = {"cpu": 1280, "other": 1 << 17}
+# they leave the cache. On a Xeon of 2 MiB of it a core, dim 64, products of 512 x 640 with their maximum are 4% faster
+# than those of 512 x 1,280, and 40% faster than those of 1,024 x 1,280. A GPU wants fewer and larger steps; its sizes
+# are reckoned, not measured.
+_STACK_VECTORS = {"cpu": 640, "other": 1 << 17}
 _STACK_QUERIES = {"cpu": 256, "other": 1024}
-_PRODUCT_NUMBERS = {"cpu": 512 * 1280, "other": 1 << 27}
-# Vectors of passages that are put together at once, and searched before others are left out because of them
-# (`m2kr.search.bounded`). Of dim 128, those of a CPU's block are 64 MiB.
+_PRODUCT_NUMBERS = {"cpu": 512 * 640, "other": 1 << 27}
+# Vectors of passages that are sorted and widened at once. Of dim 128, those of a CPU's block are 64 MiB.
 _BLOCK_VECTORS = {"cpu": 1 << 17, "other": 1 << 40}
 # Matrix libraries add up in another order when one side is a single vector (seen with MKL), so that a duplicate of a
 # passage could differ from it in the last bit and lose its place. From 16 rows on, every shape gave the same bits.
@@ -125,7 +124,8 @@ class Plan:
 
     Attributes:
         dim: numbers in a vector.
-        chunk_vectors: vectors of a chunk of passages.
+        chunk_vectors: vectors of a chunk of passages that is put together.
+        view_vectors: of one that is part of a larger shard, and so needs no copy.
         chunk_items: passages of a chunk.
         block_rows: vectors after which a block ends.
         tile_rows: vectors of a tile of passages.
@@ -138,6 +138,7 @@ class Plan:
 
     dim: int
     chunk_vectors: int
+    view_vectors: int
     chunk_items: int
     block_rows: int
     tile_rows: int
@@ -160,10 +161,12 @@ class Plan:
         fused = longest > 0 and fused_kernel(device, as_tensor(queries.vectors).dtype, dim) is not None
         piece = piece_length(longest) if fused else 0
         pieces = max((len(stack.queries) * -(-stack.longest // piece) for stack in stacks), default=1) if piece else 1
+        chunks = 3 * memory // 8
         return cls(
             dim=dim,
-            # Four copies at most: as read, put together, and, of those of a block, sorted in float32, and rounded.
-            chunk_vectors=max(1, 3 * memory // 8 // (16 * dim + 8)),
+            # At most as read and put together, both in float32, and rounded to bfloat16, with two norms.
+            chunk_vectors=max(1, chunks // (10 * dim + 8)),
+            view_vectors=max(1, chunks // (2 * dim + 8 if kind == "cpu" else 10 * dim + 8)),
             # A passage has a score and a key for each query of a stack, in a few copies while the best are picked.
             chunk_items=max(1, memory // 4 // (40 * most)),
             # In float32 a block takes at most an eighth.
@@ -183,14 +186,74 @@ def _at(sizes: dict[str, int], kind: str) -> int:
 
 
 @dataclass(frozen=True)
-class Block:
+class Layout:
     """Some passages of a chunk, sorted by length and padded, in tiles of passages of one length.
 
     Attributes:
-        vectors: shape (at least `Plan.least_rows`, dim), on the device; float32, or for the kernel as they were.
-        rows: of the passages, in the order of the block, int64, on the device.
+        passages: which of the chunk, shape (passages,), int64.
+        source: where each vector lies in the chunk, shape (vectors,), int64. Past its end a passage repeats its last.
         tiles: of each, its first vector, its passages and the vectors of each of them. Without any, the passages are
             those that have no vectors.
+    """
+
+    passages: npt.NDArray[np.int64]
+    source: npt.NDArray[np.int64]
+    tiles: list[tuple[int, int, int]]
+
+    @classmethod
+    def of(
+        cls, chunk: Ragged, passages: npt.NDArray[np.int64] | None = None, *, size: int, items: int, most: int
+    ) -> Iterator[Layout]:
+        """Lay out passages of a chunk, until there are ``most`` vectors, and go on in another layout.
+
+        A tile has as many passages as fit into ``size`` vectors, one at least and ``items`` at most.
+
+        Args:
+            chunk: passages and their vectors.
+            passages: some of them, none of which has more vectors than one before it; without, all.
+            size: vectors.
+            items: passages.
+            most: vectors.
+        """
+        order = np.argsort(-chunk.lengths, kind="stable") if passages is None else passages
+        starts, lengths = chunk.offsets[order], chunk.lengths[order]
+        filled = int(np.count_nonzero(lengths))
+        done = 0
+        while done < filled:
+            start, row = done, 0
+            source: list[npt.NDArray[np.int64]] = []
+            tiles: list[tuple[int, int, int]] = []
+            while done < filled and row < most:
+                longest = int(lengths[done])
+                members = slice(done, min(filled, done + max(1, min(size // longest, items))))
+                inside = starts[members, None] + np.minimum(np.arange(longest), lengths[members, None] - 1)
+                source.append(inside.reshape(-1))
+                tiles.append((row, *inside.shape))
+                done += len(inside)
+                row += inside.size
+            yield cls(order[start:done], np.concatenate(source), tiles)
+        if filled < len(order):
+            yield cls(order[filled:], np.empty(0, np.int64), [])
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Vectors of each passage with its padding, shape (passages,); none is longer than one before it."""
+        return np.repeat([length for _, _, length in self.tiles], [members for _, members, _ in self.tiles])
+
+    @property
+    def starts(self) -> npt.NDArray[np.int64]:
+        """The first vector of each passage, shape (passages,)."""
+        return np.concatenate([row + length * np.arange(members) for row, members, length in self.tiles])
+
+
+@dataclass(frozen=True)
+class Block:
+    """The vectors of a layout, on the device.
+
+    Attributes:
+        vectors: shape (at least `Plan.least_rows`, dim); float32, or for the kernel as they were.
+        rows: of the passages, in the order of the layout, int64, on the device.
+        tiles: as of the layout.
         fused: whether the kernel takes them.
     """
 
@@ -209,86 +272,44 @@ class Block:
         Raises:
             M2KRError: NaN or infinity.
         """
-        import torch
-
         every = as_tensor(chunk.vectors)
         fused = bool(plan.piece) and every.dtype == as_tensor(queries.vectors).dtype
-        every = every.to(device)  # as they are: a GPU sorts and widens them faster than they come
-        size, most = (plan.fused_rows, plan.fused_items) if fused else (plan.tile_rows, plan.tile_rows)
-        order = np.argsort(-chunk.lengths, kind="stable")
-        filled = int(np.count_nonzero(chunk.lengths))
-        starts, lengths = chunk.offsets[order], chunk.lengths[order]
-        start = 0
-        while start < filled:
-            where, tiles = _tiles(starts[start:filled], lengths[start:filled], size, most, plan.block_rows)
-            begin, row = start, len(where)
-            start += sum(members for _, members, _ in tiles)
-            if np.array_equal(where, np.arange(where[0], where[0] + row)):
-                vectors = every[where[0] : where[0] + row]
-            else:
-                vectors = every.index_select(0, torch.from_numpy(where).to(device))
-            vectors = vectors if fused else vectors.to(torch.float32)
-            if (bad := first_not_finite(Ragged.one_each(vectors))) is not None:
-                passage = first + int(np.searchsorted(chunk.offsets, where[bad], side="right")) - 1
+        size, items = (plan.fused_rows, plan.fused_items) if fused else (plan.tile_rows, plan.tile_rows)
+        # As they are: a GPU sorts and widens them faster than they come.
+        chunk = Ragged(every.to(device), chunk.offsets)
+        for layout in Layout.of(chunk, size=size, items=items, most=plan.block_rows):
+            block = cls._of(layout, chunk, first, fused, plan.least_rows)
+            if layout.tiles and (bad := first_not_finite(Ragged.one_each(block.vectors))) is not None:
+                passage = first + int(np.searchsorted(chunk.offsets, layout.source[bad], side="right")) - 1
                 raise M2KRError(f"the embeddings of passage {passage} hold NaN or infinity")
-            if not fused and row < plan.least_rows:
-                vectors = torch.cat([vectors, vectors.new_zeros(plan.least_rows - row, vectors.shape[1])])
-            yield cls(vectors, torch.from_numpy(first + order[begin:start]).to(device), tiles, fused)
-            del vectors  # or the next block would be made beside it
-        if filled < len(order):
-            yield cls(every[:0], torch.from_numpy(first + order[filled:]).to(device), [], fused)
+            yield block
+            del block  # or the next one would be made beside it
 
-    @property
-    def used(self) -> int:
-        """Vectors of all tiles."""
-        return sum(members * length for _, members, length in self.tiles)
+    @classmethod
+    def some(cls, chunk: Ragged, first: int, passages: npt.NDArray[np.int64], size: int, most: int) -> Iterator[Block]:
+        """Yield some passages of a chunk on the CPU as blocks that end after ``most`` vectors.
 
-    @cached_property
-    def lengths(self) -> npt.NDArray[np.int64]:
-        """Vectors of each passage with its padding, shape (passages,); none is longer than one before it."""
-        return np.repeat([length for _, _, length in self.tiles], [members for _, members, _ in self.tiles])
-
-    @cached_property
-    def starts(self) -> npt.NDArray[np.int64]:
-        """The first vector of each passage, shape (passages,)."""
-        return np.concatenate([row + length * np.arange(members) for row, members, length in self.tiles])
-
-    def some(self, passages: npt.NDArray[np.int64], size: int, most: int) -> Iterator[Block]:
-        """Yield some of the passages, given in order, as blocks that end after ``most`` vectors.
-
-        Tiles are of ``size`` vectors, or of one passage.
+        Args:
+            chunk: finite numbers; its first passage has the row ``first``.
+            first: that row.
+            passages: which of the chunk. All have vectors, and none has more than one before it.
+            size: vectors of a tile, unless it is of one passage.
+            most: vectors of a block.
         """
+        for layout in Layout.of(chunk, passages, size=size, items=size, most=most):
+            yield cls._of(layout, chunk, first, fused=False, least=_LEAST_ROWS)
+
+    @classmethod
+    def _of(cls, layout: Layout, chunk: Ragged, first: int, fused: bool, least: int) -> Block:
         import torch
 
-        starts, lengths = self.starts[passages], self.lengths[passages]
-        done = 0
-        while done < len(passages):
-            source, tiles = _tiles(starts[done:], lengths[done:], size, size, most)
-            vectors = self.vectors.index_select(0, torch.from_numpy(source))
-            if len(vectors) < _LEAST_ROWS:
-                vectors = torch.cat([vectors, vectors.new_zeros(_LEAST_ROWS - len(vectors), vectors.shape[1])])
-            members = sum(count for _, count, _ in tiles)
-            yield Block(vectors, self.rows[torch.from_numpy(passages[done : done + members])], tiles, self.fused)
-            done += members
-
-
-def _tiles(
-    starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], size: int, items: int, most: int
-) -> tuple[npt.NDArray[np.int64], list[tuple[int, int, int]]]:
-    """Cut passages into tiles, until these have ``most`` vectors; return where their vectors lie, and `Block.tiles`.
-
-    Lengths do not increase. A tile has as many passages as fit into ``size`` vectors, one at least and ``items`` at
-    most. Past its end a passage repeats its last vector.
-    """
-    source: list[npt.NDArray[np.int64]] = []
-    tiles: list[tuple[int, int, int]] = []
-    done = row = 0
-    while done < len(starts) and row < most:
-        longest = int(lengths[done])
-        members = slice(done, done + max(1, min(size // longest, items)))
-        inside = starts[members, None] + np.minimum(np.arange(longest), lengths[members, None] - 1)
-        source.append(inside.reshape(-1))
-        tiles.append((row, *inside.shape))
-        done += len(inside)
-        row += inside.size
-    return np.concatenate(source), tiles
+        every, source = as_tensor(chunk.vectors), layout.source
+        device = every.device
+        if len(source) and np.array_equal(source, np.arange(source[0], source[0] + len(source))):
+            vectors = every[source[0] : source[0] + len(source)]
+        else:
+            vectors = every.index_select(0, torch.from_numpy(source).to(device))
+        vectors = vectors if fused else vectors.to(torch.float32)
+        if layout.tiles and not fused and len(vectors) < least:
+            vectors = torch.cat([vectors, vectors.new_zeros(least - len(vectors), vectors.shape[1])])
+        return cls(vectors, torch.from_numpy(first + layout.passages).to(device), layout.tiles, fused)

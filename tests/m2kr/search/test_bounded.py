@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 
 from m2kr.errors import M2KRError
 from m2kr.search import bounded as module
-from m2kr.search.bounded import Bounded, Searched
+from m2kr.search import bounds as bounds_module
+from m2kr.search.bounded import Searched
+from m2kr.search.bounds import Bounded
 from m2kr.search.exact import search
 from m2kr.search.maxsim import product_scores
 from m2kr.search.ragged import Ragged
 from m2kr.search.store import EmbeddingStore
-from m2kr.search.tiles import Block, Plan, stacks_of
+from m2kr.search.tiles import Block, Layout, Plan, stacks_of
 from tests.m2kr.search.items import Ranking, assert_exactly, random_items, whole_numbers
 
 VALUES = ("unit", "near", "equal", "zeros", "large", "small", "mixed", "dominant", "negative", "too large")
@@ -129,13 +131,14 @@ def bounds_of(queries: list[np.ndarray], passages: list[np.ndarray]) -> tuple[to
     asked = Ragged.from_list(queries)
     stacks = stacks_of(asked, 1 << 30, "cpu")
     plan = Plan.within(1 << 30, stacks, asked, "cpu")
-    (block,) = Block.cut(Ragged.from_list(passages), 0, plan, asked, "cpu")
-    searched = Searched(asked, stacks, plan, 1, device="cpu")
+    chunk = Ragged.from_list(passages)
+    (block,) = Block.cut(chunk, 0, plan, asked, "cpu")
     (stack,) = stacks
-    vectors = stack.vectors(asked, "cpu")
-    bounds = searched.bounds(stack, vectors, Bounded.of(block))
+    vectors, product = stack.vectors(asked, "cpu"), torch.empty(plan.product_numbers)
+    layouts = Layout.of(chunk, size=plan.tile_rows, items=plan.tile_rows, most=plan.block_rows)
+    bounds = Bounded.of(chunk, 0, layouts).bounds(stack, vectors, product)
     assert bounds is not None
-    return product_scores(stack, vectors, block, torch.empty(plan.product_numbers), plan).T, *bounds
+    return product_scores(stack, vectors, block, product, plan).T, *bounds
 
 
 @settings(max_examples=40, deadline=None)
@@ -182,7 +185,7 @@ def test_without_a_product_that_rounds_once_the_plain_way_is_taken(monkeypatch: 
     rng = np.random.default_rng(3)
     queries, passages = (random_items(rng, [6] * 20, 48) for _ in range(2))
     wanted = search(queries, passages, 5, way="plain")
-    monkeypatch.setattr(module, "rounds_once", lambda *shape: False)
+    monkeypatch.setattr(bounds_module, "rounds_once", lambda *shape: False)
     monkeypatch.setattr(Searched, "_again", None)  # nothing is left to it
     assert_same(search(queries, passages, 5, way="bounded"), wanted)
 
@@ -209,22 +212,22 @@ def test_measuring_changes_no_result(values: str, memory: int) -> None:
 
 @pytest.mark.usefixtures("eager")
 def test_the_faster_way_is_taken_and_asked_for_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a clock that moves when a block is bounded, and with what was measured told in advance."""
+    """With a clock that moves when a chunk is bounded, and with what was measured told in advance."""
     told = iter([False, False, True, True])
-    slow = {9}  # blocks that take longer than the plain way would
+    slow = {9}  # chunks that take longer than the plain way would
     taken: list[str] = []
     now = 0.0
 
-    def measured(self: Searched, block: Block) -> bool:
+    def measured(self: Searched, chunk: Ragged, first: int) -> bool:
         taken.append("measured")
-        self._plain_seconds = 1 / (block.used * sum(stack.width for stack in self._stacks))
+        self._plain_seconds = 1 / (len(chunk.vectors) * sum(stack.width for stack in self._stacks))
         return next(told)
 
     def add_bounded(self: Searched, stack: Any, best: Any, bounded: Bounded) -> None:
         nonlocal now
-        now += 2.0 if int(bounded.block.rows[0]) in slow else 0.5
+        now += 2.0 if bounded.first in slow else 0.5
         taken.append("bounded")
-        best.add(torch.zeros(1, 1), bounded.block.rows)
+        best.add(torch.zeros(1, 1), torch.from_numpy(bounded.rows))
 
     def plain(self: Searched, stack: Any, block: Block) -> torch.Tensor:
         taken.append("plain")
@@ -253,7 +256,7 @@ def test_where_few_passages_are_there_for_each_that_is_to_be_found_nothing_is_me
 ) -> None:
     monkeypatch.setattr(module, "_FOR_EACH", 40)
     measured: list[int] = []
-    monkeypatch.setattr(Searched, "_measured", lambda self, block: bool(measured.append(len(block.rows))))
+    monkeypatch.setattr(Searched, "_measured", lambda self, chunk, first: bool(measured.append(len(chunk))))
     rng = np.random.default_rng(4)
     queries, passages = (adversarial(rng, [3] * count, 16, "unit") for count in (2, 300))
     search(queries, passages, k)

@@ -99,8 +99,10 @@ def is_quick(dim: int) -> bool:
     return fastest[1] < fastest[0]
 
 
-def further_from_zero(values: Tensor) -> Tensor:
+def further_from_zero(values: Tensor, out: Tensor | None = None) -> Tensor:
     """Return float32 in which bfloat16 numbers are exact further from zero by half a unit of their last place there."""
     import torch
 
-    return (values.view(torch.int32) + 0x8000).view(torch.float32)
+    out = torch.empty_like(values) if out is None else out
+    torch.add(values.view(torch.int32), 0x8000, out=out.view(torch.int32))
+    return out

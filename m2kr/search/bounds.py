@@ -47,9 +47,7 @@ if TYPE_CHECKING:
 _MORE = 1 + 2.0**-18  # for the rounding of what the bound is computed with
 _TINY = 2.0**-120  # above everything that is lost where small numbers are taken for zero
 _LARGEST = 2.0**125  # of a bound of a score
-# Numbers summed at once. The C library gives blocks of 128 KiB back to the system when they are freed, and their pages
-# would have to be made anew.
-_SUMMED_AT_ONCE = 24 << 10
+_SUMMED_AT_ONCE = 512  # passages
 # Sizes of a product, for each thread: measured with dimension 64 and 384 on a Xeon of 2 MiB of second-level cache a
 # core, where product and maximum of 2,048 x 320 are fastest: 1,024 x 640 and 512 x 640 take 1.1 to 2 times as long.
 _COLUMNS, _ROWS = 320, 2048
@@ -100,7 +98,9 @@ class Bounded:
         """
         import torch
 
-        parts, rows, longest, lost = [], [], [], []
+        parts, rows = [], []
+        longest: list[Tensor] = []
+        lost: list[Tensor] = []
         every = as_tensor(chunk.vectors)
         for layout in layouts:
             rounded, starts = Rounded.of(every, layout.source), layout.starts
@@ -148,7 +148,7 @@ class Bounded:
         error.add_(small[:, None]).mul_(_MORE)
         # Those multiplied at once are columns next to each other: a product is several times as fast then.
         turned = torch.zeros((-(-count // each), dim, columns), dtype=torch.bfloat16)
-        for group, some in zip(turned, rounded.vectors.split(each * longest), strict=True):
+        for group, some in zip(turned, torch.split(rounded.vectors, each * longest), strict=True):
             group[:, : len(some)] = some.T
         found = torch.empty((2, count, len(self.rows)))
         done = 0
@@ -181,58 +181,74 @@ def _nearly(part: Part, turned: Tensor, longest: int, product: Tensor, found: Te
     import torch
 
     vectors, starts, lengths = part.vectors, part.starts.tolist(), part.lengths.tolist()
-    (rows, columns), bits = product.shape, product.view(torch.int16)
     ends = (part.starts + part.lengths).tolist()
-    most = max(1, min(_SUMMED_AT_ONCE // columns, len(starts)))
-    highest = torch.empty((len(turned), most, columns), dtype=torch.int16)
+    (rows, columns), bits, groups = product.shape, product.view(torch.int16), turned.unbind()
+    # Room for as many passages as a product can have.
+    most = min(max(_SUMMED_AT_ONCE, rows // lengths[-1]), len(starts))
+    highest = torch.empty((len(groups), most, columns), dtype=torch.int16)
+    summing = torch.empty((2, most * columns))
     # Where passages of another length begin.
     changes = [*(np.flatnonzero(np.diff(part.lengths)) + 1).tolist(), len(starts)]
+
+    def add_up(first: int, stop: int) -> None:
+        each = columns // longest
+        for group, some in zip(
+            highest[:, : stop - first], torch.split(found[:, :, first:stop], each, dim=1), strict=True
+        ):
+            queries = some.shape[1]
+            _sum(group[:, : queries * longest].view(-1, queries, longest), some, summing)
+
     summed = done = 0
     while done < len(starts):
         start = min(starts[done], len(vectors) - rows)
-        # As many passages as end within the product, and have room among the highest.
-        stop = min(bisect_right(ends, start + rows), summed + most)
-        runs = []  # of passages of one length: the first, the one after the last, and their length
-        while done < stop:
-            until = min(stop, changes[bisect_right(changes, done)])
-            runs.append((done, until, lengths[done]))
-            done = until
-        for group, into in zip(turned, highest, strict=True):
-            torch.mm(vectors[start : start + rows], group, out=product)
-            for first, until, length in runs:
-                row = starts[first] - start
-                same = bits[row : row + (until - first) * length].view(until - first, length, columns)
-                torch.amax(same, 1, out=into[first - summed : until - summed])
-            if not runs:  # one passage that is longer than a product
-                torch.amax(bits, 0, out=into[done - summed])
+        # As many passages as end within the product; or one that is longer.
+        stop = bisect_right(ends, start + rows)
+        if max(stop, done + 1) - summed > most:
+            add_up(summed, done)
+            summed = done
+        some = vectors[start : start + rows]
+        if stop <= done:
+            for group, into in zip(groups, highest[:, done - summed], strict=True):
+                torch.mm(some, group, out=product)
+                torch.amax(bits, 0, out=into)
                 for at in range(start + rows, ends[done], rows):
                     first = min(at, ends[done] - rows)
                     torch.mm(vectors[first : first + rows], group, out=product)
-                    torch.maximum(into[done - summed], bits.amax(0), out=into[done - summed])
-        done += not runs
-        if done - summed == most or done == len(starts):
-            each = columns // longest
-            for group, some in zip(highest[:, : done - summed], found.split(each, dim=1), strict=True):
-                queries = some.shape[1]
-                _sum(group[:, : queries * longest].view(-1, queries, longest), some[:, :, summed:done])
-            summed = done
+                    torch.maximum(into, bits.amax(0), out=into)
+            done += 1
+            continue
+        runs = []  # of passages of one length: where their maxima go, and their products
+        while done < stop:
+            until = min(stop, changes[bisect_right(changes, done)])
+            row, count, length = starts[done] - start, until - done, lengths[done]
+            same = bits[row : row + count * length].view(count, length, columns)
+            runs.append((slice(done - summed, until - summed), same))
+            done = until
+        for group, into in zip(groups, highest, strict=True):
+            torch.mm(some, group, out=product)
+            for where, same in runs:
+                torch.amax(same, 1, out=into[where])
+    add_up(summed, done)
 
 
-def _sum(bits: Tensor, found: Tensor) -> None:
+def _sum(bits: Tensor, found: Tensor, scratch: Tensor) -> None:
     """Write what MaxSims are at least and at most, shape (2, queries, passages).
 
     Args:
         bits: of the highest products, shape (passages, queries, vectors), as `_nearly` finds them.
         found: gets the result.
+        scratch: shape (2, at least as many), float32.
     """
     import torch
 
-    values = bits.view(torch.bfloat16).to(torch.float32)
+    values, further = scratch[:, : bits.numel()].view(2, *bits.shape)
+    values.copy_(bits.view(torch.bfloat16))
     below = None
     if int(bits.min()) < 0:
-        below = _summed(further_from_zero(values.clamp(max=0)))
+        torch.clamp(values, max=0, out=further)
+        below = _summed(further_from_zero(further, further))
         values.clamp_(min=0)
-    upper = _summed(further_from_zero(values))
+    upper = _summed(further_from_zero(values, further))
     lower = _summed(values).mul_(2).sub_(upper)
     found[0], found[1] = (lower if below is None else lower.add_(below)).T, upper.T
 

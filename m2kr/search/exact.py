@@ -54,11 +54,11 @@ def search(
         device: where torch computes: "cpu", "cuda" (the first GPU), "cuda:1". On a GPU the kernel of
             `m2kr.search.fused` is used where queries and passages are both float16 or both bfloat16 and the extra
             ``gpu`` is installed; torch in float32 otherwise. Neither has run on a GPU yet.
-        memory: bytes of scratch beyond the inputs and the result: a chunk of passages as read and in float32, the
-            product of a tile, the scores of a chunk. Not bounded by it: 16 bytes a query vector, 16 rows of a product
-            with the longest query, the longest single passage, a few MiB that the matrix library takes for itself and
-            that the C library keeps of what was freed; on a GPU a copy of the queries. From 512 KiB on, results do
-            not depend on it.
+        memory: bytes of scratch beyond the inputs and the result: a chunk of passages as read, in float32 and in
+            bfloat16, the product of a tile, the scores of a chunk. Not bounded by it: 16 bytes a query vector, 16 rows
+            of a product with the longest query, the longest single passage, a few MiB that the matrix library takes
+            for itself and that the C library keeps of what was freed; on a GPU a copy of the queries. From 512 KiB on,
+            results do not depend on it.
         quiet: show no progress bar.
         way: how passages are scored on a CPU; the result is the same. "plain": all in float32. "bounded": only those
             that a product in bfloat16 does not keep out of the best (`m2kr.search.bounded`). "measured": the faster

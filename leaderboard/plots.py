@@ -12,7 +12,9 @@ import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
@@ -186,32 +188,63 @@ def curve(series: Sequence[tuple[str, Sequence[tuple[int, float, float, float]]]
         title: what the plot shows.
         name: unique in the page.
     """
-    said = []
+    said: list[str] = []
+    drawn: list[Any] = []
+    marks = tuple(sorted({point[0] for _, points in series for point in points}))
+    with _settings():
+        figure, plot, axes = _curve_axes(marks)
+        try:
+            for number, (label, points) in enumerate(series):
+                ks = [point[0] for point in points]
+                style = _style(number)
+                drawn += plot.plot(ks, [point[1] for point in points], gid=f"{_SAID}{label}", label=label, **style)
+                lows, highs = [point[2] for point in points], [point[3] for point in points]
+                drawn.append(plot.fill_between(ks, lows, highs, color=style["color"], alpha=0.18, linewidth=0))
+                said.append(f"{label}: " + ", ".join(f"{point[1]:.1f} at {point[0]}" for point in points))
+            if len(series) > 1:
+                drawn.append(plot.legend(loc="lower right", frameon=False, fontsize=9))
+            root = _drawn(figure)
+            place = next(group for group in root.iter() if group.get("id") == "axes_1")
+            place[1:1] = deepcopy(axes)  # behind the background, in front of which everything else stands
+            return _for_page(root, title, ". ".join(said), name)
+        finally:
+            for artist in drawn:
+                artist.remove()
+
+
+@cache
+def _curve_axes(marks: tuple[int, ...]) -> tuple[Figure, Axes, list[ElementTree.Element]]:
+    """Return an empty plot over these cut-offs, to be used again, and the drawing of its two axes.
+
+    A site has a curve for each result, and to make and draw the axes takes ten times as long as the rest of it.
+    """
     with _figure(3.9, 2.6) as figure:
-        plot = figure.add_axes((0.12, 0.16, 0.84, 0.8))
+        plot = figure.add_axes((0.12, 0.16, 0.84, 0.8), autoscale_on=False)
         _plain(plot)
-        for number, (label, points) in enumerate(series):
-            ks = [point[0] for point in points]
-            style = _style(number)
-            plot.plot(ks, [point[1] for point in points], gid=f"{_SAID}{label}", label=label, **style)
-            lows, highs = [point[2] for point in points], [point[3] for point in points]
-            plot.fill_between(ks, lows, highs, color=style["color"], alpha=0.18, linewidth=0)
-            said.append(f"{label}: " + ", ".join(f"{point[1]:.1f} at {point[0]}" for point in points))
         plot.set_xscale("log")
         plot.minorticks_off()
-        marks = sorted({point[0] for _, points in series for point in points})
         plot.set_xticks(marks, [str(mark) for mark in marks])
+        margin = (marks[-1] / marks[0]) ** 0.05
+        plot.set_xlim(marks[0] / margin, marks[-1] * margin)
         plot.set_ylim(0, 103)
         plot.set_xlabel("K", labelpad=1)
-        if len(series) > 1:
-            plot.legend(loc="lower right", frameon=False, fontsize=9)
-        return _finish(figure, title, ". ".join(said), name)
+        drawn = [group for group in _drawn(figure).iter() if str(group.get("id")).startswith("matplotlib.axis")]
+        plot.xaxis.set_visible(False)
+        plot.yaxis.set_visible(False)
+    return figure, plot, drawn
 
 
 @contextmanager
 def _figure(width: float, height: float) -> Iterator[Figure]:
-    import matplotlib as mpl
     from matplotlib.figure import Figure
+
+    with _settings():
+        yield Figure(figsize=(width, height))
+
+
+@contextmanager
+def _settings() -> Iterator[None]:
+    import matplotlib as mpl
 
     settings: Any = {
         "svg.fonttype": "none",  # text stays text: it is searched, scaled and read out
@@ -229,7 +262,7 @@ def _figure(width: float, height: float) -> Iterator[Figure]:
         "savefig.facecolor": "none",
     }
     with mpl.rc_context(settings):
-        yield Figure(figsize=(width, height))
+        yield
 
 
 def _style(number: int) -> dict[str, Any]:
@@ -261,7 +294,7 @@ def _plain(plot: Axes) -> None:
     plot.set_axisbelow(True)
     for side in ("top", "right", "left", "bottom"):
         plot.spines[side].set_visible(False)
-    plot.tick_params(length=0, pad=4)
+    plot.tick_params(length=0, left=False, bottom=False, pad=4)
 
 
 def _span(values: Sequence[float]) -> tuple[float, float]:
@@ -280,6 +313,11 @@ def _readable(axes: Sequence[str], series: Sequence[Series]) -> str:
 
 def _finish(figure: Figure, title: str, description: str, name: str) -> Markup:
     """Return a figure as an ``<svg>`` element that is safe to put into a page."""
+    return _for_page(_drawn(figure), title, description, name)
+
+
+def _drawn(figure: Figure) -> ElementTree.Element:
+    """Return a figure as matplotlib draws it, without what is for matplotlib alone."""
     file = io.StringIO()
     figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
     ElementTree.register_namespace("", _SVG)
@@ -288,6 +326,11 @@ def _finish(figure: Figure, title: str, description: str, name: str) -> Markup:
         for child in list(parent):
             if child.tag in (f"{{{_SVG}}}metadata", f"{{{_SVG}}}style"):
                 parent.remove(child)
+    return root
+
+
+def _for_page(root: ElementTree.Element, title: str, description: str, name: str) -> Markup:
+    """Return a drawing as an element whose colours are the page's and whose ids are unique; see `_finish`."""
     used = {value.lstrip("#") for element in root.iter() if (value := element.get(_LINK))}
     used |= {found for element in root.iter() for found in re.findall(r"url\(#([^)]+)\)", str(element.attrib))}
     for element in root.iter():

@@ -87,3 +87,14 @@ def test_an_axis_spans_ten_points_at_least():
     text = plots.radar(["A", "B"], [("x", [50.0, 1.0]), ("y", [50.4, 2.0])], title="t", name="n")
     assert "40.4–50.4" in text
     assert "0.0–10.0" in text
+
+
+def test_a_curve_shows_nothing_of_the_one_before():
+    points = [(1, 10.0, 5.0, 15.0), (500, 90.0, 80.0, 95.0)]
+    alone = plots.curve([("Recall@K", points)], title="t", name="n")
+    both = plots.curve([("Recall@K", points), ("PRecall@K", points)], title="t", name="n")
+    assert "PRecall@K" in both
+    assert plots.curve([("Recall@K", points)], title="t", name="n") == alone
+    other = plots.curve([("Recall@K", [(1, 20.0, 15.0, 25.0), (100, 30.0, 25.0, 35.0)])], title="t", name="n")
+    assert ">100</text>" in other
+    assert ">500</text>" not in other

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from m2kr.answer.options import AnswerOptions
@@ -34,12 +35,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     from m2kr.answer.bem import EquivalenceModel
     from m2kr.answer.evidence import choose_runs, no_passages, oracle_passages, run_passages
+    from m2kr.answer.remote import RemoteReader
     from m2kr.answer.task import answer_task, check_reader
     from m2kr.common.files import safe_name
     from m2kr.dataset import default_images, load_task, nano_subset, plan_fetching
     from m2kr.formats.hub import local_folder
     from m2kr.images.roots import parse_roots
-    from m2kr.reader import get_reader
+    from m2kr.reader import Reader, get_reader
     from m2kr.results.record import result_of_run
     from m2kr.results.table import answer_table
     from m2kr.tasks import get_task
@@ -65,15 +67,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             passages, out = no_passages(data), (options.out or Path("results")) / "no-retrieval"
         prepared.append((data, passages, out))
-    reader = get_reader(options.reader, **options.loading)
-    for data, _, _ in prepared:
-        check_reader(reader, data.task, ignore_images=options.ignore_images)
-    if not options.ignore_images:
-        plan_fetching((data for data, _, _ in prepared), quiet=options.quiet)
-    bem = None
-    if options.bem and any(data.task.key == "EVQA" for data, _, _ in prepared):
-        bem = EquivalenceModel(options.bem, device=options.device)
-    results = [answer_task(reader, data, passages, out, options, bem=bem) for data, passages, out in prepared]
+    with ExitStack() as left:
+        reader: Reader
+        if options.ray is None:
+            reader = get_reader(options.reader, **options.loading)
+        else:  # its processes end when it is left
+            reader = RemoteReader(
+                left.enter_context(options.cluster()), options.reader, options.loading, options.device
+            )
+        for data, _, _ in prepared:
+            check_reader(reader, data.task, ignore_images=options.ignore_images)
+        if not options.ignore_images:
+            plan_fetching((data for data, _, _ in prepared), quiet=options.quiet)
+        bem = None
+        if options.bem and any(data.task.key == "EVQA" for data, _, _ in prepared):
+            bem = EquivalenceModel(options.bem, device=options.device)
+        results = [answer_task(reader, data, passages, out, options, bem=bem) for data, passages, out in prepared]
     print(answer_table(results))
     return 0
 

@@ -8,17 +8,18 @@ Source of ``joint``: Lin and Byrne, "Retrieval Augmented Visual Question Answeri
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice, repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from m2kr.answer.options import BATCH_SIZE
 from m2kr.common.batch_size import BatchSize
 from m2kr.common.files import atomic
+from m2kr.common.measure import peak_memory
 from m2kr.common.work import Note
 from m2kr.errors import M2KRError
 from m2kr.images.query_pictures import query_pictures
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from m2kr.answer.evidence import RetrievedPassages
     from m2kr.answer.options import AnswerTaskOptions
     from m2kr.dataset import TaskData
+
+Answered: TypeAlias = tuple[list[dict[str, Any]], int, int]
+"""Predictions of a chunk of questions, how many prompts were answered at once, and the peak memory in bytes."""
 
 CHUNK = 32
 """Questions answered between two writes: what a kill costs at most. Their pictures are in memory together."""
@@ -44,6 +48,7 @@ class AnswerGenerator:
         passages: what they are answered from.
         options: how.
         with_images: ask with the questions' pictures.
+        elsewhere: yields what comes of chunks of rows, in order, where they are answered elsewhere.
     """
 
     reader: Reader
@@ -51,6 +56,7 @@ class AnswerGenerator:
     passages: RetrievedPassages
     options: AnswerTaskOptions
     with_images: bool
+    elsewhere: Callable[[AnswerGenerator, Iterable[range]], Generator[Answered]] | None = None
 
     @cached_property
     def batch(self) -> BatchSize:
@@ -70,18 +76,33 @@ class AnswerGenerator:
         note = Note(work / "answering.json", key, whole=whole)
         if self.options.batch_size is None:
             self.batch.size = note.facts.get("batch_size", self.batch.size)  # what fitted before a kill
-        with closing(self._pictures(note.rows)) as pictures:
+        with closing(self.answered(note.rows)) as answered:
 
             def make(rows: range) -> None:
-                predictions = self._answer(rows, list(islice(pictures, len(rows))))
+                predictions, size, memory = next(answered)
+                self.batch.size = min(size, self.batch.size)
                 with atomic(_chunk(work, rows.start), "w") as file:
                     file.writelines(map(prediction_line, predictions))
                 note.facts["batch_size"] = self.batch.size
+                if self.elsewhere:
+                    note.facts["memory_elsewhere"] = max(memory, note.facts.get("memory_elsewhere", 0))
 
             label = f"{self.data.task.key} answer"
             note.in_chunks(make, count, CHUNK, label, unit="questions", quiet=self.options.quiet)
         predictions = [line for row in range(0, count, CHUNK) for line in read_predictions(_chunk(work, row))]
-        return predictions, note.seconds, note.memory
+        return predictions, note.seconds, note.facts.get("memory_elsewhere", note.memory)
+
+    def answered(self, row: int) -> Generator[Answered]:
+        """Yield what comes of each chunk of questions from a row on."""
+        count = self.data.queries.height
+        chunks = [range(first, min(first + CHUNK, count)) for first in range(row, count, CHUNK)]
+        if self.elsewhere is not None:
+            yield from self.elsewhere(self, chunks)
+            return
+        with closing(self._pictures(row)) as pictures:
+            for rows in chunks:
+                predictions = self._answer(rows, list(islice(pictures, len(rows))))
+                yield predictions, self.batch.size, peak_memory()
 
     def _pictures(self, row: int) -> Generator[Any]:
         """Yield the picture of every question from a row on, or None where the reader gets none."""

@@ -15,6 +15,7 @@ from m2kr.common.options import (
     LoadOptions,
     QueryImagesOption,
     QuietOption,
+    RayOptions,
     RerunOption,
     SplitOption,
 )
@@ -38,7 +39,9 @@ class AnswerTaskOptions(ComputeOptions, QuietOption, RerunOption, BadImagesOptio
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnswerOptions(AnswerTaskOptions, LoadOptions, DataOption, SplitOption, QueryImagesOption, LimitOption):
+class AnswerOptions(
+    RayOptions, AnswerTaskOptions, LoadOptions, DataOption, SplitOption, QueryImagesOption, LimitOption
+):
     """All options of the command."""
 
     reader: str = option("a registered reader (named at the end of --help), or a model folder, or a hub id")

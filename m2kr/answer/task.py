@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from m2kr.answer.generate import AnswerGenerator
 from m2kr.answer.options import AnswerTaskOptions
+from m2kr.answer.remote import RemoteReader
 from m2kr.answer.score import AnswerScores, check_answerable, intervals, score_answers
 from m2kr.common.cli import chosen
 from m2kr.common.files import atomic, digest, safe_name, sha256_of
@@ -62,6 +63,7 @@ def answer_task(
             meanwhile.
     """
     options, task = options or AnswerTaskOptions(), data.task
+    remote = reader if isinstance(reader, RemoteReader) else None
     options = replace(options, k=max(1, min(options.k, data.passages.height)))
     ignored = check_reader(reader, task, ignore_images=options.ignore_images)
     if not data.queries.height:
@@ -118,7 +120,8 @@ def answer_task(
             done = read_predictions(predictions_path), finished["seconds"], finished["peak_memory"]
             batch_size = finished["batch_size"]
         else:
-            generator = AnswerGenerator(reader, data, passages, options, with_images)
+            elsewhere = remote.answered if remote else None
+            generator = AnswerGenerator(reader, data, passages, options, with_images, elsewhere)
             done = generator.answer_all(work.folder, work_key)
             batch_size = generator.batch.size
         predictions, seconds, memory = done
@@ -138,7 +141,7 @@ def answer_task(
                 **chosen(options, "in_result"),
                 **used,
                 "batch_size": batch_size,
-                **environment(options.device),
+                **(remote.environment if remote else environment(options.device)),
                 "format": ANSWER_FORMAT,
                 "reader": reader.name,
                 "reader_settings": reader.settings,
@@ -158,6 +161,7 @@ def answer_task(
                 "predictions_sha256": sha256_of(predictions_path),
                 "answers_key": answers_key,
                 "key": key,
+                **({"ray": remote.cluster.told()} if remote else {}),
             },
         )
         work.clear()

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from m2kr.common import cli
 from m2kr.common.cli import option
 from m2kr.common.devices import best_device, best_dtype
 from m2kr.errors import M2KRError
 from m2kr.tasks import HUB_ID
+
+if TYPE_CHECKING:
+    from m2kr.common.cluster import Cluster
 
 ModelType: TypeAlias = Literal["float32", "float16", "bfloat16"]
 """Name of the torch type that a model computes in."""
@@ -170,6 +173,39 @@ class LoadOptions(ComputeOptions):
             "dtype": self.dtype,
             "options": parse_pairs("--option", self.option),
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayOptions(DeviceOption, QuietOption):
+    """Computing on several GPUs or machines."""
+
+    ray: str | None = option(
+        "compute in processes that Ray starts: local (on this machine), auto (the cluster that runs here) or "
+        "HOST:PORT; see docs/scale.md",
+        None,
+        metavar="ADDRESS",
+    )
+    ray_actors: int | None = option("such processes; default: as many as there is room for", None, least=1, most=4096)
+    ray_cpus: int = option("CPU cores of each, and its threads where it computes on them", 1, least=1, most=4096)
+    ray_gpus: float | None = option("GPUs of each; default 1 where --device is cuda, else 0", None, least=0, most=64)
+    verbose: bool = option("with --ray, show what Ray logs", False)
+
+    def __post_init__(self) -> None:
+        if self.ray is None and (self.ray_actors or self.ray_gpus is not None or self.ray_cpus != 1 or self.verbose):
+            raise M2KRError("--ray-actors, --ray-cpus, --ray-gpus and --verbose are of --ray, which is not given.")
+
+    def cluster(self) -> Cluster:
+        """Return the cluster of ``--ray``, to be entered."""
+        from m2kr.common.cluster import Cluster
+
+        if self.ray is None:
+            raise M2KRError("there is no cluster without --ray.")
+        gpus = self.ray_gpus
+        if gpus is None:
+            gpus = 1 if self.device.startswith("cuda") else 0
+        return Cluster(
+            self.ray, actors=self.ray_actors, cpus=self.ray_cpus, gpus=gpus, verbose=self.verbose, quiet=self.quiet
+        )
 
 
 def parse_pairs(flag: str, values: Iterable[str], form: str = "NAME=VALUE") -> dict[str, str]:

@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from m2kr.common.cluster import Cluster
 from m2kr.common.files import safe_name
 from m2kr.common.progress import say
 from m2kr.common.registry import ignored_inputs
@@ -49,7 +48,12 @@ def evaluate(options: EvaluateOptions) -> list[Result]:
         raise M2KRError(f"--device names one device, not several: {options.device!r}")
     folder, tasks = local_tasks(options.data, options.tasks, options.split, quiet=options.quiet)
     with ExitStack() as left:
-        retriever = get_retriever(model, **options.loading) if options.ray is None else _remote(options, model, left)
+        retriever: Retriever | SparseRetriever
+        if options.ray is None:
+            retriever = get_retriever(model, **options.loading)
+        else:  # its processes end when it is left
+            cluster, workers = left.enter_context(options.cluster()), options.workers or 0
+            retriever = RemoteRetriever(cluster, model, options.loading, options, workers=workers)
         return _evaluated(retriever, tasks, folder, roots, options)
 
 
@@ -93,21 +97,3 @@ def _evaluated(
         evaluate_task(retriever, ready.pop(task.key) if task.key in ready else loaded(task), out, options)
         for task in tasks
     ]
-
-
-def _remote(options: EvaluateOptions, model: str, left: ExitStack) -> RemoteRetriever:
-    """Start the processes of a cluster, which end when ``left`` does."""
-    gpus = options.ray_gpus
-    if gpus is None:
-        gpus = 1 if options.device.startswith("cuda") else 0
-    cluster = left.enter_context(
-        Cluster(
-            options.ray or "",
-            actors=options.ray_actors,
-            cpus=options.ray_cpus,
-            gpus=gpus,
-            verbose=options.verbose,
-            quiet=options.quiet,
-        )
-    )
-    return RemoteRetriever(cluster, model, options.loading, options, workers=options.workers or 0)

@@ -15,6 +15,7 @@ from m2kr.common.options import (
     PassageImagesOption,
     QueryImagesOption,
     QuietOption,
+    RayOptions,
     RerunOption,
     SplitOption,
     StoredType,
@@ -66,7 +67,9 @@ class TaskOptions(EncodeOptions, RerunOption, BadImagesOption, PassageImagesOpti
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(TaskOptions, LoadOptions, DataOption, TasksOption, SplitOption, QueryImagesOption, LimitOption):
+class EvaluateOptions(
+    RayOptions, TaskOptions, LoadOptions, DataOption, TasksOption, SplitOption, QueryImagesOption, LimitOption
+):
     """All options of the command."""
 
     model: str | None = option(MODELS, None, one_of="what")
@@ -89,19 +92,7 @@ class EvaluateOptions(TaskOptions, LoadOptions, DataOption, TasksOption, SplitOp
         "processes that decode pictures; default: one per core, at most 4", None, least=0, most=MOST_WORKERS
     )
 
-    ray: str | None = option(
-        "encode and search in processes that Ray starts: local (on this machine), auto (the cluster that runs here) or "
-        "HOST:PORT; see docs/scale.md",
-        None,
-        metavar="ADDRESS",
-    )
-    ray_actors: int | None = option("such processes; default: as many as there is room for", None, least=1, most=4096)
-    ray_cpus: int = option("CPU cores of each, and its threads where it computes on them", 1, least=1, most=4096)
-    ray_gpus: float | None = option("GPUs of each; default 1 where --device is cuda, else 0", None, least=0, most=64)
-    verbose: bool = option("with --ray, show what Ray logs", False)
-
     def __post_init__(self) -> None:
-        if self.ray is None and (self.ray_actors or self.ray_gpus is not None or self.ray_cpus != 1 or self.verbose):
-            raise M2KRError("--ray-actors, --ray-cpus, --ray-gpus and --verbose are of --ray, which is not given.")
+        super().__post_init__()
         if self.nano and self.limit is not None:
             raise M2KRError("--nano and --limit are two ways to take fewer queries. Pass one of them.")

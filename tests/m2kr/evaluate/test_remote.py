@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,8 +14,8 @@ import pytest
 
 import m2kr
 from m2kr.common import registry
-from m2kr.common.cluster import Cluster, Job
-from m2kr.common.ray_actor import Host, made
+from m2kr.common.cluster import Cluster
+from m2kr.common.ray_actor import Host
 from m2kr.dataset import TaskData, load_task
 from m2kr.errors import M2KRError
 from m2kr.evaluate import blocks, encode, remote
@@ -25,7 +25,8 @@ from m2kr.evaluate.remote import RemoteRetriever
 from m2kr.evaluate.shards import NOTE, PassageShards
 from m2kr.evaluate.task import evaluate_task
 from m2kr.images.roots import parse_roots
-from tests.m2kr.evaluating import Seeing, comparable, entry_points_of, evaluated, kill, run_of, vector_of
+from tests.m2kr.clusters import Here
+from tests.m2kr.evaluating import Seeing, comparable, entry_points_of, evaluated, run_of, vector_of
 
 BLOCK = 16
 
@@ -43,35 +44,6 @@ class Looking(Seeing):
             return vector_of(item)[:6]
         pixels = np.asarray(item["image"], dtype=np.float32)
         return np.concatenate([pixels.mean(axis=(0, 1)), pixels.std(axis=(0, 1))]) / 255
-
-
-class Here(Cluster):
-    """Does jobs in this process, the last of them first, and dies after the first few."""
-
-    def __init__(self, dies_after: int = 1 << 30) -> None:
-        super().__init__("here")
-        self.dies_after = dies_after
-
-    def start(self, target: str, **given: Any) -> dict[str, Any]:
-        self.held = made(target, given)
-        facts: dict[str, Any] = self.held.facts()
-        return facts
-
-    def done(self, jobs: Iterable[Job]) -> Generator[tuple[Job, Any]]:
-        for number, job in enumerate(reversed(list(jobs))):
-            if job.method == "best" and number >= self.dies_after:
-                kill()
-            yield job, getattr(self.held, job.method)(*job.given, **job.named)
-
-    def shared(self, value: Any) -> Any:
-        return value
-
-    @property
-    def nodes(self) -> int:
-        return 1
-
-    def told(self) -> dict[str, Any]:
-        return {"nodes": 1}
 
 
 @pytest.fixture(autouse=True)

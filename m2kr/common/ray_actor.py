@@ -54,6 +54,9 @@ class Host:
             return True, work(), _node()
         except M2KRError as error:
             return False, str(error), _node()
+        except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+            told = f"{error.filename}: {error.strerror}. It has to be there, under the same path as here."
+            return False, told, _node()
 
 
 def _node() -> str:

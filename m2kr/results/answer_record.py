@@ -23,8 +23,8 @@ class AnswerResult(TypedDict):
 
     It stands in ``results/<retriever>/answers/<reader>/``, as ``<TASK>.<combine>-<k>.json``, or ``<TASK>.json``
     without passages; ``<TASK>...predictions.jsonl`` beside it has a line for each question. All but ``seconds`` and
-    ``peak_memory`` are equal for equal runs. One of ``--ray`` has "ray" besides, as `m2kr.results.record.Result` has, and
-    the ``peak_memory`` of the largest of its processes.
+    ``peak_memory`` are equal for equal runs. One of ``--ray`` has "ray" besides, as `m2kr.results.record.Result` has,
+    and the ``peak_memory`` of the largest of its processes.
     """
 
     # 1; changes when a reader of these files has to change.

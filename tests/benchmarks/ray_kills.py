@@ -48,7 +48,8 @@ def main() -> int:
                     nodes.inside(0, command), env=environment, stdout=subprocess.DEVNULL, start_new_session=True
                 )
 
-            subprocess.run(evaluate(given.model, data, folder / "one", *more), env=environment, check=True)
+            one = evaluate(given.model, data, folder / "one", *more)
+            subprocess.run(one, env=environment, stdout=subprocess.DEVNULL, check=True)
             (expected,) = (folder / "one").iterdir()
             since = time.monotonic()
             assert started(folder / "whole").wait() == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +25,10 @@ from m2kr.evaluate.options import EvaluateOptions, TaskOptions
 from m2kr.evaluate.remote import RemoteRetriever
 from m2kr.evaluate.shards import NOTE, PassageShards
 from m2kr.evaluate.task import evaluate_task
-from m2kr.images.roots import parse_roots
+from m2kr.images.pack import pack_task
+from m2kr.images.packed import PackedImages
+from m2kr.images.roots import ImageRoots, parse_roots
+from m2kr.tasks import get_task
 from tests.m2kr.clusters import Here
 from tests.m2kr.evaluating import Seeing, comparable, entry_points_of, evaluated, run_of, vector_of
 
@@ -235,3 +239,34 @@ def test_a_machine_without_the_retriever_is_told_of(tmp_path: Path, model: str) 
     well, told, node = Host().begin(m2kr.__version__, str(tmp_path), "m2kr.evaluate.blocks:BlockWorker", given)
     assert (well, node) == (False, f"10.0.0.7 ({sys.executable} in {tmp_path})")
     assert model in told
+
+
+@pytest.mark.usefixtures("_on_a_node", "registered")
+@pytest.mark.parametrize("packed", [False, True])
+def test_pictures_that_a_machine_does_not_see_are_named(built: Path, world: Path, tmp_path: Path, packed: bool) -> None:
+    folder, okvqa = tmp_path / "here", get_task("OKVQA")
+    shutil.copytree(world / "coco", folder / "coco")
+    roots = ImageRoots([folder])
+    if packed:
+        pack_task(built, okvqa, ImageRoots([world]), out=folder, quiet=True)
+        roots = ImageRoots([], finders=[PackedImages(folder / "OKVQA_images")])
+    data = load_task("OKVQA", built, images=roots)
+    given = {"model": "seeing", "loading": {}, "encoding": {"quiet": True}}
+    host = Host()
+    well, told, _ = host.begin(m2kr.__version__, str(tmp_path), "m2kr.evaluate.blocks:BlockWorker", given)
+    assert well, told
+    folder.rename(tmp_path / "elsewhere")
+    well, told, node = host.call("queries", data, pictures=True)
+    assert (well, node) == (False, "10.0.0.7")
+    assert str(folder) in told
+
+
+@pytest.mark.usefixtures("_on_a_node")
+def test_any_file_that_a_machine_does_not_see_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def opened(**_: Any) -> None:
+        (tmp_path / "vocabulary.txt").read_text()
+
+    monkeypatch.setattr(blocks, "BlockWorker", opened)
+    well, told, _ = Host().begin(m2kr.__version__, str(tmp_path), "m2kr.evaluate.blocks:BlockWorker", {})
+    assert not well
+    assert told.startswith(f"{tmp_path / 'vocabulary.txt'}: ")

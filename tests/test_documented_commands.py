@@ -26,7 +26,7 @@ from m2kr.common import cli
 from m2kr.errors import run_command
 from m2kr.results.record import read_result
 from tests.hub_server import HubServer
-from tests.m2kr.hub import client_of, in_parts, pictures, published, stored_zip
+from tests.m2kr.hub import client_of, pictures, published, stored_zip
 
 pytestmark = pytest.mark.long
 
@@ -236,10 +236,10 @@ def at_hand(demo: Path) -> None:
 
 @pytest.fixture
 def hub(world: Path, built: Path, tmp_path: Path) -> Iterator[None]:
-    """The published benchmark of IGLUE with its pictures, at a hub on this machine."""
-    images = in_parts("WIT/images.zip", stored_zip(pictures(world, "wit/images")), 3)
+    """The published tables of LLaVA and their pictures, at a hub on this machine."""
+    coco = {name: content for name, content in pictures(world, "coco").items() if name.startswith("train2014/")}
     with HubServer() as server, client_of(server, tmp_path / "home"):
-        published(server, built, images, ["IGLUE"])
+        published(server, built, {"LLAVA/train2014.zip": stored_zip(coco)}, ["LLaVA"])
         yield
 
 

@@ -57,6 +57,11 @@ check: setup  ## Format, lint and type checks; whether cards and tables are as t
 	$(BIN)/python -m leaderboard readme --check
 	$(BIN)/python -m tests.benchmarks.gpu.report --check
 
+.PHONY: ray
+ray: setup  ## Install Ray, and test what computes on two nodes, both on this machine
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[ray]'
+	$(BIN)/python -m pytest tests/m2kr/evaluate/test_ray.py
+
 .PHONY: format
 format: setup  ## Format the code and mend what ruff can
 	$(BIN)/ruff format $(SOURCES)

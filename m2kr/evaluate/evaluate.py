@@ -45,7 +45,7 @@ def evaluate(options: EvaluateOptions) -> list[Result]:
         options = replace(options, workers=min(4, options.ray_cpus if options.ray else os.cpu_count() or 1))
     roots = parse_roots(options.images) if options.images else None
     if "," in options.device:
-        raise M2KRError(f"--device names one device, not several: {options.device!r}")
+        raise M2KRError(f"--device names one device, not several: {options.device!r}. For several, pass --ray local.")
     folder, tasks = local_tasks(options.data, options.tasks, options.split, quiet=options.quiet)
     with ExitStack() as left:
         retriever: Retriever | SparseRetriever

@@ -55,7 +55,7 @@ def costs(given: argparse.Namespace, folder: Path) -> int:
     }
     best: dict[str, list[float]] = {}
     for number in range(given.rounds):
-        for place, (name, (threads, more)) in enumerate(ways.items()):
+        for place, (name, (threads, more)) in enumerate(list(ways.items())[: given.ways]):
             out = folder / f"out-{number}-{place}"
             found = measured(evaluate(given.model, data, out, "--quiet", *more), out, threads)
             best[name] = min(best.get(name, found), found, key=lambda each: each[1])
@@ -95,7 +95,7 @@ def memory(given: argparse.Namespace, folder: Path) -> int:
 def same(given: argparse.Namespace, folder: Path) -> int:
     """Compare runs and results of all tasks."""
     raw, built = world(folder, given.scale)
-    more = ["--images", str(raw), "--quiet"]
+    more = ["--images", str(raw), "--quiet", *(["--limit", str(given.limit)] if given.limit else [])]
     with Nodes(folder, apart=not given.together) as nodes:
         seconds = []
         for name, ray in (("one", []), ("two", ["--ray", nodes.address])):
@@ -116,8 +116,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["costs", "memory", "equal"])
     parser.add_argument("--passages", type=int, default=50_000)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--ways", type=int, default=3, help="of costs: leave out the last of the three")
     parser.add_argument("--scale", type=float, default=5.0, help="of the world of equal")
+    parser.add_argument("--limit", type=int, help="queries of each task of equal; default: all")
     parser.add_argument("--model", default="preflmr-mini")
     parser.add_argument("--together", action="store_true", help="both nodes in the network of this machine")
     given = parser.parse_args()

@@ -27,8 +27,8 @@ TASK = "MSMARCO"
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=5, help="of each kind")
-    parser.add_argument("--passages", type=int, default=40_000)
-    parser.add_argument("--model", default="preflmr-mini")
+    parser.add_argument("--passages", type=int, default=100_000)
+    parser.add_argument("--model", default="tests/m2kr/evaluate/remote_model.py:Hashing")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--together", action="store_true", help="both nodes in the network of this machine")
     parser.add_argument("--keep-embeddings", action="store_true")

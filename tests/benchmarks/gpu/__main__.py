@@ -50,14 +50,13 @@ class Section:
     needs: tuple[str, ...] = _MODELS
 
 
-_TABLES = ("polars", "pyarrow", "isal", "filelock", "tqdm")
-_TRAINER = ("sentence_transformers", "datasets", "polars", "pyarrow", "isal")
+_TRAINER = ("sentence_transformers", "accelerate", "datasets", "polars", "pyarrow", "isal", "filelock", "tqdm")
 SECTIONS = {
     "correctness": Section(80),
     "encoding": Section(110),
     "searching": Section(75),
     "training": Section(80, (*_MODELS, *_TRAINER)),
-    "evaluation": Section(100, (*_MODELS, *_TRAINER, *_TABLES, "accelerate")),
+    "evaluation": Section(100, (*_MODELS, *_TRAINER)),
     "pictures": Section(25, (*_MODELS, "isal")),
 }
 """Correctness first: figures of what computes wrong mean nothing."""

@@ -27,6 +27,7 @@ def parts(bench: Bench) -> dict[str, Part]:
 
 
 def _measure(bench: Bench, stage: int) -> dict[str, Any]:
+    from accelerate.utils import convert_outputs_to_fp32
     from sentence_transformers import MultiVectorEncoder
 
     from baselines.common.settings import read_settings
@@ -45,6 +46,9 @@ def _measure(bench: Bench, stage: int) -> dict[str, Any]:
         modules.append(ImageVectors())  # type: ignore[no-untyped-call]
     encoder = MultiVectorEncoder(modules=modules, device=str(bench.device))
     encoder.train()
+    if config.precision == "bfloat16":  # as the trainer does it: the scores are of float32 vectors
+        half = torch.autocast(bench.device.type, torch.bfloat16)
+        encoder.forward = convert_outputs_to_fp32(half(encoder.forward))
     loss = loss_of(encoder, config)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
@@ -65,8 +69,7 @@ def _measure(bench: Bench, stage: int) -> dict[str, Any]:
         total = torch.zeros((), device=bench.device)
         for _ in range(config.accumulate):
             batch = [_moved(column, lambda tensor: tensor.to(bench.device, non_blocking=True)) for column in columns]
-            with torch.autocast(bench.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-                own = loss(batch) / config.accumulate
+            own = loss(batch) / config.accumulate
             own.backward()
             total += own.detach()
         if config.max_grad_norm:

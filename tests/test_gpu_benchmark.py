@@ -120,23 +120,24 @@ def test_the_exit_code_says_what_is_left(tmp_path: Path, monkeypatch: pytest.Mon
     assert "no_such_module" in read(tmp_path / "new.json")["sections"]["pictures"]["why"]
 
 
-def test_a_process_of_its_own_is_ended_in_time_and_its_end_is_told(tmp_path: Path) -> None:
-    def run(code: str, seconds: float = 60) -> str:
+def test_a_process_of_its_own_is_ended_in_time_and_keeps_no_part_from_its_turn(tmp_path: Path) -> None:
+    def run(code: str, seconds: float = 60) -> int | None:
         return gpu.run_for([sys.executable, "-S", "-c", code], seconds)
 
-    assert "ended after" in run("import time; time.sleep(600)", 0.2)
-    assert [run(f"raise SystemExit({code})") for code in (0, 1, 3)] == ["", "", ""]
-    assert run("raise SystemExit(2)") == "2"
-    assert "ended with -9" in run("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    assert run("import time; time.sleep(600)", 0.2) is None
+    assert [run(f"raise SystemExit({code})") for code in (0, 3)] == [0, 3]
+    assert run("import os, signal; os.kill(os.getpid(), signal.SIGKILL)") == -9
 
     results = Results(tmp_path / "cut.json", {})
-    results.begin("searching", ["image queries", "text queries"])
-    results.section("searching")["running"] = "image queries"
-    results.finish("searching", "ended after 80 s")
-    section = read(tmp_path / "cut.json")["sections"]["searching"]
-    assert {name: part["status"] for name, part in section["parts"].items()} == {
-        "image queries": "failed", "text queries": "cut",
-    }  # fmt: skip
+    for crashed, status in ((False, "cut"), (True, "failed")):
+        left = results.begin("searching", ["first", "second", "third"])
+        results.section("searching")["running"] = left[0]
+        results.finish("searching", "it ended", crashed=crashed)
+        section = read(tmp_path / "cut.json")["sections"]["searching"]
+        assert section["parts"].pop(left[0])["status"] == section["status"] == status
+        assert {part["status"] for part in section["parts"].values()} == {"cut"}
+        assert not results.is_whole("searching")
+    assert results.begin("searching", ["first", "second", "third"]) == ["third", "first", "second"]
 
 
 def test_the_page_shows_every_part(measured: Path) -> None:
@@ -145,8 +146,7 @@ def test_the_page_shows_every_part(measured: Path) -> None:
     assert "no measurements" in text
     for section in value["sections"].values():
         for name, part in section["parts"].items():
-            shown = part.get("tasks", {name: None})
-            assert all(reports.plain(each) in text for each in shown)
+            assert reports.plain(part.get("task", name)) in text
     value["sections"]["pictures"]["parts"]["x"] = {"status": "failed", "took": 0.0, "why": "<b>a|b</b>\n# c"}
     assert "- x: failed: &lt;b>a&#124;b&lt;/b> # c" in reports.report(value)
 

@@ -143,30 +143,28 @@ def _apart(name: str, options: GpuOptions, results: Results, seconds: float, set
     command += ["--tiny"] if options.tiny else []
     for flag, path in (("--golden", options.golden), ("--data", options.data), ("--images", options.images)):
         command += [flag, str(path.resolve())] if path is not None else []
-    why = run_for(command, seconds + _GRACE)
+    code = run_for(command, seconds + _GRACE)
     found = Results(options.out, settings)
-    if why == "":
-        return found
-    if why == "2":
+    if code == 2:
         raise M2KRError(f"{name} could not begin; see above.")
-    found.finish(name, why)
+    if code is None:
+        found.finish(name, f"its process was ended after {seconds + _GRACE:.0f} s")
+    elif code not in (0, 1, 3):
+        found.finish(name, f"its process ended with {code}", crashed=True)
     return found
 
 
-def run_for(command: list[str], seconds: float) -> str:
-    """Run a command in the repository; return why it did not end by itself and well, "2" for a command not right."""
+def run_for(command: list[str], seconds: float) -> int | None:
+    """Run a command in the repository for so many seconds; return its exit code, None where it had to be ended."""
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
         try:
-            code = process.wait(seconds)
+            return process.wait(seconds)
         except subprocess.TimeoutExpired:
             process.kill()
-            return f"ended after {seconds:.0f} s"
+            return None
         except BaseException:
             process.kill()
             raise
-    if code == 2:
-        return "2"
-    return "" if code in (0, 1, 3) else f"its process ended with {code}"
 
 
 def _measure(name: str, options: GpuOptions, results: Results, deadline: float) -> None:
@@ -175,14 +173,11 @@ def _measure(name: str, options: GpuOptions, results: Results, deadline: float) 
     results.value["environment"] = results.value["environment"] or _environment(options.device)
     own = results.section(name)
     parts = import_module(f"tests.benchmarks.gpu.{name}").parts(bench)
-    kept = results.begin(name, parts)
-    for part, run in parts.items():
-        if part in kept:
-            continue
+    for part in results.begin(name, parts):
         if bench.left() <= 0:
             break
         with results.part(name, part) as found:
-            found.update(run())
+            found.update(parts[part]())
         bench.free()
     own["rates"] = {**own.get("rates", {}), **{str(dtype)[6:]: rate for dtype, rate in bench.rates.items()}}
     results.finish(name)

@@ -92,13 +92,18 @@ class Results:
         own["status"] = gravest(part["status"] for part in own["parts"].values())
         self.save()
 
-    def begin(self, section: str, parts: Iterable[str]) -> set[str]:
-        """Note which parts a section has, and return those that were measured before; what is known of others goes."""
+    def begin(self, section: str, parts: Iterable[str]) -> list[str]:
+        """Note which parts a section has, and return those that are to be measured; what is known of these goes.
+
+        Those in which the section's process ended before come last, so that they keep no other from its turn.
+        """
         own = self.section(section)
         own.pop("why", None)
         own["expected"] = list(parts)
-        own["parts"] = {name: own["parts"][name] for name in own["expected"] if self._measured(own, name)}
-        return set(own["parts"])
+        left = [name for name in own["expected"] if not self._measured(own, name)]
+        left.sort(key=own.get("ended_in", []).count)
+        own["parts"] = {name: own["parts"][name] for name in own["expected"] if name not in left}
+        return left
 
     def is_whole(self, section: str) -> bool:
         """Whether all parts of a section are measured."""
@@ -109,15 +114,24 @@ class Results:
     def _measured(section: dict[str, Any], part: str) -> bool:
         return section["parts"].get(part, {}).get("status") in ("done", "wrong")
 
-    def finish(self, section: str, why: str = "") -> None:
-        """Judge a section at its end: a part that was not come to is cut."""
+    def finish(self, section: str, why: str = "", *, crashed: bool = False) -> None:
+        """Judge a section at its end: a part that was not come to is cut.
+
+        Args:
+            section: its name.
+            why: what ended its process; empty where it ended by itself.
+            crashed: whether that was a fault, and not the end of its time.
+        """
         own = self.section(section)
         if (running := own.pop("running", None)) is not None:
-            own["parts"][running] = {"status": "failed", "took": 0.0, "why": why or "it ended in the middle"}
+            status: Status = "failed" if crashed else "cut"
+            own["parts"][running] = {"status": status, "took": 0.0, "why": why}
+            own.setdefault("ended_in", []).append(running)
         for name in own.get("expected", []):
             own["parts"].setdefault(name, {"status": "cut", "took": 0.0, "why": why or "the section's time was over"})
+        own["parts"] = {name: own["parts"][name] for name in own.get("expected", [])}
         own["status"] = gravest((part["status"] for part in own["parts"].values()), none="failed")
-        if why and not own["parts"]:
+        if not own["parts"]:
             own["why"] = why
         self.save()
 

@@ -120,7 +120,7 @@ def _prepare_polars(workers: int) -> None:
     """
     os.environ.setdefault("POLARS_MAX_THREADS", str(workers))
     os.environ.setdefault("POLARS_IDEAL_MORSEL_SIZE", "2000")
-    os.environ.setdefault("_RJEM_MALLOC_CONF", "dirty_decay_ms:10000,muzzy_decay_ms:0")
+    os.environ.setdefault("_RJEM_MALLOC_CONF", "dirty_decay_ms:1000,muzzy_decay_ms:0")
     trim_threshold, mmap_threshold = -1, -3  # as malloc.h numbers them
     with suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")

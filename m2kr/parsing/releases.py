@@ -222,11 +222,12 @@ class RawFiles:
         if not repeated.height:
             return frame
         again = (
-            indexed.join(repeated.lazy().select(column, "_first"), on=column, how="inner")
+            indexed.join(repeated.lazy().select(column, "_first"), on=column, how="inner", maintain_order="left")
             .filter(pl.col("_index") != pl.col("_first"))
             .sort("_index")
         )
-        first = indexed.join(repeated.lazy().select(_index="_first"), on="_index", how="semi")
+        firsts = repeated.lazy().select(_index="_first")
+        first = indexed.join(firsts, on="_index", how="semi", maintain_order="left")
         placed = again.select("row", column, "_index").join(first.select(column, _at="row"), on=column).sort("_index")
         reason = pl.format("the id stands already at {}", "_at")
         self.rejected.add(path, bad_rows(placed.collect(), reason, id=pl.format(column + " {}", column)))
@@ -240,11 +241,10 @@ def possible_names(name: str) -> tuple[str, ...]:
 
 
 def scratch(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
-    """Open a table that is read back once or twice and then deleted.
-
-    Snappy takes half the time of zstd, and keeps what a build needs for a while at about the size of what it makes.
-    """
-    return pq.ParquetWriter(path, schema, compression="snappy", use_dictionary=False, write_statistics=False)
+    """Open a table that is read back once or twice and then deleted, and should take no more disk than what is made."""
+    return pq.ParquetWriter(
+        path, schema, compression="zstd", compression_level=1, use_dictionary=False, write_statistics=False
+    )
 
 
 def _write(path: Path, frames: Iterator[pl.DataFrame], source: Path) -> int:
@@ -261,6 +261,7 @@ def _write(path: Path, frames: Iterator[pl.DataFrame], source: Path) -> int:
     finally:
         if writer is not None:
             writer.close()
+        pa.default_memory_pool().release_unused()  # hundreds of megabytes, after parsing
     if writer is None:
         something = next(read_pieces(source, lambda _: None), None) is not None
         raise BadRowsError(f"{source} {'has its header and no rows' if something else 'is empty'}. Download it again.")

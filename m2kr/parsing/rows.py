@@ -65,3 +65,18 @@ def from_rows(rows: Iterable[dict[str, object] | BadRow], schema: Schema, size: 
             good, bad, empty = [], [], False
     if good or bad or empty:
         yield Batch(pl.DataFrame(good, schema=schema, orient="row"), bad)
+
+
+def own_texts(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return a copy whose texts are its own: a few rows of a batch would else keep all of its texts in memory."""
+    copy = pl.from_arrow(rows.to_arrow(compat_level=pl.CompatLevel.oldest()))
+    assert isinstance(copy, pl.DataFrame)
+    return copy.cast(rows.schema)
+
+
+def own_text(column: str) -> pl.Expr:
+    """Return the texts of a column as `own_texts` does, batch by batch, for the few rows that a lazy table keeps."""
+    own = pl.col(column).map_batches(
+        lambda texts: own_texts(texts.to_frame()).to_series(), return_dtype=pl.String, is_elementwise=True
+    )
+    return own.alias(column)

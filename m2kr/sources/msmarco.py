@@ -16,7 +16,7 @@ import polars as pl
 from m2kr.parsing.lines import read_lines
 from m2kr.parsing.rejected import bad_rows, split_bad_rows
 from m2kr.parsing.releases import RawFiles, Tables
-from m2kr.parsing.rows import Batch
+from m2kr.parsing.rows import Batch, own_text
 from m2kr.sources.columns import passages_of, queries_of
 from m2kr.sources.options import choice
 from m2kr.sources.sampling import sample, sample_lazily
@@ -97,6 +97,7 @@ def build(raw: RawFiles, options: Options, seed: int) -> Tables:
     if searched:
         pool = _pool(collection, searched, options.pool, seed)
         pooled = passages.join(pool.lazy(), on="passage_id", how="semi", maintain_order="left")
+        pooled = pooled.with_columns(own_text("passage_content"))
         tables.passages |= {split: pooled for split in ("valid", "test") if split in tables.data}
     return tables
 
@@ -142,9 +143,10 @@ def _judged(raw: RawFiles, collection: pl.LazyFrame, paths: tuple[Path, Path] | 
     positives = (
         qrels.filter(pl.col("relevance") != "0").collect().unique(["question_id", "passage_id"], maintain_order=True)
     )
-    texts = collection.join(positives.lazy().select("passage_id").unique(), on="passage_id", how="semi").collect(
-        engine="streaming"
-    )
+    wanted = positives.lazy().select("passage_id").unique()
+    # In order, because Polars would else hold the collection, to see which side of the join is the smaller one.
+    few = collection.join(wanted, on="passage_id", how="semi", maintain_order="left")
+    texts = few.with_columns(own_text("passage_content")).collect(engine="streaming")
     lost = []
     id = pl.format("query {}, passage {}", "question_id", "passage_id")
     halves = (("passage_id", texts, "passage", "collection.tsv"), ("question_id", queries, "query", queries_path.name))

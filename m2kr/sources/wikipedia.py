@@ -18,7 +18,7 @@ from m2kr.common.json_input import as_record, parse_json
 from m2kr.parsing.delimited import read_quoted
 from m2kr.parsing.json_records import named_by
 from m2kr.parsing.rejected import Rule, split_bad_rows
-from m2kr.parsing.rows import Advance, BadRow, Batch
+from m2kr.parsing.rows import Advance, BadRow, Batch, own_texts
 from m2kr.sources.sampling import draw
 
 COLUMNS = ("id", "text", "title")
@@ -102,7 +102,7 @@ def find_phrases(path: Path, advance: Advance, phrases: list[str], best: int, wo
         bad += batch.bad
         waiting.append(batch.frame)
         if sum(frame.height for frame in waiting) > kept.height // 2 + 10_000:
-            kept, waiting = _own(_best(pl.concat([kept, *waiting]), best)), []
+            kept, waiting = own_texts(_best(pl.concat([kept, *waiting]), best)), []
             full = kept.group_by("phrase").agg(pl.len(), bar=pl.col("score").min()).filter(pl.col("len") == best)
             bars = full.select("phrase", "bar")
     kept = _best(pl.concat([kept, *waiting]), best)
@@ -135,13 +135,6 @@ def _matches(blocks: pl.DataFrame, patterns: list[str]) -> pl.DataFrame:
             )
         )
     return pl.concat(fields).group_by("phrase", "id").agg(pl.col("score").max().round(9))
-
-
-def _own(rows: pl.DataFrame) -> pl.DataFrame:
-    """Return a copy whose texts are its own: a few rows of a batch would else keep all of its texts in memory."""
-    copy = pl.from_arrow(rows.to_arrow(compat_level=pl.CompatLevel.oldest()))
-    assert isinstance(copy, pl.DataFrame)
-    return copy.cast(rows.schema)
 
 
 def _best(hits: pl.DataFrame, best: int) -> pl.DataFrame:
@@ -190,7 +183,7 @@ def find_titles(
         yield found
         drawn.append(others)
         if sum(frame.height for frame in drawn) > 2 * extra + 10_000:
-            drawn = [_own(pl.concat(drawn).bottom_k(extra, by=["number", "id"]))]
+            drawn = [own_texts(pl.concat(drawn).bottom_k(extra, by=["number", "id"]))]
     if drawn:
         yield Batch(pl.concat(drawn).bottom_k(extra, by=["number", "id"]).sort("id").drop("number"))
 

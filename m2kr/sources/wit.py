@@ -121,7 +121,9 @@ def build(raw: RawFiles, options: Options, seed: int) -> Tables:
             else:
                 tables.lacking.append(f"WIT {split}: not built, no image is left for it (test_queries says how many).")
         if "train" in by_split:
-            both = by_split["train"].frame.join(images.lazy(), on="image_id", how="semi").select("image_id").unique()
+            train = by_split["train"].frame.select("image_id")
+            # In order, because Polars would else hold all ids, to see which side of the join is the smaller one.
+            both = train.join(images.lazy(), on="image_id", how="semi", maintain_order="left").unique()
             tables.counts["images_in_train_and_val"] = both.select(pl.len()).collect(engine="streaming").item()
     return tables
 
@@ -319,3 +321,4 @@ def _deal(rows: _Rows, paths: list[Path], *, quiet: bool) -> None:
             bar.update(frame.height)
         if waiting:
             write(waiting)
+    pa.default_memory_pool().release_unused()

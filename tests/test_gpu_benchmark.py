@@ -16,6 +16,7 @@ from tests.benchmarks.gpu import pictures
 from tests.benchmarks.gpu import report as reports
 from tests.benchmarks.gpu.bench import Bench, check
 from tests.benchmarks.gpu.results import OutOfTime, Results, Skipped, read
+from tests.made_once import made_once
 
 pytestmark = pytest.mark.long
 
@@ -26,12 +27,15 @@ def arguments(out: Path, *more: str) -> list[str]:
     return ["--tiny", "--device", "cpu", "--here", "--quiet", "--out", str(out), *more]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def measured(built: Path, world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file of a whole run. Not to be changed."""
-    out = tmp_path_factory.mktemp("gpu") / "tiny.json"
-    assert gpu.main(arguments(out, "--data", str(built), "--images", str(world))) == 0
-    return out
+
+    def measure(out: Path) -> None:
+        places = ("--data", str(built), "--images", str(world))
+        assert gpu.main(arguments(out / "tiny.json", *places)) == 0
+
+    return made_once("gpu", tmp_path_factory, measure) / "tiny.json"
 
 
 def test_every_section_is_measured(measured: Path) -> None:

@@ -47,7 +47,7 @@ def test_what_a_run_made_elsewhere_did_with_pictures_of_passages_is_not_known(
     illustrated: Path, okvqa: TaskData, tmp_path: Path
 ) -> None:
     for data, use in ((load_task("OKVQA", illustrated), "unknown"), (okvqa, None)):
-        path = in_form_of_ranx(a_run(data), tmp_path / "run", data)
+        path = in_form_of_pyserini(a_run(data), tmp_path / "run", data)
         assert score_run(path, data, "m", tmp_path / str(use), quiet=True)["passage_images"] == use
 
 

@@ -234,6 +234,13 @@ def test_pages_fit_a_phone_and_follow_the_colour_scheme(visit, name, scheme):
     assert background == {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 23, 26)"}[scheme]
 
 
+def test_a_wide_window_shows_a_wide_table(visit):
+    widths = "[document.querySelector('main').offsetWidth, document.querySelector('.lead').offsetWidth]"
+    table, text = visit("index.html", viewport={"width": 1920, "height": 900}).evaluate(widths)
+    assert table > 1800
+    assert text < 800
+
+
 def test_pictures_of_the_site_are_light(site, tmp_path, capsys):
     arguments = ["pictures", "--site", str(site), "--out", str(tmp_path), "--explorer"]
     # A process of its own: Playwright runs in this one.

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+# From 769 numbers a vector on, MKL adds up in another order for 128 columns than for 192, whatever the rows. Longer
+# vectors are multiplied in pieces, so that the bits of a score do not depend on what else a product holds.
+_WHOLE, _PIECE = 768, 512
+
+
 def maxsim_reference(query: npt.ArrayLike, passage: npt.ArrayLike) -> float:
     """Return the MaxSim score of a (tokens, dim) query and a (tokens, dim) passage, in float64, as plainly as it goes.
 
@@ -84,6 +89,7 @@ def product_scores(stack: Stack, queries: Tensor, block: Block, product: Tensor,
     import torch
 
     count, longest = len(stack.queries), stack.longest
+    step = plan.dim if plan.dim <= _WHOLE else _PIECE
 
     def multiply(first: int, stop: int) -> Tensor:
         """Return the product of vectors ``first`` to ``stop`` of the block with the stack, held in ``product``."""
@@ -91,7 +97,10 @@ def product_scores(stack: Stack, queries: Tensor, block: Block, product: Tensor,
         start = max(0, min(first, stop - plan.least_rows))
         rows = max(stop - start, plan.least_rows)
         out = product[: rows * len(queries)].view(rows, len(queries))
-        torch.mm(block.vectors[start : start + rows], queries.T, out=out)
+        some = block.vectors[start : start + rows]
+        torch.mm(some[:, :step], queries[:, :step].T, out=out)
+        for at in range(step, plan.dim, step):
+            out.addmm_(some[:, at : at + step], queries[:, at : at + step].T)
         return out[first - start : stop - start, : count * longest]
 
     found = torch.empty((len(block.rows), count), device=block.vectors.device)

@@ -137,6 +137,21 @@ def test_results_do_not_depend_on_memory() -> None:
         assert_ranking(search(queries, passages, 200, memory=memory), 200, *table)
 
 
+@pytest.mark.parametrize("dim", [64, 776, 1024, 1700])
+def test_the_bits_of_a_score_do_not_depend_on_memory_nor_on_other_queries(dim: int) -> None:
+    """MKL adds up longer vectors in another order in a narrow product than in a wide one."""
+    rng = np.random.default_rng(12)
+    queries, passages = random_items(rng, [40] * 14, dim), random_items(rng, list(rng.integers(1, 40, 50)), dim)
+    wanted = search(queries, passages, 9, way="plain")
+    for found in (
+        search(queries, passages, 9, way="plain", memory=1 << 20),
+        search(queries, passages, 9, way="bounded"),
+        tuple(map(np.concatenate, zip(*(search([query], passages, 9) for query in queries), strict=True))),
+    ):
+        np.testing.assert_array_equal(found[1], wanted[1])
+        np.testing.assert_array_equal(found[0].view(np.int32), wanted[0].view(np.int32))
+
+
 def test_a_passage_longer_than_a_tile() -> None:
     rng = np.random.default_rng(5)
     queries, passages = random_items(rng, [30, 1], 16), random_items(rng, [1, 5_000, 0, 3, 9_001], 16)

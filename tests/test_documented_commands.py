@@ -6,7 +6,6 @@ those that cannot be done here: their options are read by the command's own pars
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import shlex
@@ -59,8 +58,6 @@ PARSED = {
     "python -m baselines.preflmr.scaling --form gpu": "trains for days on a GPU",
     "python -m baselines.minis.recipe": "trains for minutes",
     "ray start": "starts a cluster",
-    "python -m tests.benchmarks.ray_kills": "starts clusters for minutes",
-    "python -m tests.benchmarks.ray_figures": "starts clusters for minutes",
     "head=$(scontrol": "needs Slurm",
     "srun": "needs Slurm",
     "sleep": "waits for the line before it",
@@ -158,22 +155,10 @@ def parse(arguments: Sequence[str], main: Callable[..., int]) -> None:
             return found
         raise Parsed
 
-    parse_args: Any = argparse.ArgumentParser.parse_args
-
-    def read_script(parser: argparse.ArgumentParser) -> None:
-        parse_args(parser)
-        raise Parsed
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cli, "options_of", read)
-        if signature(main).parameters:
-            given = [list(arguments)]
-        else:  # a script, with a parser of its own
-            given = []
-            patch.setattr(sys, "argv", ["", *arguments])
-            patch.setattr(argparse.ArgumentParser, "parse_args", read_script)
         with pytest.raises(Parsed):
-            main(*given)
+            main(list(arguments))
 
 
 def make(words: Sequence[str]) -> None:

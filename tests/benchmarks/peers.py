@@ -78,7 +78,7 @@ def by_mteb(name: str, export: Path, out: Path) -> None:
     found = mteb.evaluate(mteb_model(name), mteb_task(export, "MSMARCO"), **options).task_results[0]
     scores = found.scores["test"][0]
     seconds: dict[str, float] = {}
-    for phase in found.evaluation_phases:
+    for phase in found.evaluation_phases or ():
         seconds[phase["name"]] = seconds.get(phase["name"], 0.0) + phase["end"] - phase["start"]
     seconds["of that comparing vectors"] = compared
     out.write_text(

@@ -1,4 +1,4 @@
-"""`m2kr.evaluate --ray`: a cluster of two nodes on this machine, whose processes and nodes are killed."""
+"""`--ray`: a cluster of two nodes on this machine, whose processes and nodes are killed."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import polars as pl
 import psutil  # type: ignore[import-untyped]
 import pytest
 
+from m2kr.answer.__main__ import main as answer
 from m2kr.common.work import Note
 from m2kr.errors import M2KRError, run_command
 from m2kr.evaluate.__main__ import main
@@ -145,6 +146,19 @@ def test_every_task_with_its_pictures_is_as_in_one_process(
         found, expected = (tmp_path / name / "hashing" / f"{task}.json" for name in ("more", "one"))
         assert {**comparable(expected), "ray": comparable(found)["ray"]} == comparable(found)
         assert run_of(found.parent, task) == run_of(expected.parent, task)
+
+
+def test_answers_are_those_of_one_process(cluster: Any, model: Path, built: Path, world: Path, tmp_path: Path) -> None:
+    given = ["--reader", f"{model}:Answering", "--data", str(built), "--tasks", "OKVQA", "--no-retrieval"]
+    given += ["--images", str(world), "--device", "cpu", "--quiet"]
+    answer([*given, "--out", str(tmp_path / "one")])
+    answer([*given, "--out", str(tmp_path / "more"), "--ray", cluster.address])
+    one, more = (tmp_path / name / "no-retrieval" / "answers" / "answering" for name in ("one", "more"))
+    told = comparable(more / "OKVQA.json")
+    assert told.pop("ray")["nodes"] == 3
+    assert told == comparable(one / "OKVQA.json")
+    name = "OKVQA.predictions.jsonl"
+    assert (more / name).read_bytes() == (one / name).read_bytes()
 
 
 def test_what_cannot_be_encoded_ends_it_with_the_line_of_one_process(

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-TRIALS = 12
+TRIALS = 8
 COMMANDS = "build,evaluate bm25,export beir,check"
 
 

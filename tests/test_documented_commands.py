@@ -25,6 +25,7 @@ import pytest
 from m2kr.common import cli
 from m2kr.errors import run_command
 from m2kr.results.record import read_result
+from m2kr.tasks import TASKS
 from tests.hub_server import HubServer
 from tests.m2kr.hub import client_of, pictures, published, stored_zip
 
@@ -257,9 +258,10 @@ def test_they_work_in_the_order_in_which_they_stand(
     monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "datasets")
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.chdir(demo)
-    for model, tasks in (("bm25", "OKVQA,EVQA"), ("dpr-mini", "EVQA"), ("preflmr-mini", "EVQA")):
+    for model, tasks in (("bm25", "all"), ("dpr-mini", "EVQA"), ("preflmr-mini", "EVQA")):
         given = ["--model", model, "--tasks", tasks, *(["--ignore-images"] if model == "bm25" else [])]
         assert run_command(main_of("m2kr.evaluate"), given) == 0
+    made = set(demo.glob("results/**/*.json"))
     failed = []
 
     def done(place: str, what: str, do: Callable[[], object]) -> None:
@@ -284,6 +286,15 @@ def test_they_work_in_the_order_in_which_they_stand(
             for command in commands(block):
                 done(block.place, command.text, lambda command=command: do(command))
     assert not failed, "\n\n".join(failed)
+    # All of these are there after `make demo`, with its options: a command that makes one with others is refused there.
+    there = [
+        demo / "results" / model / f"{task}.json"
+        for model in ("bm25", "clip-mini", "dpr-mini", "preflmr-mini")
+        for task in TASKS
+    ]
+    there += demo.glob("results/*/answers/reader-mini/*.joint-5.json")
+    there += demo.glob("results/no-retrieval/**/*.json")
+    assert [path for path in there if path.exists() and path not in made] == []
     result = read_result(demo / "results" / "my-clip" / "EVQA.json")
     assert result["metrics"]["Recall@10"] > 0
     assert (demo / "site" / "runs" / "my-clip" / "queries-EVQA.html").is_file()

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 import time
 from collections import deque
@@ -31,6 +32,17 @@ _DEATHS = 3
 # Processes that a job may end before it is given up: by then it is the job, not a machine.
 _STORE_BYTES = 200_000_000
 # Of the objects that a local Ray passes between processes. More go to the disk.
+_SWEEP = """
+import os, shutil, sys, time
+sys.stdin.read()  # ends when the other process does
+gone = 0
+for _ in range(120):
+    shutil.rmtree(sys.argv[1], ignore_errors=True)
+    gone = 0 if os.path.exists(sys.argv[1]) else gone + 1
+    if gone == 2:
+        break
+    time.sleep(0.5)
+"""
 _SOCKET_PATHS = 30
 # Letters of the longest folder below which Ray can make its sockets, whose paths the system limits to 107.
 
@@ -81,6 +93,7 @@ class Cluster:
         self.verbose, self.quiet = verbose, quiet
         self._wanted = actors
         self._folder: Path | None = None
+        self._sweeper: subprocess.Popen[bytes] | None = None
         self._ray: Any = None
         self._target: tuple[str, dict[str, Any]] = ("", {})
         self._idle: list[Any] = []
@@ -102,8 +115,7 @@ class Cluster:
             given["logging_level"] = "CRITICAL"
         if self.address == "local":
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # or it would keep one in the home folder
-            _sweep()
-            self._folder = _short_folder()
+            self._folder, self._sweeper = _short_folder()
             given |= {"include_dashboard": False, "_temp_dir": str(self._folder), "object_store_memory": _STORE_BYTES}
             if self._wanted is not None:
                 given["num_cpus"] = max(os.cpu_count() or 1, self._wanted * self.cpus)
@@ -129,8 +141,8 @@ class Cluster:
         self._idle, self._starting = [], {}
         with suppress(Exception):  # which ends all our processes, of other machines too
             self._ray.shutdown()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        if self._sweeper is not None and self._sweeper.stdin is not None:
+            self._sweeper.stdin.close()
 
     def start(self, target: str, **given: Any) -> dict[str, Any]:
         """Start the processes, each of which makes an object; return what the first of them says of it.
@@ -340,19 +352,15 @@ class Cluster:
         )
 
 
-def _short_folder() -> Path:
-    """Return a new folder for what a local Ray keeps while it runs."""
+def _short_folder() -> tuple[Path, subprocess.Popen[bytes]]:
+    """Return a new folder for what a local Ray keeps while it runs, and the process that deletes it when this one ends.
+
+    Ray's own processes take seconds to end after this one, longer than a command that is interrupted may go on, and
+    write into the folder till then; and nothing else would delete it after ``kill -9``.
+    """
     base = tempfile.gettempdir()
-    return Path(tempfile.mkdtemp(prefix=f"m2kr-ray-{os.getpid()}-", dir=base if len(base) < _SOCKET_PATHS else "/tmp"))
-
-
-def _sweep() -> None:
-    """Delete such folders of processes that are no more: those that were killed."""
-    for base in {tempfile.gettempdir(), "/tmp"}:
-        for folder in Path(base).glob("m2kr-ray-[0-9]*-*"):
-            try:
-                os.kill(int(folder.name.split("-")[2]), 0)
-            except ProcessLookupError:
-                shutil.rmtree(folder, ignore_errors=True)
-            except (OSError, ValueError, OverflowError):  # another user's, or no number
-                continue
+    folder = tempfile.mkdtemp(prefix=f"m2kr-ray-{os.getpid()}-", dir=base if len(base) < _SOCKET_PATHS else "/tmp")
+    command = [sys.executable, "-I", "-S", "-c", _SWEEP, folder]
+    nowhere = subprocess.DEVNULL
+    sweeper = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=nowhere, stderr=nowhere, start_new_session=True)
+    return Path(folder), sweeper

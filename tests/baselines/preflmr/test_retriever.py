@@ -6,7 +6,6 @@ import hashlib
 import json
 import pickle
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from m2kr.images.roots import parse_roots
 from m2kr.results.record import read_result
 from m2kr.retriever import Retriever, get_retriever, instruction_end, reads_passage_images
 from tests.baselines.images import random_image
-from tests.benchmarks import gpu_encode
 from tests.tolerance import assert_vectors_near
 
 
@@ -147,17 +145,3 @@ def test_evaluate_runs_a_checkpoint(
         assert one["instructions"]
         assert not one["ignored_inputs"]
         assert one["metrics"] == two["metrics"]
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="the script is for Linux")
-def test_the_script_for_gpus_runs_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "figures.json"
-    assert gpu_encode.main(["--device", "cpu", "--dtype", "float32", "--tiny", "--out", str(out)]) == 0
-    assert "| ViT-B |" in capsys.readouterr().out
-    figures = json.loads(out.read_text())
-    assert [row["model"] for row in figures["models"]] == ["ViT-B", "ViT-L", "ViT-G"]
-    for row in figures["models"]:
-        for what in ("passages", "images"):
-            assert row[what]["per_second"] > 0
-            assert 0 < row[what]["floor_seconds"] < row[what]["seconds"]
-            assert row[what]["profile"]

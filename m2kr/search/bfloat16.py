@@ -84,14 +84,18 @@ def rounds_once(rows: int, dim: int, columns: int) -> bool:
 
 @cache
 def is_quick(dim: int) -> bool:
-    """Whether a small product in bfloat16 is faster than one in float32, so that it is worth trying larger ones."""
+    """Whether a product in bfloat16 is faster than one in float32, so that it is worth trying what goes with it.
+
+    It takes a fraction of a millisecond: of a smaller one, what each call costs would decide, and so chance.
+    """
     import torch
 
+    rows = max(1, _ROUNDED_AT_ONCE // max(dim, 1))
     fastest = []
     for dtype in (torch.float32, torch.bfloat16):
-        left, right = torch.ones((256, dim), dtype=dtype), torch.ones((dim, 256), dtype=dtype)
+        left, right = torch.ones((rows, dim), dtype=dtype), torch.ones((dim, 320), dtype=dtype)
         seconds = []
-        for _ in range(3):
+        for _ in range(4):
             start = time.perf_counter()
             torch.mm(left, right)
             seconds.append(time.perf_counter() - start)

@@ -44,6 +44,7 @@ _MOST_TRIED = 256
 _ROUNDS = 2
 _FEWEST_PASSAGES = 512
 _FOR_EACH = 40  # passages seen, for each that is to be found: of fewer, too many are left to be scored again
+_MANY_PASSAGES = 4096  # of a chunk, of whose time trying takes so little that a quarter of that is enough
 _LEAST_WORK = 1 << 30
 _GAIN = 0.9
 
@@ -171,7 +172,8 @@ class Searched:
         work = len(chunk.vectors) * self._plan.dim * width
         if len(chunk) < _FEWEST_PASSAGES or not work or work < _LEAST_WORK:
             return False
-        if self.best[0].seen + len(chunk) < _FOR_EACH * self._k:
+        for_each = _FOR_EACH if len(chunk) < _MANY_PASSAGES else _FOR_EACH // 4
+        if self.best[0].seen + len(chunk) < for_each * self._k:
             return False
         if not self._faster:
             if self._wait:

@@ -191,6 +191,7 @@ def draw(found: dict[tuple[str, int], dict[Any, float]], path: Path) -> None:
     axes.axhline(0.5, color="0.3", linewidth=0.8, linestyle=":")
     axes.set_xticks(range(len(found)), [f"{model}\n{QUERIES[length]} x {length}" for model, length in found])
     axes.tick_params(axis="x", labelsize=7)
+    axes.margins(y=0.2)  # for the legend
     axes.set(ylabel="times the bare product", title="Exact search of 20,000 passages, 2,560 query vectors")
     axes.title.set_fontsize(9)
     axes.legend(frameon=False, fontsize=8, ncols=4)

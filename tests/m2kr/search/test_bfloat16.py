@@ -45,8 +45,8 @@ def test_half_a_unit_of_the_last_place() -> None:
 
 @pytest.mark.parametrize(("seconds", "quick"), [((3.0, 1.0), True), ((1.0, 3.0), False)])
 def test_whether_a_product_is_quick(monkeypatch: pytest.MonkeyPatch, seconds: tuple[float, float], quick: bool) -> None:
-    """With a clock that says how long the three products in float32, and then those in bfloat16, take."""
-    ticks = iter([tick for taken in seconds for _ in range(3) for tick in (0.0, taken)])
+    """With a clock that says how long the four products in float32, and then those in bfloat16, take."""
+    ticks = iter([tick for taken in seconds for _ in range(4) for tick in (0.0, taken)])
     monkeypatch.setattr(bfloat16, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
     is_quick.cache_clear()
     assert is_quick(8) is quick

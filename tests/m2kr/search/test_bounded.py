@@ -250,11 +250,13 @@ def test_a_way_that_is_none() -> None:
 
 
 @pytest.mark.usefixtures("eager")
-@pytest.mark.parametrize(("k", "tried"), [(7, True), (8, False)])
+@pytest.mark.parametrize(("k", "many", "tried"), [(7, 301, True), (8, 301, False), (30, 300, True), (31, 300, False)])
 def test_where_few_passages_are_there_for_each_that_is_to_be_found_nothing_is_measured(
-    monkeypatch: pytest.MonkeyPatch, k: int, tried: bool
+    monkeypatch: pytest.MonkeyPatch, k: int, many: int, tried: bool
 ) -> None:
+    """Few are a quarter as many in a chunk of which the trial takes little."""
     monkeypatch.setattr(module, "_FOR_EACH", 40)
+    monkeypatch.setattr(module, "_MANY_PASSAGES", many)
     measured: list[int] = []
     monkeypatch.setattr(Searched, "_measured", lambda self, chunk, first: bool(measured.append(len(chunk))))
     rng = np.random.default_rng(4)

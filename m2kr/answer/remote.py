@@ -69,6 +69,10 @@ class AnswerWorker:
         told = {name: getattr(self._reader, name) for name in ("name", "reads", "settings")}
         return {"reader": told, "environment": environment(self._device)}
 
+    def ask(self, asked: Sequence[ReaderInput], batch_size: int) -> list[Answer]:
+        """Answer, as the reader itself does."""
+        return self._reader.answer(asked, batch_size)
+
     def answer(self, chunk: QuestionChunk) -> Answered:
         """Answer the questions of a chunk.
 
@@ -86,6 +90,8 @@ class AnswerWorker:
 
 class RemoteReader:
     """A `m2kr.reader.Reader` whose model is in the processes of a cluster, and not in this one.
+
+    `answer` asks one of them. `m2kr.answer.task.answer_task` gives all of them work.
 
     Args:
         cluster: entered already; its processes are started here.
@@ -109,8 +115,9 @@ class RemoteReader:
         self.environment: dict[str, Any] = facts["environment"]
 
     def answer(self, asked: Sequence[ReaderInput], batch_size: int = 8) -> list[Answer]:
-        """Not called: `answer_task` gives all processes work."""
-        raise NotImplementedError
+        """Answer in one of the processes."""
+        answers: list[Answer] = self.cluster.one(Job("questions", "ask", (asked, batch_size)))
+        return answers
 
     def answered(self, generator: AnswerGenerator, chunks: Iterable[range]) -> Generator[Answered]:
         """Yield what is made of chunks of the questions of a generator, in their order, by all processes at once."""

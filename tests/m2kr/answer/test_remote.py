@@ -17,7 +17,7 @@ from m2kr.answer.remote import RemoteReader
 from m2kr.answer.task import answer_task
 from m2kr.common import registry
 from m2kr.dataset import TaskData, load_task
-from m2kr.reader import Answer, ReaderInput
+from m2kr.reader import Answer, Reader, ReaderInput
 from tests.m2kr.clusters import Here
 from tests.m2kr.evaluating import comparable, entry_points_of
 
@@ -78,6 +78,14 @@ def test_answers_are_those_of_one_process(
     assert len(made[0].asked) == 30 * (3 if combine == "joint" else 1)
     peak = json.loads((tmp_path / "more" / "answers" / "looking" / f"{name}.json").read_text())["peak_memory"]
     assert peak > 0
+
+
+def test_it_is_a_reader_itself(made: list[Any]) -> None:
+    reader = RemoteReader(Here(), "looking", {}, "cpu")
+    assert isinstance(reader, Reader)
+    asked = [ReaderInput("what is it?", ("a tower",))]
+    assert reader.answer(asked) == Looking().answer(asked)
+    assert made[0].asked == asked
 
 
 def test_what_is_answered_before_a_kill_is_not_answered_again(okvqa: TaskData, made: list[Any], tmp_path: Path) -> None:

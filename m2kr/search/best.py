@@ -45,6 +45,10 @@ class Best:
         keys = [packed(mine, own) for mine, own in zip(scores, rows, strict=True)]
         self._keep(pad_sequence(keys, batch_first=True, padding_value=_NONE), items)
 
+    def add_marked(self, scores: Tensor, rows: Tensor, marked: Tensor, items: int) -> None:
+        """Take in those of ``items`` passages that are marked for a query, each of shape (queries, passages)."""
+        self._keep(packed(scores, rows).masked_fill_(~marked, _NONE), items)
+
     def bar(self, lower: Tensor | None = None) -> Tensor:
         """Return the score that a passage needs to be among the best of each query, shape (queries, 1), float32.
 

@@ -1,9 +1,9 @@
-"""Exact search that multiplies most passages in bfloat16 only: those that a proven bound keeps out of the best.
+"""Exact search that multiplies most passages in half precision only: those that a proven bound keeps out of the best.
 
-`m2kr.search.bounds` gives each passage of a chunk a lower and an upper bound of its score. What has an upper bound
-below the k-th highest lower bound is not among the k best. Of the others, those that look best are scored first, in
-float32, exactly as without all this; the k-th best score is then nearly known, and only what can still reach it is
-scored after them. So scores, order and ties are the same to the bit.
+`m2kr.search.bounds`, or on a GPU `m2kr.search.half`, gives each passage of a chunk a lower and an upper bound of its
+score. What has an upper bound below the k-th highest lower bound is not among the k best. Of the others, those that
+look best are scored first, in float32, exactly as without all this; the k-th best score is then nearly known, and only
+what can still reach it is scored after them. So scores, order and ties are the same to the bit.
 
 The choice. Both ways are tried on some passages of the first large chunk, and the search goes on in the faster one. It
 is asked anew whether leaving passages out pays: after a chunk in which it did not, and, as the bar rises with the
@@ -23,7 +23,8 @@ import numpy.typing as npt
 from m2kr.search.best import Best
 from m2kr.search.bfloat16 import is_quick
 from m2kr.search.bounds import Bounded
-from m2kr.search.device import kind_of
+from m2kr.search.device import kind_of, wait_for
+from m2kr.search.half import HalfBounded, can_bound
 from m2kr.search.maxsim import product_scores, scores_of
 from m2kr.search.ragged import Ragged, as_tensor
 from m2kr.search.tiles import Block, Layout, Plan, Stack
@@ -38,14 +39,15 @@ _AGAIN_ROWS = 2048  # vectors of a tile of passages that are scored again: of fe
 _AGAIN_AT_ONCE = 1 << 14  # vectors copied for that
 
 # Measuring: one passage of so many is tried, at most so many, of chunks with so many passages and products. It has to
-# be this much faster, as what is measured is not exact.
-_TRIED = 64
-_MOST_TRIED = 256
+# be this much faster, as what is measured is not exact. On a GPU a product has more passages, and the kernel may have
+# to be tuned, for some seconds; those numbers are reckoned, not measured.
+_TRIED = {"cpu": 64, "other": 8}
+_MOST_TRIED = {"cpu": 256, "other": 2048}
 _ROUNDS = 2
 _FEWEST_PASSAGES = 512
 _FOR_EACH = 40  # passages seen, for each that is to be found: of fewer, too many are left to be scored again
 _MANY_PASSAGES = 4096  # of a chunk, of whose time trying takes so little that a quarter of that is enough
-_LEAST_WORK = 1 << 30
+_LEAST_WORK = {"cpu": 1 << 30, "other": 1 << 42}
 _GAIN = 0.9
 
 
@@ -57,7 +59,8 @@ class Searched:
         stacks: of them.
         plan: sizes.
         k: passages to find for each query.
-        device: as torch names it. The plain way is the only one on another than a CPU.
+        device: as torch names it. The plain way is the only one but on a CPU and, unless the fused kernel takes the
+            queries as they are, on a CUDA GPU (`m2kr.search.half`).
         way: "plain": every product in float32. "bounded": as this module says. "measured": the faster one.
     """
 
@@ -69,7 +72,9 @@ class Searched:
         self.best = [Best(len(stack.queries), k, device) for stack in stacks]
         self._queries, self._stacks, self._plan, self._k, self._device = queries, stacks, plan, k, device
         self._product = torch.empty(plan.product_numbers, device=device)
-        self._way = way if kind_of(device) == "cpu" else "plain"
+        self._half = kind_of(device) != "cpu"
+        bounds = not self._half or (not plan.fused and can_bound(device, plan.dim))
+        self._way = way if bounds else "plain"
         self._faster = way == "bounded"
         self._plain_seconds = 0.0  # for a vector of a passage and one of a query
         self._wait, self._pause = 0, 1
@@ -87,15 +92,28 @@ class Searched:
             return
         import torch
 
-        start = time.perf_counter()
-        bounded = Bounded.of(chunk, first, self._layouts(chunk))
+        start = self._seconds()
+        bounded = self._bounded(chunk, first)
         for stack, best in zip(self._stacks, self.best, strict=True):
             self._add_bounded(stack, best, bounded)
         if len(empty := first + np.flatnonzero(chunk.lengths == 0)):
-            self._add_plain(Block(as_tensor(chunk.vectors)[:0], torch.from_numpy(empty), [], fused=False))
+            none = as_tensor(chunk.vectors)[:0].to(self._device)
+            self._add_plain(Block(none, torch.from_numpy(empty).to(self._device), [], fused=False))
         if self._way == "measured":
-            seconds = time.perf_counter() - start
+            seconds = self._seconds() - start
             self._found(seconds < self._plain_seconds * len(chunk.vectors) * sum(one.width for one in self._stacks))
+
+    def _seconds(self) -> float:
+        wait_for(self._device)
+        return time.perf_counter()
+
+    def _bounded(self, chunk: Ragged, first: int, passages: Positions | None = None) -> Bounded | HalfBounded:
+        if self._half:
+            return HalfBounded.of(self._there(chunk), first, self._plan, passages)
+        return Bounded.of(chunk, first, self._layouts(chunk, passages))
+
+    def _there(self, chunk: Ragged) -> Ragged:
+        return Ragged(as_tensor(chunk.vectors).to(self._device), chunk.offsets)
 
     def _blocks(self, chunk: Ragged, first: int) -> Iterator[Block]:
         return Block.cut(chunk, first, self._plan, self._queries, self._device)
@@ -113,8 +131,8 @@ class Searched:
     def _scores(self, stack: Stack, block: Block) -> Tensor:
         return scores_of(stack, self._queries, block, self._product, self._plan)
 
-    def _add_bounded(self, stack: Stack, best: Best, bounded: Bounded) -> None:
-        vectors = stack.vectors(self._queries, "cpu")
+    def _add_bounded(self, stack: Stack, best: Best, bounded: Bounded | HalfBounded) -> None:
+        vectors = stack.vectors(self._queries, self._device)
         bounds = bounded.bounds(stack, vectors, self._product) if stack.longest else None
         if bounds is None:
             for block in self._blocks(bounded.chunk, bounded.first):
@@ -123,6 +141,9 @@ class Searched:
                 del block
             return
         lower, upper = bounds
+        if isinstance(bounded, HalfBounded):
+            self._add_left(stack, best, vectors, bounded, lower, upper)
+            return
         left = (upper >= best.bar(lower)).numpy()
         middle = lower.add_(upper).numpy()
         promising = []
@@ -144,6 +165,38 @@ class Searched:
 
         scores = [self._again(stack, vectors, query, bounded, passages) for query, passages in enumerate(chosen)]
         best.add_some(scores, [torch.from_numpy(bounded.rows[passages]) for passages in chosen], items)
+
+    def _add_left(
+        self, stack: Stack, best: Best, vectors: Tensor, bounded: HalfBounded, lower: Tensor, upper: Tensor
+    ) -> None:
+        """Score what bounds leave, as `_add_bounded` does on a CPU, and take it in; all of it on the device."""
+        import torch
+
+        rows, items = torch.from_numpy(bounded.rows).to(lower.device), len(bounded.rows)
+        left = upper >= best.bar(lower)
+        middle = torch.where(left, lower.add_(upper), -torch.inf)
+        promising = middle.topk(min(self._k, items), dim=1, sorted=False).indices
+        marked = torch.zeros_like(left).scatter_(1, promising, True).logical_and_(left)
+        best.add_marked(self._marked(stack, vectors, bounded, marked), rows, marked, items)
+        left &= (upper >= best.bar()) & ~marked
+        best.add_marked(self._marked(stack, vectors, bounded, left), rows, left, 0)
+
+    def _marked(self, stack: Stack, vectors: Tensor, bounded: HalfBounded, marked: Tensor) -> Tensor:
+        """Return scores as `scores_of` gives them, shape (queries, passages), where they are marked; others may be 0.
+
+        Queries that are multiplied together get the scores of each other's passages too: those come for nothing.
+        """
+        import torch
+
+        scores = torch.zeros(marked.shape, device=marked.device)
+        groups = list(stack.groups(vectors, self._plan.product_vectors))
+        wanted = torch.stack([marked[where].any(0) for where, _, _ in groups]).cpu().numpy()
+        for (where, some, own), mine in zip(groups, wanted, strict=True):
+            if len(passages := np.flatnonzero(mine)):
+                blocks = bounded.some(passages)
+                found = torch.cat([product_scores(some, own, block, self._product, self._plan) for block in blocks])
+                scores[where, torch.from_numpy(passages).to(scores.device)] = found.T
+        return scores
 
     def _again(self, stack: Stack, vectors: Tensor, query: int, bounded: Bounded, passages: Positions) -> Tensor:
         """Return the scores of one query of a stack with some passages, given in order, as `scores_of` gives them."""
@@ -170,7 +223,7 @@ class Searched:
         # The first stack has the longest queries.
         width = self._stacks[0].width if self._stacks and self._stacks[0].longest else 0
         work = len(chunk.vectors) * self._plan.dim * width
-        if len(chunk) < _FEWEST_PASSAGES or not work or work < _LEAST_WORK:
+        if len(chunk) < _FEWEST_PASSAGES or not work or work < _LEAST_WORK["other" if self._half else "cpu"]:
             return False
         for_each = _FOR_EACH if len(chunk) < _MANY_PASSAGES else _FOR_EACH // 4
         if self.best[0].seen + len(chunk) < for_each * self._k:
@@ -192,34 +245,42 @@ class Searched:
         """Try both ways on some passages of a chunk, and tell whether leaving passages out will be faster."""
         import torch
 
-        if not is_quick(self._plan.dim):
+        if not self._half and not is_quick(self._plan.dim):
             return False
-        stack, best = self._stacks[0], self.best[0]
-        vectors = stack.vectors(self._queries, "cpu")
-        step = max(_TRIED, len(chunk) // _MOST_TRIED)
+        stack, best, plan = self._stacks[0], self.best[0], self._plan
+        vectors, chunk = stack.vectors(self._queries, self._device), self._there(chunk)
+        kind = "other" if self._half else "cpu"
+        step = max(_TRIED[kind], len(chunk) // _MOST_TRIED[kind])
         order = np.argsort(-chunk.lengths, kind="stable")[: np.count_nonzero(chunk.lengths) : step]
         fastest = np.full(4, np.inf)
         for _ in range(_ROUNDS):  # in the first one everything starts up
-            times = [time.perf_counter()]
-            bounded = Bounded.of(chunk, first, self._layouts(chunk, order))  # says so where numbers are not finite
-            times.append(time.perf_counter())
-            blocks = Block.some(chunk, first, order, self._plan.tile_rows, self._plan.block_rows)
+            times = [self._seconds()]
+            bounded = self._bounded(chunk, first, order)  # says so where numbers are not finite
+            times.append(self._seconds())
+            blocks = Block.some(chunk, first, order, plan.tile_rows, plan.block_rows, plan.least_rows)
             scores = torch.cat([self._scores(stack, block) for block in blocks], dim=1)
-            times.append(time.perf_counter())
+            times.append(self._seconds())
             bounds = bounded.bounds(stack, vectors, self._product)
-            times.append(time.perf_counter())
-            again = self._again(stack, vectors, 0, bounded, np.arange(len(order)))
-            times.append(time.perf_counter())
+            times.append(self._seconds())
+            if isinstance(bounded, HalfBounded):
+                marked = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
+                marked[0] = True
+                again = self._marked(stack, vectors, bounded, marked)[0]
+            else:
+                again = self._again(stack, vectors, 0, bounded, np.arange(len(order)))
+            times.append(self._seconds())
             fastest = np.minimum(fastest, np.diff(times))
-        # That a product in another shape gives the same bits is what all this rests on.
+        # That a product in another shape, or of other passages, gives the same bits is what all this rests on.
         if bounds is None or not torch.equal(again.view(torch.int32), scores[0].view(torch.int32)):
             return False
         rounding, plain, bounding, scoring = fastest
         # Where among those tried the k-th of all will be, when this chunk has been searched.
         place = math.ceil(self._k / (best.seen + len(chunk)) * len(order))
         bar = scores.topk(min(place, len(order)), dim=1).values[:, -1:]
-        left = float((bounds[1] >= torch.maximum(bar, best.bar())).float().mean())
+        left = bounds[1] >= torch.maximum(bar, best.bar())
+        if self._half:  # what is left of any of those that are multiplied together
+            left = torch.stack([left[where].any(0) for where, _, _ in stack.groups(vectors, plan.product_vectors)])
         stacks = sum(other.width for other in self._stacks) / stack.width
         self._plain_seconds = float(plain) / int(chunk.lengths[order].sum()) / stack.width
-        faster = rounding + stacks * (bounding + left * len(stack.queries) * scoring)
+        faster = rounding + stacks * (bounding + float(left.float().mean()) * len(left) * scoring)
         return bool(faster < _GAIN * stacks * plain)

@@ -17,6 +17,7 @@ numbers, and d those of a passage; q' and d' what they are rounded to, each numb
    float32. There are two products, the rounded and the one in float32, and four sums, that of the scores and, as the
    lower bound is twice a sum less the upper one, three for the bounds. Together they are off by at most
    2 gamma(1.01 (n + m) + 8) A D, where 1.01 and 8 allow for what is added to the sums.
+   On a GPU, 2 and 3 are as `m2kr.search.half` says, and the rest is the same.
 4. Where numbers below 2**-126 are taken for zero, as AMX does, a dot product loses at most n 2**-126 (2 + |q| + |d|).
 5. What the bounds are made of is computed in float32 itself: norms with a relative error of at most gamma(n) and an
    absolute one of sqrt(n) 2**-63 through underflow, the rest in a few operations; `_MORE` and the terms beside it allow
@@ -46,7 +47,8 @@ if TYPE_CHECKING:
 
 _MORE = 1 + 2.0**-18  # for the rounding of what the bound is computed with
 _TINY = 2.0**-120  # above everything that is lost where small numbers are taken for zero
-_LARGEST = 2.0**125  # of a bound of a score
+LARGEST = 2.0**125
+"""Of a bound of a score."""
 _SUMMED_AT_ONCE = 512  # passages
 # Sizes of a product, for each thread: measured with dimension 64 and 384 on a Xeon of 2 MiB of second-level cache a
 # core, where product and maximum of 2,048 x 320 are fastest: 1,024 x 640 and 512 x 640 take 1.1 to 2 times as long.
@@ -135,17 +137,15 @@ class Bounded:
         lengths = rounded.lengths.view(count, longest).sum(1) * (1 + longest * 2.0**-22)
         lost = rounded.lost.view(count, longest).sum(1) * (1 + longest * 2.0**-22)
         terms = (1.01 * (dim + longest) + 8) * 2.0**-23
-        if not (terms < 0.5 and float(lengths.max()) * float(self.longest.max()) < _LARGEST):
+        if not (terms < 0.5 and float(lengths.max()) * float(self.longest.max()) < LARGEST):
             return None
         each = min(count, max(1, _COLUMNS // longest))  # queries multiplied at once
         columns = -(-each * longest // _LANES) * _LANES
         most = min(_ROWS * torch.get_num_threads(), max(_LANES, 2 * len(product) // columns))
         if not all(rounds_once(min(most, len(part.vectors)), dim, columns) for part in self.parts):
             return None
-        small = dim * _TINY * (lengths + longest)
-        error = torch.outer(lengths, self.lost)
-        error.addr_(lost + 2 * terms / (1 - terms) * lengths + small, self.longest)
-        error.add_(small[:, None]).mul_(_MORE)
+        added_up = 2 * terms / (1 - terms)
+        error = error_of(lengths, lost, self.longest, self.lost, added_up=added_up, dim=dim, longest=longest)
         # Those multiplied at once are columns next to each other: a product is several times as fast then.
         turned = torch.zeros((-(-count // each), dim, columns), dtype=torch.bfloat16)
         for group, some in zip(turned, torch.split(rounded.vectors, each * longest), strict=True):
@@ -162,6 +162,35 @@ class Bounded:
             _nearly(part, turned, longest, scratch, found[:, :, done:stop])
             done = stop
         return found[0].sub_(error), found[1].add_(error)
+
+
+def error_of(
+    lengths: Tensor,
+    lost: Tensor,
+    longest_vectors: Tensor,
+    most_lost: Tensor,
+    *,
+    added_up: float,
+    dim: int,
+    longest: int,
+) -> Tensor:
+    """Return how far scores are at most from the MaxSims of rounded vectors, shape (queries, passages), float32.
+
+    Args:
+        lengths: A of each query.
+        lost: B of each query.
+        longest_vectors: D of each passage.
+        most_lost: R of each passage.
+        added_up: what 3 multiplies A D with.
+        dim: n.
+        longest: m of the longest query.
+    """
+    import torch
+
+    small = dim * _TINY * (lengths + longest)
+    error = torch.outer(lengths, most_lost)
+    error.addr_(lost + added_up * lengths + small, longest_vectors)
+    return error.add_(small[:, None]).mul_(_MORE)
 
 
 def _nearly(part: Part, turned: Tensor, longest: int, product: Tensor, found: Tensor) -> None:

@@ -26,6 +26,14 @@ def kind_of(name: str) -> str:
     return torch.device(name).type
 
 
+def wait_for(name: str) -> None:
+    """Wait until a device has done what was asked of it."""
+    import torch
+
+    if kind_of(name) == "cuda":
+        torch.cuda.synchronize(name)
+
+
 @contextmanager
 def exactly_on(name: str) -> Iterator[None]:
     """Compute without gradients and with float32 products in full precision, whatever the caller's setting.

@@ -53,16 +53,17 @@ def search(
         k: passages to return for each query; all of them where there are fewer.
         device: where torch computes: "cpu", "cuda" (the first GPU), "cuda:1". On a GPU the kernel of
             `m2kr.search.fused` is used where queries and passages are both float16 or both bfloat16 and the extra
-            ``gpu`` is installed; torch in float32 otherwise. Neither has run on a GPU yet.
+            ``gpu`` is installed; torch in float32 otherwise, of what is left (``way``). None has run on a GPU yet.
         memory: bytes of scratch beyond the inputs and the result: a chunk of passages as read, in float32 and in
-            bfloat16, the product of a tile, the scores of a chunk. Not bounded by it: 16 bytes a query vector, 16 rows
-            of a product with the longest query, the longest single passage, a few MiB that the matrix library takes
-            for itself and that the C library keeps of what was freed; on a GPU a copy of the queries. From 512 KiB on,
-            results do not depend on it.
+            half precision, the product of a tile, the scores of a chunk. Not bounded by it: 16 bytes a query vector, 16
+            rows of a product with the longest query, the longest single passage, a few MiB that the matrix library
+            takes for itself and that the C library keeps of what was freed; on a GPU a copy of the queries. From
+            512 KiB on, results do not depend on it.
         quiet: show no progress bar.
-        way: how passages are scored on a CPU; the result is the same. "plain": all in float32. "bounded": only those
-            that a product in bfloat16 does not keep out of the best (`m2kr.search.bounded`). "measured": the faster
-            one, which is found out on the way.
+        way: how passages are scored; the result is the same. "plain": all in float32, or by the fused kernel.
+            "bounded": in float32 only those that a product in half precision does not keep out of the best
+            (`m2kr.search.bounded`), on a CPU, and on a GPU where the kernel does not take the vectors as they are.
+            "measured": the faster one, which is found out on the way.
 
     Returns:
         Scores, shape (queries, k'), float32, best first; and the row numbers of their passages, shape (queries, k'),

@@ -3,6 +3,9 @@
 How it is made fast. Torch multiplies a tile of passages with a stack of queries (`m2kr.search.tiles`) and takes the
 maximum over the middle axis while the product is still in the cache. On a CUDA GPU, with both sides in the same half
 precision, one fused kernel does both, and the product never leaves the chip (`m2kr.search.fused`).
+
+Equal passages are to score the same bits wherever they lie. Elsewhere than on a CPU kernels are chosen by the shape, so
+all products of a stack have one, and sums are added up by halves, in an order that depends on their length alone.
 """
 
 from __future__ import annotations
@@ -65,11 +68,13 @@ def scores_of(stack: Stack, queries: Ragged, block: Block, product: Tensor, plan
         found = torch.full((len(block.rows), len(stack.queries)), -torch.inf, device=device)
     else:
         if block.fused:
-            found = _by_kernel(stack, queries, block, plan)
+            found = kernel_scores(stack.pieces(queries, str(device), plan.piece), block)
         else:
             if not len(product):  # meant for the kernel, but these passages are of another type than the queries
-                product = torch.empty(plan.tile_rows * stack.width, device=device)
-            found = product_scores(stack, stack.vectors(queries, str(device)), block, product, plan)
+                product = torch.empty(plan.tile_rows * stack.columns(plan.product_vectors), device=device)
+            groups = stack.groups(stack.vectors(queries, str(device)), plan.product_vectors)
+            parts = [product_scores(some, own, block, product, plan) for _, some, own in groups]
+            found = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
         if not torch.isfinite(found).all():
             raise M2KRError("the embeddings are too large: a score does not fit into float32")
     found[:, torch.from_numpy(stack.lengths == 0).to(device)] = 0  # a sum over no vectors
@@ -81,7 +86,8 @@ def product_scores(stack: Stack, queries: Tensor, block: Block, product: Tensor,
 
     Args:
         stack: which queries.
-        queries: their vectors, as the stack gives them.
+        queries: their vectors, as the stack or a group of it gives them. float32, as those of the block, or elsewhere
+            than on a CPU both float16.
         block: the passages.
         product: scratch, as for `scores_of`.
         plan: sizes.
@@ -90,6 +96,9 @@ def product_scores(stack: Stack, queries: Tensor, block: Block, product: Tensor,
 
     count, longest = len(stack.queries), stack.longest
     step = plan.dim if plan.dim <= _WHOLE else _PIECE
+    waiting = None  # maxima that are to be added up
+    if plan.product_vectors:
+        waiting = torch.empty((min(len(block.rows), plan.tile_rows), count * longest), device=block.vectors.device)
 
     def multiply(first: int, stop: int) -> Tensor:
         """Return the product of vectors ``first`` to ``stop`` of the block with the stack, held in ``product``."""
@@ -98,14 +107,20 @@ def product_scores(stack: Stack, queries: Tensor, block: Block, product: Tensor,
         rows = max(stop - start, plan.least_rows)
         out = product[: rows * len(queries)].view(rows, len(queries))
         some = block.vectors[start : start + rows]
+        if some.dtype == torch.float16:
+            half_product(some, queries.T, out)
+            return out[first - start : stop - start, : count * longest]
         torch.mm(some[:, :step], queries[:, :step].T, out=out)
         for at in range(step, plan.dim, step):
             out.addmm_(some[:, at : at + step], queries[:, at : at + step].T)
         return out[first - start : stop - start, : count * longest]
 
     found = torch.empty((len(block.rows), count), device=block.vectors.device)
-    done = 0
+    done = summed = 0
     for row, members, length in block.tiles:
+        if waiting is not None and done + members - summed > len(waiting):
+            found[summed:done] = _by_halves(waiting[: done - summed].view(-1, count, longest))
+            summed = done
         if members == 1 and length > plan.tile_rows:  # one long passage
             highest = multiply(row, row + plan.tile_rows).amax(0, keepdim=True)
             for start in range(row + plan.tile_rows, row + length, plan.tile_rows):
@@ -115,23 +130,49 @@ def product_scores(stack: Stack, queries: Tensor, block: Block, product: Tensor,
             highest = multiply(row, row + members * length)
             if length > 1:
                 highest = highest.view(members, length, count * longest).amax(1)
-        torch.sum(highest.reshape(members, count, longest), 2, out=found[done : done + members])
+        if waiting is None:
+            torch.sum(highest.reshape(members, count, longest), 2, out=found[done : done + members])
+        else:
+            waiting[done - summed : done - summed + members] = highest
         done += members
+    if waiting is not None:
+        found[summed:done] = _by_halves(waiting[: done - summed].view(-1, count, longest))
     return found
 
 
-def _by_kernel(stack: Stack, queries: Ragged, block: Block, plan: Plan) -> Tensor:
-    """Return scores, shape (passages that have vectors, queries), as `product_scores` does."""
+def half_product(left: Tensor, right: Tensor, out: Tensor) -> None:
+    """Multiply two matrices in float16 on a GPU into one in float32, which is not rounded to float16."""
     import torch
 
-    device = str(block.vectors.device)
-    kernel = fused_kernel(device, block.vectors.dtype, plan.dim)
-    assert kernel is not None  # the plan asked for it
-    pieces = stack.pieces(queries, device, plan.piece)
+    torch.mm(left, right, out_dtype=torch.float32, out=out)
+
+
+def _by_halves(values: Tensor) -> Tensor:
+    """Add up the last axis in place, in an order that depends on its length alone."""
+    left = values.shape[-1]
+    while left > 1:
+        half = left // 2
+        values[..., :half] += values[..., left - half : left]
+        left -= half
+    return values[..., 0]
+
+
+def kernel_scores(pieces: Tensor, block: Block) -> Tensor:
+    """Return scores, shape (passages that have vectors, queries), as `product_scores` does, by the fused kernel.
+
+    Args:
+        pieces: of the queries, as a stack gives them, of the type of the block.
+        block: the passages, in a type and dimension for which there is a kernel.
+    """
+    import torch
+
+    device, dim = block.vectors.device, block.vectors.shape[1]
+    kernel = fused_kernel(str(device), block.vectors.dtype, dim)
+    assert kernel is not None
     found = torch.empty((len(block.rows), len(pieces)), device=device)
     done = 0
     for row, members, length in block.tiles:
-        tile = block.vectors[row : row + members * length].view(members, length, plan.dim)
+        tile = block.vectors[row : row + members * length].view(members, length, dim)
         found[done : done + members] = fused_scores(kernel, pieces, tile)
         done += members
     return found

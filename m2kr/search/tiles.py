@@ -22,14 +22,19 @@ from m2kr.search.ragged import Ragged, as_tensor, first_not_finite
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Query vectors and queries multiplied at once, and numbers in a product, on a CPU and elsewhere. Measured on 2 cores of
+# Query vectors and queries of a stack, and numbers in a product, on a CPU and elsewhere. Measured on 2 cores of
 # an AMD EPYC (Zen 5), dim 128: products of 1,024 x 1,280 are fastest, those of 320 columns 5% slower; beyond 8 MiB
 # they leave the cache. On a Xeon of 2 MiB of it a core, dim 64, products of 512 x 640 with their maximum are 4% faster
 # than those of 512 x 1,280, and 40% faster than those of 1,024 x 1,280. A GPU wants fewer and larger steps; its sizes
 # are reckoned, not measured.
 _STACK_VECTORS = {"cpu": 640, "other": 1 << 17}
 _STACK_QUERIES = {"cpu": 256, "other": 1024}
-_PRODUCT_NUMBERS = {"cpu": 512 * 640, "other": 1 << 27}
+_PRODUCT_NUMBERS = {"cpu": 512 * 640, "other": 1 << 24}
+# Query vectors of a product; without a number, those of a stack. Where GPU libraries choose among many kernels by the
+# shape, all products of a stack have one: narrow, so that passages that few queries ask for can be scored in it again,
+# and as 64 MiB nearly stay in the second-level cache.
+_PRODUCT_VECTORS = {"cpu": 0, "other": 512}
+_LANES = 32  # columns are a multiple of it there
 # Vectors of passages that are sorted and widened at once. Of dim 128, those of a CPU's block are 64 MiB.
 _BLOCK_VECTORS = {"cpu": 1 << 17, "other": 1 << 40}
 # Matrix libraries add up in another order when one side is a single vector (seen with MKL), so that a duplicate of a
@@ -76,6 +81,33 @@ class Stack:
         dtype = as_tensor(queries.vectors).dtype
         stack = torch.zeros((len(self.queries) * count * piece, queries.dim), device=device, dtype=dtype)
         return self._fill(stack, queries, count * piece).view(len(self.queries), count, piece, queries.dim)
+
+    def columns(self, most: int) -> int:
+        """Return how many vectors a product has, of `groups` of that size."""
+        return -(-self._each(most) * self.longest // _LANES) * _LANES if most else self.width
+
+    def groups(self, vectors: Tensor, most: int) -> Iterator[tuple[slice, Stack, Tensor]]:
+        """Yield queries that are multiplied together: where they stand, a stack of them, and its vectors.
+
+        Args:
+            vectors: of the stack, as `vectors` returns them.
+            most: vectors of a group, unless it is of one query; 0: the group is the stack. Groups have `columns`
+                vectors, the last ones zeros.
+        """
+        import torch
+
+        if not most:
+            yield slice(0, len(self.queries)), self, vectors
+            return
+        each, columns = self._each(most), self.columns(most)
+        for start in range(0, len(self.queries), each):
+            where = slice(start, min(start + each, len(self.queries)))
+            own = vectors[where.start * self.longest : where.stop * self.longest]
+            some = Stack(self.queries[where], np.full(where.stop - start, self.longest), self.source[:0])
+            yield where, some, torch.nn.functional.pad(own, (0, 0, 0, columns - len(own)))
+
+    def _each(self, most: int) -> int:
+        return min(len(self.queries), max(1, most // self.longest))
 
     def _fill(self, stack: Tensor, queries: Ragged, padded: int) -> Tensor:
         import torch
@@ -130,10 +162,12 @@ class Plan:
         block_rows: vectors after which a block ends.
         tile_rows: vectors of a tile of passages.
         least_rows: rows of the smallest product.
+        product_vectors: query vectors of a product, unless they are those of one query; 0: those of a stack.
         product_numbers: numbers of scratch for products.
-        fused_rows: vectors of a tile for the fused kernel.
+        fused: whether the fused kernel takes the queries as they are.
+        fused_rows: vectors of a tile for it.
         fused_items: passages of it.
-        piece: query vectors that the kernel gets at once, a power of two; 0: there is no kernel to use.
+        piece: query vectors that it gets at once, a power of two.
     """
 
     dim: int
@@ -143,7 +177,9 @@ class Plan:
     block_rows: int
     tile_rows: int
     least_rows: int
+    product_vectors: int
     product_numbers: int
+    fused: bool
     fused_rows: int
     fused_items: int
     piece: int
@@ -152,15 +188,17 @@ class Plan:
     def within(cls, memory: int, stacks: Sequence[Stack], queries: Ragged, device: str) -> Plan:
         """Return the plan for a device on which search may take ``memory`` bytes."""
         dim, kind = queries.dim, kind_of(device)
-        widest = max((stack.width for stack in stacks), default=_LEAST_ROWS)
+        product_vectors = _at(_PRODUCT_VECTORS, kind)
+        widths = (stack.columns(product_vectors) for stack in stacks if stack.longest)
+        widest = max(widths, default=_LEAST_ROWS)
         most = max((len(stack.queries) for stack in stacks), default=1)
         longest = max((stack.longest for stack in stacks), default=0)
-        # On a CPU there is room for two products, or one of four times the rows in bfloat16 (`m2kr.search.bounded`).
-        products = 2 if kind == "cpu" else 1
-        tile_rows = max(_LEAST_ROWS, min(_at(_PRODUCT_NUMBERS, kind), memory // 8 // 4 // products) // widest)
+        # On a CPU there is room for two products, or one of four times the rows in bfloat16 (`m2kr.search.bounds`),
+        # elsewhere for one, and its maxima.
+        tile_rows = max(_LEAST_ROWS, min(_at(_PRODUCT_NUMBERS, kind), memory // 8 // 4 // 2) // widest)
         fused = longest > 0 and fused_kernel(device, as_tensor(queries.vectors).dtype, dim) is not None
-        piece = piece_length(longest) if fused else 0
-        pieces = max((len(stack.queries) * -(-stack.longest // piece) for stack in stacks), default=1) if piece else 1
+        piece = piece_length(longest)
+        pieces = max(1, max((len(stack.queries) * -(-stack.longest // piece) for stack in stacks), default=1))
         chunks = 3 * memory // 8
         return cls(
             dim=dim,
@@ -172,9 +210,10 @@ class Plan:
             # In float32 a block takes at most an eighth.
             block_rows=min(_at(_BLOCK_VECTORS, kind), max(tile_rows, memory // 8 // (4 * max(dim, 1)))),
             tile_rows=tile_rows,
-            # GPU libraries choose among many kernels by the shape, so there every product gets the same shape.
             least_rows=_LEAST_ROWS if kind == "cpu" else tile_rows,
-            product_numbers=0 if piece else products * tile_rows * widest,
+            product_vectors=product_vectors,
+            product_numbers=0 if fused else (2 if kind == "cpu" else 1) * tile_rows * widest,
+            fused=fused,
             fused_rows=max(1, TILE_BYTES // (2 * max(dim, 1))),
             fused_items=max(1, memory // 8 // (4 * pieces)),
             piece=piece,
@@ -273,7 +312,7 @@ class Block:
             M2KRError: NaN or infinity.
         """
         every = as_tensor(chunk.vectors)
-        fused = bool(plan.piece) and every.dtype == as_tensor(queries.vectors).dtype
+        fused = plan.fused and every.dtype == as_tensor(queries.vectors).dtype
         size, items = (plan.fused_rows, plan.fused_items) if fused else (plan.tile_rows, plan.tile_rows)
         # As they are: a GPU sorts and widens them faster than they come.
         chunk = Ragged(every.to(device), chunk.offsets)
@@ -286,18 +325,27 @@ class Block:
             del block  # or the next one would be made beside it
 
     @classmethod
-    def some(cls, chunk: Ragged, first: int, passages: npt.NDArray[np.int64], size: int, most: int) -> Iterator[Block]:
-        """Yield some passages of a chunk on the CPU as blocks that end after ``most`` vectors.
+    def some(
+        cls,
+        chunk: Ragged,
+        first: int,
+        passages: npt.NDArray[np.int64],
+        size: int,
+        most: int,
+        least: int = _LEAST_ROWS,
+    ) -> Iterator[Block]:
+        """Yield some passages of a chunk as blocks that end after ``most`` vectors.
 
         Args:
-            chunk: finite numbers; its first passage has the row ``first``.
+            chunk: finite numbers, on the device; its first passage has the row ``first``.
             first: that row.
             passages: which of the chunk. All have vectors, and none has more than one before it.
             size: vectors of a tile, unless it is of one passage.
             most: vectors of a block.
+            least: rows of the smallest product.
         """
         for layout in Layout.of(chunk, passages, size=size, items=size, most=most):
-            yield cls._of(layout, chunk, first, fused=False, least=_LEAST_ROWS)
+            yield cls._of(layout, chunk, first, fused=False, least=least)
 
     @classmethod
     def _of(cls, layout: Layout, chunk: Ragged, first: int, fused: bool, least: int) -> Block:

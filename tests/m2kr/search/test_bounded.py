@@ -194,7 +194,7 @@ def test_without_a_product_that_rounds_once_the_plain_way_is_taken(monkeypatch: 
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let both ways be measured however little there is to do."""
     monkeypatch.setattr(module, "_FEWEST_PASSAGES", 1)
-    monkeypatch.setattr(module, "_LEAST_WORK", 0)
+    monkeypatch.setattr(module, "_LEAST_WORK", {"cpu": 0, "other": 0})
     monkeypatch.setattr(module, "_FOR_EACH", 0)
     monkeypatch.setattr(module, "is_quick", lambda dim: True)
 

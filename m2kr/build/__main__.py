@@ -9,13 +9,12 @@ not.
 
 from __future__ import annotations
 
-import ctypes
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 
 from m2kr.build.options import BuildOptions
 from m2kr.common.cli import parse
+from m2kr.common.memory import keep_freed
 from m2kr.common.progress import say
 from m2kr.errors import M2KRError, MissingReleaseError, run_command
 from m2kr.tasks import RELEASES, TASKS, Task, parse_tasks
@@ -115,17 +114,12 @@ def _prepare_polars(workers: int) -> None:
     """Set what Polars reads when it is first imported, which is why nothing above imports it.
 
     Its own 100,000 rows a step are hundreds of megabytes where a row is an article; steps of 2,000 are as fast. Its
-    allocator and glibc, where that is the C library, are to keep what is freed for a while: raw files are read, and
-    tables written, in blocks of megabytes, and asking the system for each anew takes a quarter of the reading time.
+    allocator is to keep what is freed for a while, and so is the C library's.
     """
     os.environ.setdefault("POLARS_MAX_THREADS", str(workers))
     os.environ.setdefault("POLARS_IDEAL_MORSEL_SIZE", "2000")
     os.environ.setdefault("_RJEM_MALLOC_CONF", "dirty_decay_ms:1000,muzzy_decay_ms:0")
-    trim_threshold, mmap_threshold = -1, -3  # as malloc.h numbers them
-    with suppress(OSError, AttributeError):
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(trim_threshold, 1 << 30)
-        libc.mallopt(mmap_threshold, 32 << 20)  # the most it takes
+    keep_freed()
 
 
 if __name__ == "__main__":

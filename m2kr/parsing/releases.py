@@ -16,6 +16,7 @@ from m2kr import __version__
 from m2kr.common.concurrency import ordered_map, prefetch
 from m2kr.common.files import digest, write_json, writing
 from m2kr.common.json_input import read_json
+from m2kr.common.memory import give_back
 from m2kr.common.partitions import parts_by_hash
 from m2kr.common.progress import progress
 from m2kr.errors import BadRowsError, M2KRError, MissingReleaseError
@@ -261,7 +262,7 @@ def _write(path: Path, frames: Iterator[pl.DataFrame], source: Path) -> int:
     finally:
         if writer is not None:
             writer.close()
-        pa.default_memory_pool().release_unused()  # hundreds of megabytes, after parsing
+        give_back()
     if writer is None:
         something = next(read_pieces(source, lambda _: None), None) is not None
         raise BadRowsError(f"{source} {'has its header and no rows' if something else 'is empty'}. Download it again.")

@@ -21,6 +21,7 @@ from polars.io.plugins import register_io_source
 
 from m2kr import __version__
 from m2kr.common.files import digest
+from m2kr.common.memory import give_back
 from m2kr.common.partitions import parts_by_hash
 from m2kr.common.progress import progress
 from m2kr.errors import M2KRError
@@ -275,6 +276,7 @@ def _queries(raw: RawFiles, rows: _Rows, seed: int) -> pl.LazyFrame:
                 question=pl.lit(""),
             )
             left -= grouped.height
+            del pairs, images  # or the next part would be read beside this one
             # In slices, because what is made of a batch is held as often as there are threads.
             for batch in grouped.iter_slices(_SLICE_ROWS):
                 wanted = batch.filter(predicate) if predicate is not None else batch
@@ -321,4 +323,4 @@ def _deal(rows: _Rows, paths: list[Path], *, quiet: bool) -> None:
             bar.update(frame.height)
         if waiting:
             write(waiting)
-    pa.default_memory_pool().release_unused()
+    give_back()

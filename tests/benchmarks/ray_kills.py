@@ -56,8 +56,10 @@ def main() -> int:
             length = time.monotonic() - since
             print(f"{given.passages:,} passages, undisturbed {length:.1f} s", flush=True)
             for kind in ("actor", "raylet", "command"):
-                for number in range(given.kills):
+                number = hits = 0
+                while hits < given.kills:
                     out, moment = folder / f"{kind}-{number}", draw.uniform(0, length)
+                    number += 1
                     process = started(out)
                     since = time.monotonic()
                     while time.monotonic() - since < moment or (kind == "actor" and not nodes.ours()):
@@ -65,6 +67,7 @@ def main() -> int:
                             break
                         time.sleep(0.02)
                     hit = process.poll() is None
+                    hits += hit  # one that had ended does not count, and another moment is drawn
                     if hit and kind == "command":
                         process.kill()
                     elif hit:

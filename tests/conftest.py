@@ -18,6 +18,7 @@ from tests.made_once import made_once
 SCALE = 0.2
 PLOTS = ("radar", "against_size", "curve")
 
+gc.disable()  # until everything is imported, which makes objects by the million and no garbage
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin while they wait would take other workers' time
 
 # The same examples each time: a run that passes passes again, however slow the machine. `make fuzz` explores others.
@@ -48,6 +49,8 @@ def _of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     all imported modules for garbage.
     """
     gc.freeze()
+    gc.set_threshold(10_000)
+    gc.enable()
     # What a shell starts in its background ignores Ctrl-C, and so would the commands whose end by it is tested.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.MonkeyPatch.context() as patch:

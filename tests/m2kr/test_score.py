@@ -6,6 +6,7 @@ import gzip
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import ir_measures
@@ -53,7 +54,8 @@ def test_what_a_run_made_elsewhere_did_with_pictures_of_passages_is_not_known(
 
 def in_form_of_ranx(run: Scores, path: Path, _: TaskData) -> Path:
     path = path.with_suffix(".trec")
-    ranx.Run(run, name="m").save(str(path))
+    # Its own writer. A run of its own is made of dicts whose functions numba compiles in each process, for seconds.
+    ranx.Run.save(SimpleNamespace(run=run, name="m", sorted=True), str(path))
     return path
 
 

@@ -255,34 +255,43 @@ class Layout:
             most: vectors.
         """
         order = np.argsort(-chunk.lengths, kind="stable") if passages is None else passages
-        starts, lengths = chunk.offsets[order], chunk.lengths[order]
+        first, lengths = chunk.offsets[order], chunk.lengths[order]
         filled = int(np.count_nonzero(lengths))
+        longest = lengths.tolist()
         done = 0
         while done < filled:
             start, row = done, 0
-            source: list[npt.NDArray[np.int64]] = []
             tiles: list[tuple[int, int, int]] = []
             while done < filled and row < most:
-                longest = int(lengths[done])
-                members = slice(done, min(filled, done + max(1, min(size // longest, items))))
-                inside = starts[members, None] + np.minimum(np.arange(longest), lengths[members, None] - 1)
-                source.append(inside.reshape(-1))
-                tiles.append((row, *inside.shape))
-                done += len(inside)
-                row += inside.size
-            yield cls(order[start:done], np.concatenate(source), tiles)
+                length = longest[done]
+                members = min(filled - done, max(1, min(size // length, items)))
+                tiles.append((row, members, length))
+                done += members
+                row += members * length
+            padded, starts = _places(tiles)
+            here = first[start:done]
+            source = np.arange(row) + np.repeat(here - starts, padded)
+            np.minimum(source, np.repeat(here + lengths[start:done] - 1, padded), out=source)
+            yield cls(order[start:done], source, tiles)
         if filled < len(order):
             yield cls(order[filled:], np.empty(0, np.int64), [])
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
         """Vectors of each passage with its padding, shape (passages,); none is longer than one before it."""
-        return np.repeat([length for _, _, length in self.tiles], [members for _, members, _ in self.tiles])
+        return _places(self.tiles)[0]
 
     @property
     def starts(self) -> npt.NDArray[np.int64]:
         """The first vector of each passage, shape (passages,)."""
-        return np.concatenate([row + length * np.arange(members) for row, members, length in self.tiles])
+        return _places(self.tiles)[1]
+
+
+def _places(tiles: list[tuple[int, int, int]]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return, for each passage of some tiles, its vectors with the padding, and the first of them."""
+    _, members, lengths = np.array(tiles, np.int64).reshape(-1, 3).T
+    padded = np.repeat(lengths, members)
+    return padded, np.cumsum(padded) - padded
 
 
 @dataclass(frozen=True)

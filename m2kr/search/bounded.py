@@ -35,8 +35,7 @@ if TYPE_CHECKING:
 Way: TypeAlias = Literal["measured", "plain", "bounded"]
 Positions: TypeAlias = npt.NDArray[np.int64]
 
-_AGAIN_ROWS = 2048  # vectors of a tile of passages that are scored again: of few passages, so that little is padded
-_AGAIN_AT_ONCE = 1 << 14  # vectors copied for that
+_AGAIN_NUMBERS = 1 << 18  # in float32, of passages that are scored again: half of a second-level cache
 
 # Measuring: one passage of so many is tried, at most so many, of chunks with so many passages and products. It has to
 # be this much faster, as what is measured is not exact. On a GPU a product has more passages, and the kernel may have
@@ -75,6 +74,7 @@ class Searched:
         self._half = kind_of(device) != "cpu"
         bounds = not self._half or (not plan.fused and can_bound(device, plan.dim))
         self._way = way if bounds else "plain"
+        self._room = torch.empty((0 if self._half else max(1, _AGAIN_NUMBERS // max(plan.dim, 1)), plan.dim))
         self._faster = way == "bounded"
         self._plain_seconds = 0.0  # for a vector of a passage and one of a query
         self._wait, self._pause = 0, 1
@@ -209,10 +209,10 @@ class Searched:
         own = torch.nn.functional.pad(
             vectors[query * longest : (query + 1) * longest], (0, 0, 0, alone.width - longest)
         )
-        size = max(1, min(_AGAIN_ROWS, self._plan.product_numbers // (2 * alone.width)))
+        size = max(1, min(len(self._room) // 2, self._plan.product_numbers // (2 * alone.width)))
         found = [
             product_scores(alone, own, some, self._product, self._plan)[:, 0]
-            for some in bounded.some(passages, size, _AGAIN_AT_ONCE)
+            for some in bounded.some(passages, size, self._room)
         ]
         return torch.cat(found)
 

@@ -342,6 +342,7 @@ class Block:
         size: int,
         most: int,
         least: int = _LEAST_ROWS,
+        room: Tensor | None = None,
     ) -> Iterator[Block]:
         """Yield some passages of a chunk as blocks that end after ``most`` vectors.
 
@@ -352,21 +353,33 @@ class Block:
             size: vectors of a tile, unless it is of one passage.
             most: vectors of a block.
             least: rows of the smallest product.
+            room: on a CPU, where the vectors of a block that fits go, shape (vectors, dim), float32. Memory that is
+                kept costs half of what new memory does. The next block takes it.
         """
         for layout in Layout.of(chunk, passages, size=size, items=size, most=most):
-            yield cls._of(layout, chunk, first, fused=False, least=least)
+            yield cls._of(layout, chunk, first, fused=False, least=least, room=room)
 
     @classmethod
-    def _of(cls, layout: Layout, chunk: Ragged, first: int, fused: bool, least: int) -> Block:
+    def _of(
+        cls, layout: Layout, chunk: Ragged, first: int, fused: bool, least: int, room: Tensor | None = None
+    ) -> Block:
         import torch
 
         every, source = as_tensor(chunk.vectors), layout.source
-        device = every.device
-        if len(source) and np.array_equal(source, np.arange(source[0], source[0] + len(source))):
-            vectors = every[source[0] : source[0] + len(source)]
+        device, count = every.device, len(source)
+        rows = torch.from_numpy(first + layout.passages).to(device)
+        if room is not None and least <= count <= len(room):
+            vectors = room[:count]
+            if every.dtype == torch.float32:
+                torch.index_select(every, 0, torch.from_numpy(source), out=vectors)
+            else:
+                vectors.copy_(every.index_select(0, torch.from_numpy(source)))
+            return cls(vectors, rows, layout.tiles, fused)
+        if count and np.array_equal(source, np.arange(source[0], source[0] + count)):
+            vectors = every[source[0] : source[0] + count]
         else:
             vectors = every.index_select(0, torch.from_numpy(source).to(device))
         vectors = vectors if fused else vectors.to(torch.float32)
-        if layout.tiles and not fused and len(vectors) < least:
-            vectors = torch.cat([vectors, vectors.new_zeros(least - len(vectors), vectors.shape[1])])
-        return cls(vectors, torch.from_numpy(first + layout.passages).to(device), layout.tiles, fused)
+        if layout.tiles and not fused and count < least:
+            vectors = torch.cat([vectors, vectors.new_zeros(least - count, vectors.shape[1])])
+        return cls(vectors, rows, layout.tiles, fused)

@@ -74,7 +74,8 @@ class Searched:
         self._half = kind_of(device) != "cpu"
         bounds = not self._half or (not plan.fused and can_bound(device, plan.dim))
         self._way = way if bounds else "plain"
-        self._room = torch.empty((0 if self._half else max(1, _AGAIN_NUMBERS // max(plan.dim, 1)), plan.dim))
+        again = max(1, min(plan.block_rows, _AGAIN_NUMBERS // max(plan.dim, 1)))
+        self._room = torch.empty((0 if self._half else again, plan.dim))
         self._faster = way == "bounded"
         self._plain_seconds = 0.0  # for a vector of a passage and one of a query
         self._wait, self._pause = 0, 1

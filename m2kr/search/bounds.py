@@ -119,7 +119,7 @@ class Bounded:
     def some(self, passages: npt.NDArray[np.int64], size: int, room: Tensor) -> Iterator[Block]:
         """Yield some of the passages, given in order, as `Block.some` does, where there is room for a block."""
         rows = self.rows[passages] - self.first
-        return Block.some(self.chunk, self.first, rows, size, max(1, len(room) - size), room)
+        return Block.some(self.chunk, self.first, rows, size, max(1, len(room) - size), room=room)
 
     def bounds(self, stack: Stack, vectors: Tensor, product: Tensor) -> tuple[Tensor, Tensor] | None:
         """Return what scores are at least and at most, each of shape (queries, passages), float32.

@@ -165,6 +165,25 @@ def test_bounds_are_narrow_enough_to_be_of_use() -> None:
     assert ((upper - scores) / (upper - lower) < 0.9).all()
 
 
+@pytest.mark.parametrize("values", ["unit", "negative", "zeros"])
+def test_no_denormal_numbers_are_added_up(monkeypatch: pytest.MonkeyPatch, values: str) -> None:
+    """Processors take a hundred times as long for them. Queries are padded with zeros, and most maxima are above."""
+    rng = np.random.default_rng(0)
+    before = bounds_module._summed
+    summed: list[int] = []
+
+    def checked(numbers: torch.Tensor) -> torch.Tensor:
+        assert not ((numbers != 0) & (numbers.abs() < 2.0**-126)).any()
+        summed.append(len(numbers))
+        return before(numbers)
+
+    monkeypatch.setattr(bounds_module, "_summed", checked)
+    passages = [-item if values == "negative" else item for item in adversarial(rng, [1, 3] * 20, 64, values)]
+    scores, lower, upper = bounds_of(adversarial(rng, [5, 40, 1], 64, values), passages)
+    assert summed
+    assert ((lower <= scores) & (scores <= upper)).all()
+
+
 def test_few_passages_are_scored_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(1)
     queries, passages = random_items(rng, [20] * 5, 64), random_items(rng, list(rng.integers(5, 30, 400)), 64)

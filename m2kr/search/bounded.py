@@ -24,7 +24,7 @@ from m2kr.search.best import Best
 from m2kr.search.bfloat16 import is_quick
 from m2kr.search.bounds import Bounded
 from m2kr.search.device import kind_of, wait_for
-from m2kr.search.half import HalfBounded, can_bound
+from m2kr.search.half import HalfBounded, again_plan, can_bound
 from m2kr.search.maxsim import product_scores, scores_of
 from m2kr.search.ragged import Ragged, as_tensor
 from m2kr.search.tiles import Block, Layout, Plan, Stack
@@ -190,12 +190,15 @@ class Searched:
         import torch
 
         scores = torch.zeros(marked.shape, device=marked.device)
-        groups = list(stack.groups(vectors, self._plan.product_vectors))
+        vectors_at_once = self._plan.product_vectors
+        plan = again_plan(self._device, self._plan, stack.columns(vectors_at_once))
+        assert plan is not None  # or there were no bounds
+        groups = list(stack.groups(vectors, vectors_at_once))
         wanted = torch.stack([marked[where].any(0) for where, _, _ in groups]).cpu().numpy()
         for (where, some, own), mine in zip(groups, wanted, strict=True):
             if len(passages := np.flatnonzero(mine)):
-                blocks = bounded.some(passages)
-                found = torch.cat([product_scores(some, own, block, self._product, self._plan) for block in blocks])
+                blocks = bounded.some(passages, plan)
+                found = torch.cat([product_scores(some, own, block, self._product, plan) for block in blocks])
                 scores[where, torch.from_numpy(passages).to(scores.device)] = found.T
         return scores
 

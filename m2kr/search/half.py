@@ -24,7 +24,7 @@ fp8 products are added up with 14 bits on Hopper (DeepSeek-V3 Technical Report, 
 alone would widen the bound beyond use.
 
 Scoring again gives the bits of the plain way as long as an element of a product does not depend on the row where its
-vector lies: products have one shape, and `same_anywhere` tries whether that is enough.
+vector lies: products have one shape, or a lower one of the same bits, and `again_plan` tries whether that is enough.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ _WHOLE_WORDS = 4  # numbers: all vectors begin at multiples of 16 bytes, or kern
 _TOP = 14  # exponent to which the largest numbers are scaled
 _EXPONENTS = 126  # at most, of a scale or one divided by it
 _TENSOR_CORES, _PRODUCT, _SUM = 2.0**-22, 2.0**-23, 2.0**-24  # u
+_LOWER, _LEAST_AGAIN = 8, 16  # products in which passages are scored again: so many times lower, but of so many rows
 _TRIED = 16  # passages whose scores are compared with exact ones
 
 
@@ -174,9 +175,9 @@ class HalfBounded:
             raise M2KRError(f"the embeddings of passage {first + bad} hold NaN or infinity")
         return cls(chunk, first, np.concatenate(rows), blocks, exponents, longest, lost, plan)
 
-    def some(self, passages: npt.NDArray[np.int64]) -> Iterator[Block]:
-        """Yield some of the passages, given in order, in float32, as `Block.some` does."""
-        rows, plan = self.rows[passages] - self.first, self.plan
+    def some(self, passages: npt.NDArray[np.int64], plan: Plan) -> Iterator[Block]:
+        """Yield some of the passages, given in order, in float32, as `Block.some` does, in the sizes of a plan."""
+        rows = self.rows[passages] - self.first
         return Block.some(self.chunk, self.first, rows, plan.tile_rows, plan.block_rows, plan.least_rows)
 
     def bounds(self, stack: Stack, vectors: Tensor, product: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -203,7 +204,7 @@ class HalfBounded:
         if not float(lengths.max()) * float(self.longest.max()) < LARGEST:
             return None
         device, columns = str(vectors.device), stack.columns(self.plan.product_vectors)
-        if not same_anywhere(device, self.plan, columns) or not adds_up(device, self.plan, count, longest):
+        if again_plan(device, self.plan, columns) is None or not adds_up(device, self.plan, count, longest):
             return None
         nearly = maxsims(stack, queries.vectors, self.blocks, self.plan, product)
         nearly.mul_(_power(-queries.exponents[:, None] - self.exponents))
@@ -291,26 +292,38 @@ def adds_up(device: str, plan: Plan, count: int, longest: int) -> bool:
 
 
 @cache
-def same_anywhere(device: str, plan: Plan, columns: int) -> bool:
-    """Whether the scores of equal vectors have the same bits wherever they lie in a product in float32.
+def again_plan(device: str, plan: Plan, columns: int) -> Plan | None:
+    """Return sizes in which passages can be scored again with the bits of the plain way, wherever they lie.
 
-    Tried with random numbers, all of which take other places: the next one, and ones far away.
+    Of lower products than those of the plan if they have its bits, as few passages are scored again at once; else of
+    the same. None where its own bits depend on the row. Tried with random numbers, all of which take other places.
+
+    Args:
+        device: as torch names it.
+        plan: sizes of the plain way.
+        columns: of a product.
     """
     import torch
 
-    generator = torch.Generator(device).manual_seed(0)
-    shapes = (columns, plan.dim), (plan.tile_rows, plan.dim)
-    queries, passages = (torch.randn(shape, generator=generator, device=device) for shape in shapes)
+    generator, many = torch.Generator(device).manual_seed(0), plan.tile_rows
+    queries, passages = (
+        torch.randn((count, plan.dim), generator=generator, device=device) for count in (columns, many)
+    )
     stack = Stack(np.arange(columns), np.ones(columns, np.int64), np.empty(0, np.int64))
-    product = torch.empty(plan.tile_rows * columns, device=device)
-    block = Block(passages, torch.arange(len(passages), device=device), [(0, len(passages), 1)], fused=False)
-    wanted = product_scores(stack, queries, block, product, plan)
-    for far in (1, plan.tile_rows // 3, plan.tile_rows // 2 + 1):
-        turned = replace(block, vectors=passages.roll(far, 0))
-        found = product_scores(stack, queries, turned, product, plan)
-        if not torch.equal(found.view(torch.int32), wanted.roll(far, 0).view(torch.int32)):
-            return False
-    return True
+    product, order = torch.empty(many * columns, device=device), torch.arange(many, device=device)
+
+    def scores(own: Plan, far: int) -> Tensor:
+        rows = own.tile_rows
+        tiles = [(row, min(rows, many - row), 1) for row in range(0, many, rows)]
+        block = Block(passages.roll(far, 0), order, tiles, fused=False)
+        return product_scores(stack, queries, block, product, own).roll(-far, 0).view(torch.int32)
+
+    wanted = scores(plan, 0)
+    for rows in (max(_LEAST_AGAIN, many // _LOWER), many):
+        again = replace(plan, tile_rows=rows, least_rows=rows)
+        if rows <= many and all(torch.equal(scores(again, far), wanted) for far in (1, many // 3, many // 2 + 1)):
+            return again
+    return None
 
 
 @contextmanager

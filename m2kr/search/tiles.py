@@ -31,9 +31,9 @@ _STACK_VECTORS = {"cpu": 640, "other": 1 << 17}
 _STACK_QUERIES = {"cpu": 256, "other": 1024}
 _PRODUCT_NUMBERS = {"cpu": 512 * 640, "other": 1 << 24}
 # Query vectors of a product; without a number, those of a stack. Where GPU libraries choose among many kernels by the
-# shape, all products of a stack have one: narrow, so that passages that few queries ask for can be scored in it again,
-# and as 64 MiB nearly stay in the second-level cache.
-_PRODUCT_VECTORS = {"cpu": 0, "other": 512}
+# shape, all products of a stack have one: narrow, as passages that few queries ask for are scored again with as many
+# columns, and high, as 64 MiB nearly stay in the second-level cache.
+_PRODUCT_VECTORS = {"cpu": 0, "other": 128}
 _LANES = 32  # columns are a multiple of it there
 # Vectors of passages that are sorted and widened at once. Of dim 128, those of a CPU's block are 64 MiB.
 _BLOCK_VECTORS = {"cpu": 1 << 17, "other": 1 << 40}

@@ -19,6 +19,9 @@ from m2kr.common.devices import full_precision
 from m2kr.common.json_input import read_json
 from m2kr.search.exact import search
 from m2kr.search.fused import fused_kernel, fused_scores
+from m2kr.search.half import adds_up, again_plan, can_bound
+from m2kr.search.ragged import Ragged
+from m2kr.search.tiles import Plan, stacks_of
 from tests.baselines.images import random_images
 from tests.benchmarks.gpu.bench import Bench, Part, check, name_of
 from tests.benchmarks.gpu.models import make_passages
@@ -44,6 +47,9 @@ def parts(bench: Bench) -> dict[str, Part]:
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         for items in ("many vectors", "one vector"):
             found[f"search of {items} an item, {name_of(dtype)}"] = partial(_search, bench, dtype, items)
+    for dim in (128,) if bench.tiny else (64, 128, 768):
+        found[f"passages left out, dimension {dim}"] = partial(_left_out, bench, dim)
+        found[f"what bounds suppose of the GPU, dimension {dim}"] = partial(_supposed, bench, dim)
     for dtype in (torch.float16, torch.bfloat16):
         found[f"fused kernel, {name_of(dtype)}"] = partial(_kernel, bench, dtype)
     for name in MINIS:
@@ -103,6 +109,39 @@ def _search(bench: Bench, dtype: torch.dtype, items: str) -> dict[str, Any]:
             assert_ranking(found, k, *maxsim_table(*exact))
     by = "fused kernel" if fused_kernel(str(bench.device), dtype, dim) else "torch, float32"
     return check(off, 0.0, dtype=name_of(dtype), by=by)
+
+
+def _left_out(bench: Bench, dim: int) -> dict[str, Any]:
+    """Compare search in float32 with and without leaving passages out, bit for bit, also of numbers far apart."""
+    rng = np.random.default_rng(7)
+    device, few, off = str(bench.device), bench.tiny, 0.0
+    for spread in (0, 3):
+        queries = random_items(rng, [5, 40] if few else [32] * 100 + [320] * 20, dim)
+        passages = random_items(rng, rng.integers(1, 140, 60 if few else 4000).tolist(), dim)
+        passages = [item * np.float32(10.0 ** rng.uniform(-spread, spread)) for item in passages]
+        passages[7], passages[11] = passages[3], passages[3]
+        plain, bounded = (search(queries, passages, 10, device=device, way=way) for way in ("plain", "bounded"))  # type: ignore[arg-type]
+        off = max(off, *(float((mine != theirs).sum()) for mine, theirs in zip(plain, bounded, strict=True)))
+    return check(off, 0.0, dtype="float32", by="float16" if can_bound(device, dim) else "the CPU's way")
+
+
+def _supposed(bench: Bench, dim: int) -> dict[str, Any]:
+    """Whether tensor cores add up as exactly, and float32 products are as regular, as `m2kr.search.half` supposes."""
+    device = str(bench.device)
+    if not can_bound(device, dim):
+        raise Skipped("there is no GPU that multiplies float16 into float32")
+    broken = []
+    for longest in (1, 32, 320):
+        asked = Ragged.from_list([np.ones((longest, dim), np.float32)] * 400)
+        stacks = stacks_of(asked, 1 << 30, "cuda")
+        plan = Plan.within(1 << 30, stacks, asked, device)
+        with full_precision():
+            fine = (
+                adds_up(device, plan, len(stacks[0].queries), longest),
+                again_plan(device, plan, stacks[0].columns(plan.product_vectors)) is not None,
+            )
+        broken += [f"{name}, queries of {longest}" for name, one in zip(("sums", "bits"), fine, strict=True) if not one]
+    return check(float(len(broken)), 0.0, note="; ".join(broken) or "sums and bits are as supposed")
 
 
 def _kernel(bench: Bench, dtype: torch.dtype) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from tests.m2kr.search.items import assert_exactly, random_items, whole_numbers
 from tests.m2kr.search.test_bounded import VALUES, adversarial, assert_same, outcome
 from tests.m2kr.search.test_fused import FakeKernel
 
-CHECKS = (half.adds_up, half.same_anywhere)
+CHECKS = (half.adds_up, half.again_plan)
 
 
 def cut_off(values: torch.Tensor, bits: int = 24) -> torch.Tensor:
@@ -202,14 +202,14 @@ def test_few_passages_are_scored_in_float32(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.usefixtures("gpu")
-@pytest.mark.parametrize("check", ["adds_up", "same_anywhere"])
+@pytest.mark.parametrize(("check", "found"), [("adds_up", False), ("again_plan", None)])
 def test_where_the_device_is_not_as_supposed_the_plain_way_is_taken(
-    monkeypatch: pytest.MonkeyPatch, check: str
+    monkeypatch: pytest.MonkeyPatch, check: str, found: bool | None
 ) -> None:
     rng = np.random.default_rng(3)
     queries, passages = (random_items(rng, [6] * 20, 48) for _ in range(2))
     wanted = search(queries, passages, 5, way="plain")
-    monkeypatch.setattr(half, check, lambda *arguments: False)
+    monkeypatch.setattr(half, check, lambda *arguments: found)
     monkeypatch.setattr(Searched, "_marked", None)  # nothing is left to it
     assert_same(search(queries, passages, 5, way="bounded"), wanted)
 
@@ -220,10 +220,10 @@ def test_measuring_changes_no_result(monkeypatch: pytest.MonkeyPatch, values: st
     for name, eager in (("_FEWEST_PASSAGES", 1), ("_LEAST_WORK", {"cpu": 0, "other": 0}), ("_FOR_EACH", 0)):
         monkeypatch.setattr(bounded, name, eager)
     rng = np.random.default_rng(2)
-    queries, passages = (adversarial(rng, list(rng.integers(0, 20, count)), 32, values) for count in (12, 300))
-    for k in (1, 30, 300):
-        wanted = outcome(queries, passages, k, memory=300_000, way="plain")
-        assert_same(outcome(queries, passages, k, memory=300_000), wanted)
+    queries, passages = (adversarial(rng, list(rng.integers(0, 20, count)), 32, values) for count in (8, 150))
+    for k in (1, 20):
+        wanted = outcome(queries, passages, k, memory=600_000, way="plain")
+        assert_same(outcome(queries, passages, k, memory=600_000), wanted)
 
 
 @pytest.mark.usefixtures("gpu")
@@ -272,21 +272,25 @@ def test_tensor_cores_that_cut_off_are_allowed_for_and_worse_ones_found_out(
     assert not half.adds_up("cpu", plan, 2, 20)  # rounds to float16
 
 
-@pytest.mark.usefixtures("gpu")
-def test_products_whose_bits_depend_on_the_row_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("sizes")
+@pytest.mark.parametrize(("lowest", "rows"), [(1, 16), (90, 97), (1000, None)])
+def test_passages_are_scored_again_in_the_lowest_product_of_the_same_bits(
+    monkeypatch: pytest.MonkeyPatch, lowest: int, rows: int | None
+) -> None:
+    """With products that, where they are lower, are added up in two parts at their end, as stream-K kernels do."""
     plan = small_plan(48, 20)
-    assert half.same_anywhere("cpu", plan, 32)
-    forget()
+    assert plan.tile_rows == 97
     before = torch.mm
 
-    def split(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        """As stream-K kernels do, add up in two parts at the end."""
+    def product(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         before(left, right, out=out)
-        out[-3:] = before(left[-3:, :24], right[:24]) + before(left[-3:, 24:], right[24:])
+        if len(left) < lowest:
+            out[-3:] = before(left[-3:, :24], right[:24]) + before(left[-3:, 24:], right[24:])
         return out
 
-    monkeypatch.setattr(torch, "mm", split)
-    assert not half.same_anywhere("cpu", plan, 32)
+    monkeypatch.setattr(torch, "mm", product)
+    found = half.again_plan("cpu", plan, 32)
+    assert rows == (found and found.tile_rows) == (found and found.least_rows)
 
 
 def test_where_there_are_no_bounds(monkeypatch: pytest.MonkeyPatch) -> None:

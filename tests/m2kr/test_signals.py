@@ -12,10 +12,31 @@ from pathlib import Path
 
 import pytest
 
+MODEL = """
+import time
+
+import numpy as np
+
+
+class Slow:
+    name, vectors, reads, reads_instructions = "slow", "single", frozenset({"text", "image"}), False
+
+    def __init__(self, *, checkpoint=None, device="cpu", dtype="float32"):
+        self.settings = {}
+
+    def encode_query(self, inputs, batch_size=32):
+        time.sleep(0.02 * len(inputs))
+        return np.ones((len(inputs), 2), dtype=np.float32)
+
+    def encode_document(self, inputs, batch_size=32):
+        return np.ones((len(inputs), 2), dtype=np.float32)
+"""
+# Loads no torch, whose import would be most of the time.
+
 COMMANDS = {
     "build": ["m2kr.build", "--raw", "{world}", "--out", "{out}", "--workers", "1"],
     "evaluate": [
-        *("m2kr.evaluate", "--model", "clip-mini", "--data", "{built}", "--images", "{world}", "--out", "{out}"),
+        *("m2kr.evaluate", "--model", "{model}", "--data", "{built}", "--images", "{world}", "--out", "{out}"),
         *("--split", "train", "--tasks", "WIT,OVEN,OKVQA", "--workers", "2", "--batch-size", "1"),
     ],
 }
@@ -26,7 +47,9 @@ def test_ctrl_c_at_a_terminal_ends_a_command_and_its_processes_with_one_line(
     name: str, wait: float, world: Path, built: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    argv = [word.format(world=world, built=built, out=out) for word in COMMANDS[name]]
+    (tmp_path / "slow.py").write_text(MODEL)
+    named = {"world": world, "built": built, "out": out, "model": f"{tmp_path / 'slow.py'}:Slow"}
+    argv = [word.format(**named) for word in COMMANDS[name]]
     process = subprocess.Popen(
         [sys.executable, "-m", *argv, "--quiet"],
         stdout=subprocess.PIPE,

@@ -23,7 +23,10 @@ def render(template: str, header: dict[str, Any] | None = None, /, *, folder: Pa
         return page
     import yaml
 
-    return f"---\n{yaml.safe_dump(header, sort_keys=False, allow_unicode=True, width=120)}---\n\n{page}"
+    # Both write the same, libyaml in a quarter of the time, which is most of that of publishing a small task.
+    dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    text = yaml.dump(header, Dumper=dumper, sort_keys=False, allow_unicode=True, width=120)
+    return f"---\n{text}---\n\n{page}"
 
 
 def cell(text: str) -> str:

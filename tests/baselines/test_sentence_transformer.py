@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +14,7 @@ from sentence_transformers import MultiVectorEncoder
 
 from baselines.sentence_transformer import SentenceTransformerRetriever, all_minilm_l6_v2
 from m2kr.common.files import sha256_of
-from m2kr.errors import M2KRError
+from m2kr.errors import M2KRError, run_command
 from m2kr.retriever import Retriever, get_retriever
 from m2kr.search.exact import search
 from tests.tolerance import assert_ranking, assert_vectors_near, maxsim_table
@@ -194,28 +191,21 @@ def test_weights_may_be_pickled_and_are_identified_all_the_same(
     assert pickled.settings["checkpoint_sha256"] == sha256_of(tmp_path / "model" / "pytorch_model.bin")
 
 
-def test_a_hub_that_cannot_be_reached_is_one_clear_error() -> None:
-    program = """
-import sys
-from baselines.sentence_transformer import SentenceTransformerRetriever
-from m2kr.errors import run_command
-for name in sys.argv[1:]:
-    print(run_command(lambda _: SentenceTransformerRetriever(checkpoint=name)))
-"""
-    names = ["nobody/no-model", "missing-folder", "not an id/at all"]
-    done = subprocess.run(
-        [sys.executable, "-c", program, *names],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-        timeout=120,
-    )
-    assert done.stdout.split() == ["2"] * len(names)
-    for name, line in zip(names, done.stderr.splitlines(), strict=True):
-        assert line.startswith(f"error: the model '{name}' could not be loaded (")
-        assert all(file in line for file in ("config.json", "tokenizer", "model.safetensors", "modules.json"))
-        assert line.endswith("name that folder: --checkpoint FOLDER.")
+@pytest.mark.parametrize("name", ["nobody/no-model", "missing-folder", "not an id/at all"])
+def test_a_hub_that_cannot_be_reached_is_one_clear_error(
+    name: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+    def main(_: object) -> int:
+        SentenceTransformerRetriever(checkpoint=name)
+        return 0
+
+    assert run_command(main) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"error: the model '{name}' could not be loaded (")
+    assert all(file in line for file in ("config.json", "tokenizer", "model.safetensors", "modules.json"))
+    assert line.endswith("name that folder: --checkpoint FOLDER.")
 
 
 def test_weights_of_several_files_have_one_hash_that_changes_with_them(multi_folder: Path, tmp_path: Path) -> None:

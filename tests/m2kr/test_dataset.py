@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,10 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from m2kr.dataset import TaskData, load_task, nano_subset, query_text
-from m2kr.errors import M2KRError
+from m2kr.errors import M2KRError, run_command
 from m2kr.formats.schema import arrow_schema
 from m2kr.images.roots import ImageRoots
-from m2kr.tasks import TASKS, Task
+from m2kr.tasks import HUB_ID, TASKS, Task
 
 NULL = pl.lit(None, pl.String)
 
@@ -295,22 +293,22 @@ def test_a_folder_that_is_not_there_is_said_without_asking_the_hub(
         load_task("OKVQA", name)
 
 
-def test_a_hub_that_cannot_be_reached_is_one_clear_error() -> None:
-    program = """
-from m2kr.dataset import load_task
-from m2kr.tasks import HUB_ID
-from m2kr.errors import run_command
-run_command(lambda _: load_task("OKVQA", HUB_ID))
-"""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment, timeout=60
-    )
-    assert done.stderr.startswith("error: BByrneLab/")
-    assert done.stderr.count("\n") == 1
-    assert "is no folder here, and the hub could not be asked" in done.stderr
-    assert "HF_HUB_OFFLINE is set" in done.stderr
-    assert "name a folder" in done.stderr
+def test_a_hub_that_cannot_be_reached_is_one_clear_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+    def main(_: object) -> int:
+        load_task("OKVQA", HUB_ID)
+        return 0
+
+    assert run_command(main) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: BByrneLab/")
+    assert error.count("\n") == 1
+    assert "is no folder here, and the hub could not be asked" in error
+    assert "HF_HUB_OFFLINE is set" in error
+    assert "name a folder" in error
 
 
 # --- what is asked --------------------------------------------------------------------------------------------------

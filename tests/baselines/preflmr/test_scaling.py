@@ -165,8 +165,9 @@ def test_a_study_from_end_to_end_trains_nothing_twice(
     assert "holds a study with other settings (settings)" in capsys.readouterr().err
 
 
-def test_encoders_and_data_that_are_given(tmp_path: Path, built: Path, world: Path) -> None:
+def test_encoders_and_data_that_are_given(tmp_path: Path, small_worlds: Path) -> None:
     """The way of the full form, with small encoders in folders."""
+    built, world = small_worlds / "train" / "m2kr", small_worlds / "train" / "raw"
     texts = load_task("EVQA", built, "train").passages["passage_content"].to_list()
     shape = encoders.Shape(1, 16, 16, 2)
     encoders.write_bert(texts, tmp_path / "bert", 0, shape)

@@ -11,17 +11,19 @@ significant bits leave. What that changes is measured, vector by vector, and so 
 eight bits, a bound eight times as wide at the same speed, and with the scale its range is of no use.
 
 Adding up, in the places of 2 and 3 of the proof. Products of two float16 numbers are exact in float32, and MaxSims of
-scaled vectors are powers of two times those of the vectors. Tensor cores add b products and what was added up before at
-once, b being 4 or more: they shift all of them to the exponent of the largest and cut off what is below float32's last
-place there (at least two bits lower on newer ones), and cut the result off again (Fasi, Higham, Mikaitis and Pranesh,
-"Numerical behavior of NVIDIA tensor cores", PeerJ Computer Science 7:e330, 2021). That is b + 2 times at most 2**-23 of
-the sum of the absolute products for every b of n products, and less than gamma(n + 6) with u = 2**-22. Sums of m
-maxima, here and in the scores, are float32's, so u is 2**-24, and the product in float32 has 2**-23 as on a CPU.
-`adds_up` tries on the device whether what was found is that near.
+scaled vectors are powers of two times those of the vectors. Tensor cores take b products and what was added up before,
+shift all of them to the largest exponent, cut off what lies below float32's last place there, add up, and cut the sum
+off again; b is 4 on a V100, 8 on an A100, which keeps one bit more when it shifts, and 16 on an H100 or B200, which
+keep two (Fasi, Higham, Mikaitis and Pranesh, "Numerical behavior of NVIDIA tensor cores", PeerJ Computer Science
+7:e330, 2021; Khattak and Mikaitis, "Accurate models of NVIDIA tensor cores", arXiv:2512.07004). Supposed is b of 4 or
+more, and no bit more: (b + 2) 2**-23 of the sum of the absolute products for every b of n products, which is less than
+gamma(n + 4) with u = 2**-22. The exponent of a subnormal number counts as 2**-14, at most 2**-27 of the largest, so
+that what it adds is far below the hundredth in 1.01 n. Sums of m maxima, here and in the scores, are float32's, so u is
+2**-24, and the product in float32 has 2**-23 as on a CPU. `adds_up` tries on the device whether what was found is that
+near.
 
-Why half precision and not 8 bits, which are twice as fast: see the shares of passages left in docs/gpu.md. Moreover,
-fp8 products are added up with 14 bits on Hopper (DeepSeek-V3 Technical Report, section 3.3.2), which for 128 numbers
-alone would widen the bound beyond use.
+Why half precision and not 8 bits, which are twice as fast: see the shares of passages left in docs/gpu.md. Moreover, an
+H100 adds products of fp8 up with ten bits fewer, which for 128 numbers alone would widen the bound beyond use.
 
 Scoring again gives the bits of the plain way as long as an element of a product does not depend on the row where its
 vector lies: products have one shape, or a lower one of the same bits, and `again_plan` tries whether that is enough.
@@ -50,7 +52,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _DEVICES = ("cuda",)
-_CAPABILITY = (7, 5)  # of the kernel; before it, tensor cores add up 4 products at once without further bits
+_CAPABILITY = (7, 5)  # that the kernel asks for
 _WHOLE_WORDS = 4  # numbers: all vectors begin at multiples of 16 bytes, or kernels could be chosen by where they begin
 _TOP = 14  # exponent to which the largest numbers are scaled
 _EXPONENTS = 126  # at most, of a scale or one divided by it
@@ -256,7 +258,8 @@ def adds_up(device: str, plan: Plan, count: int, longest: int) -> bool:
     """Whether MaxSims of float16 vectors on a device are as near to the exact ones as `unsure` says.
 
     Tried with passages whose vectors are near those of a query, as sums are largest then, have numbers with exponents
-    far apart, as shifts then lose most, or the smallest numbers that there are.
+    far apart, as shifts then lose most, or are much smaller than another. Sums of the smallest numbers that there are,
+    which are not to be taken for zero, have to be exact.
 
     Args:
         device: as torch names it.
@@ -269,26 +272,32 @@ def adds_up(device: str, plan: Plan, count: int, longest: int) -> bool:
     generator = torch.Generator(device).manual_seed(0)
     fused = fused_kernel(device, torch.float16, plan.dim) is not None
     each, length = min(count, max(1, plan.product_vectors // longest)), min(9, plan.tile_rows)
-    queries = torch.randn((each, longest, plan.dim), generator=generator, device=device)
-    shape = (_TRIED if fused else plan.tile_rows // length, length, plan.dim)
-    passages, spread = torch.randn((2, *shape), generator=generator, device=device)
-    like = queries[0, torch.arange(length, device=device) % longest]
-    kinds = torch.arange(len(passages), device=device)[:, None, None] % 3
-    passages = torch.where(kinds == 1, passages * 2.0 ** (4 * spread.clamp(-3, 3)), passages * 2.0**-24)
-    queries, passages = queries.half(), torch.where(kinds == 0, like + spread / 8, passages).half()
-    rows = torch.arange(len(passages), device=device)
-    vectors = torch.nn.functional.pad(
-        passages.view(-1, plan.dim), (0, 0, 0, -(len(passages) * length) % plan.tile_rows)
-    )
-    block = Block(vectors, rows, [(0, len(passages), length)], fused)
     stack = Stack(np.arange(each), np.full(each, longest), np.empty(0, np.int64))
     product = torch.empty(0 if fused else plan.tile_rows * stack.columns(plan.product_vectors), device=device)
-    some = slice(0, None, max(1, len(passages) // _TRIED))
-    found = maxsims(stack, queries, [block], plan, product)[:, some].double()
-    mine, theirs = queries.double(), passages[some].double()
-    exact = torch.einsum("qid,pjd->qpij", mine, theirs).amax(3).sum(2)
-    allowed = torch.outer(mine.norm(dim=2).sum(1), theirs.norm(dim=2).amax(1)) * unsure(plan.dim, longest)
-    return bool(((found - exact).abs() <= allowed).all())
+    many = _TRIED if fused else plan.tile_rows // length
+    some = slice(0, None, max(1, many // _TRIED))
+
+    def both(queries: Tensor, passages: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the MaxSims of some passages as the device finds them, and exactly."""
+        padding = (0, 0, 0, -(many * length) % plan.tile_rows)
+        vectors = torch.nn.functional.pad(passages.view(-1, plan.dim), padding)
+        block = Block(vectors, torch.arange(many, device=device), [(0, many, length)], fused)
+        found = maxsims(stack, queries, [block], plan, product)[:, some].double()
+        return found, torch.einsum("qid,pjd->qpij", queries.double(), passages[some].double()).amax(3).sum(2)
+
+    queries = torch.randn((each, longest, plan.dim), generator=generator, device=device)
+    passages, spread = torch.randn((2, many, length, plan.dim), generator=generator, device=device)
+    near = queries[0, torch.arange(length, device=device) % longest] + spread / 8
+    tiny = passages * torch.where(torch.arange(length, device=device) == 0, 1.0, 2.0**-32)[:, None]
+    kinds = torch.arange(many, device=device)[:, None, None] % 3
+    passages = torch.where(kinds == 1, passages * 2.0 ** (8 * spread.clamp(-3, 3)), tiny)
+    queries, passages = (Scaled.of(side).vectors for side in (queries, torch.where(kinds == 0, near, passages)))
+    found, exact = both(queries, passages)
+    lengths = queries.double().norm(dim=2).sum(1), passages[some].double().norm(dim=2).amax(1)
+    if not ((found - exact).abs() <= torch.outer(*lengths) * unsure(plan.dim, longest)).all():
+        return False
+    smallest = torch.randint(4, passages.shape, generator=generator, device=device) * 2.0**-24
+    return torch.equal(*both(torch.ones_like(queries), smallest.half()))
 
 
 @cache
@@ -331,7 +340,8 @@ def _summed_in_float32() -> Iterator[None]:
     """Add up products of float16 in float32, whatever the caller's setting."""
     import torch
 
-    settings, names = torch.backends.cuda.matmul, ("allow_fp16_reduced_precision_reduction", "allow_fp16_accumulation")
+    settings = torch.backends.cuda.matmul
+    names = ("allow_fp16_reduced_precision_reduction", "allow_fp16_accumulation")
     before = {name: getattr(settings, name) for name in names if hasattr(settings, name)}
     for name in before:
         setattr(settings, name, False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,16 +34,27 @@ def cut_off(values: torch.Tensor, bits: int = 24) -> torch.Tensor:
     return torch.ldexp(torch.trunc(mantissas * 2.0**bits), exponents - bits)
 
 
-def on_tensor_cores(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor, kept: int = 24, block: int = 4) -> None:
-    """Multiply float16 as the first tensor cores did: four products and a sum shifted, cut off, added up, cut off."""
+def on_tensor_cores(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor, block: int, kept: int) -> None:
+    """Multiply float16 as tensor cores do: products and what was added up before are shifted, cut off and added up.
+
+    Args:
+        left: a matrix.
+        right: another.
+        out: gets the product.
+        block: products that are added up at once.
+        kept: bits of the largest that the others are shifted to.
+    """
     total = torch.zeros(out.shape, dtype=torch.float64)
+    one, other = (side.double() for side in (left, right))
+    # Products are not normalised, nor are subnormal numbers.
+    exponents = [torch.frexp(side).exponent.clamp(min=-13).masked_fill(side == 0, -500) for side in (one, other)]
     for start in range(0, left.shape[1], block):
         some = slice(start, start + block)
-        products = left[:, some, None].double() * right[None, some].double()
-        terms = torch.cat([products, total[:, None]], dim=1)
-        places = torch.frexp(terms).exponent.masked_fill(terms == 0, -200).amax(1, keepdim=True) - kept
-        terms = torch.ldexp(torch.trunc(torch.ldexp(terms, -places)), places)
-        total = cut_off(terms.sum(1), kept)
+        terms = torch.cat([one[:, some, None] * other[None, some], total[:, None]], dim=1)
+        places = exponents[0][:, some, None] + exponents[1][None, some] - 1
+        sums = torch.frexp(total).exponent.masked_fill(total == 0, -500)[:, None]
+        lowest = torch.cat([places, sums], dim=1).amax(1, keepdim=True).clamp(min=-100) - kept
+        total = cut_off(torch.ldexp(torch.trunc(torch.ldexp(terms, -lowest)), lowest).sum(1), min(kept, 24))
     out.copy_(total)
 
 
@@ -261,15 +273,19 @@ def test_tensor_cores_that_cut_off_are_allowed_for_and_worse_ones_found_out(
     monkeypatch: pytest.MonkeyPatch, dim: int
 ) -> None:
     plan = small_plan(dim, 20)
-    for kept, fine in ((24, True), (26, True), (14, False)):  # 14 are those of Hopper's in fp8
+    # A V100, an A100, an H100, and an H100 in fp8.
+    for block, kept, fine in ((4, 24, True), (8, 25, True), (16, 26, True), (32, 14, False)):
         forget()
-        monkeypatch.setattr(
-            maxsim, "half_product", lambda left, right, out, kept=kept: on_tensor_cores(left, right, out, kept)
-        )
+        multiply = partial(on_tensor_cores, block=block, kept=kept)
+        monkeypatch.setattr(maxsim, "half_product", multiply)
         assert half.adds_up("cpu", plan, 2, 20) is fine
     forget()
     monkeypatch.setattr(maxsim, "half_product", lambda left, right, out: out.copy_(torch.mm(left, right)))
     assert not half.adds_up("cpu", plan, 2, 20)  # rounds to float16
+    forget()
+    flush = lambda side: side.float().masked_fill(side.abs() < 2.0**-14, 0)  # noqa: E731
+    monkeypatch.setattr(maxsim, "half_product", lambda left, right, out: out.copy_(flush(left) @ flush(right)))
+    assert not half.adds_up("cpu", plan, 2, 20)  # takes the smallest numbers for zero
 
 
 @pytest.mark.usefixtures("sizes")

@@ -60,6 +60,12 @@ def _of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture
+def unsampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evaluations encode no sample of inputs for `m2kr.evaluate.batch_effect`, so that each is encoded once."""
+    monkeypatch.setattr("m2kr.evaluate.batch_effect.SAMPLED", 0)
+
+
+@pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the plots of a site out, which take most of its time, and which other tests look at."""
     from markupsafe import Markup

@@ -22,7 +22,7 @@ from m2kr.retriever import Retriever
 from m2kr.tasks import TASKS
 from tests.tolerance import assert_vectors_near
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("unsampled")]
 
 MAKERS = {"clip-mini": clip_mini, "dpr-mini": OneVectorRetriever, "preflmr-mini": preflmr_mini}
 
@@ -54,6 +54,7 @@ def judged(built: Path, world: Path, tmp_path_factory: pytest.TempPathFactory) -
     out = tmp_path_factory.mktemp("judged")
     with pytest.MonkeyPatch.context() as patch:
         some_tasks(patch, "WIT", "MSMARCO", "OVEN", "EVQA")
+        patch.setattr("m2kr.evaluate.batch_effect.SAMPLED", 0)
         scores = judging.judge_retrievers(None, built, parse_roots([str(world)]), out, quiet=True)
         return scores, judging.retrievers_report(scores)
 

@@ -12,7 +12,6 @@ import pytest
 from baselines.bm25 import BM25
 from m2kr.common import registry
 from m2kr.dataset import TaskData, load_task
-from m2kr.evaluate import batch_effect
 from m2kr.formats.manifest import read_manifest
 from tests.m2kr.evaluating import Multi, Preparing, Seeing, Single, entry_points_of
 
@@ -38,12 +37,6 @@ def okvqa(built: Path) -> TaskData:
 @pytest.fixture
 def msmarco(built: Path) -> TaskData:
     return load_task("MSMARCO", built)
-
-
-@pytest.fixture
-def unsampled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Evaluations encode no sample of inputs for `m2kr.evaluate.batch_effect`, so that each is encoded once."""
-    monkeypatch.setattr(batch_effect, "SAMPLED", 0)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from baselines.preflmr.training import encoders, trainer
 from m2kr.dataset import load_task
 from m2kr.errors import M2KRError, run_command
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("unsampled")]
 
 MINIS = Path(scaling.__file__).resolve().parents[1] / "minis" / "configs"
 TASKS = ["MSMARCO", "OVEN", "EVQA"]

@@ -113,12 +113,15 @@ def _list() -> None:
 def _prepare_polars(workers: int) -> None:
     """Set what Polars reads when it is first imported, which is why nothing above imports it.
 
-    Its own 100,000 rows a step are hundreds of megabytes where a row is an article; steps of 2,000 are as fast. Its
-    allocator is to keep what is freed for a while, and so is the C library's.
+    Its own 100,000 rows a step are hundreds of megabytes where a row is an article; steps of 2,000 are as fast. So are
+    those of the row groups that it reads ahead. Its allocator is to keep what is freed for a while, and so is the C
+    library's; but not for good in threads that have ended their work, for which it needs a thread of its own.
     """
     os.environ.setdefault("POLARS_MAX_THREADS", str(workers))
     os.environ.setdefault("POLARS_IDEAL_MORSEL_SIZE", "2000")
-    os.environ.setdefault("_RJEM_MALLOC_CONF", "dirty_decay_ms:1000,muzzy_decay_ms:0")
+    os.environ.setdefault("POLARS_ROW_GROUP_PREFETCH_SIZE", "1")
+    os.environ.setdefault("POLARS_MAX_CONCURRENT_SCANS", "1")
+    os.environ.setdefault("_RJEM_MALLOC_CONF", "background_thread:true,dirty_decay_ms:500,muzzy_decay_ms:0")
     keep_freed()
 
 

@@ -251,29 +251,32 @@ def _row_groups(
 ) -> Iterator[pa.Table]:
     """Yield tables of `ROW_GROUP_ROWS` rows, the last one shorter; one empty table where there are none."""
     waiting: list[pl.DataFrame] = []
-    height = 0
+    height = seen = 0
 
-    def made(frame: pl.DataFrame) -> pa.Table:
-        table = _to_arrow(frame, config, schema)
-        look(table)
-        return table
-
-    def cut() -> Iterator[pa.Table]:
+    def cut(end: int) -> Iterator[pa.Table]:
+        """Make tables of the first rows of those that wait. A row group may be 100 MB, so each is let go when made."""
         nonlocal waiting, height
         whole = pl.concat(waiting)
-        for start in range(0, height - height % ROW_GROUP_ROWS, ROW_GROUP_ROWS):
-            yield made(whole.slice(start, ROW_GROUP_ROWS))
-        waiting = [whole.slice(height - height % ROW_GROUP_ROWS)]
-        height %= ROW_GROUP_ROWS
+        parts = [whole.slice(start, ROW_GROUP_ROWS) for start in range(0, end, ROW_GROUP_ROWS)]
+        height -= end
+        waiting = [whole.slice(end)] if height else []
+        del whole
+        while parts:
+            table = _to_arrow(parts.pop(0), config, schema)
+            look(table)
+            yield table
+            del table
 
     for frame in rows.collect_batches(chunk_size=ROW_GROUP_ROWS, maintain_order=True, engine="streaming"):
         waiting.append(frame)
         height += frame.height
+        seen += frame.height
+        del frame
         if height >= ROW_GROUP_ROWS:
-            yield from cut()
+            yield from cut(height - height % ROW_GROUP_ROWS)
     if height:
-        yield made(pl.concat(waiting))
-    elif not waiting:
+        yield from cut(height)
+    elif not seen:
         yield schema.empty_table()
 
 

@@ -13,45 +13,45 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
-def prefetch(items: Iterable[_T], depth: int = 1) -> Iterator[_T]:
-    """Yield ``items`` in order while a thread makes the next ones: reading overlaps with what is done with them.
+def prefetch(items: Iterable[_T]) -> Iterator[_T]:
+    """Yield ``items`` in order while a thread makes the next one: reading overlaps with what is done with them.
 
-    An exception of ``items`` is raised where it would have been. The thread ends when the caller stops.
+    An item is begun when the caller gets the one before it, so no third one takes memory. An exception of ``items`` is
+    raised where it would have been. The thread ends when the caller stops.
     """
-    waiting: queue.Queue[tuple[bool, Any]] = queue.Queue(depth)
+    made: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
+    wanted = threading.Semaphore(1)
     stopped = threading.Event()
-
-    def put(last: bool, value: Any) -> bool:
-        while not stopped.is_set():
-            try:
-                waiting.put((last, value), timeout=0.1)
-            except queue.Full:
-                continue
-            return True
-        return False
 
     def make() -> None:
         try:
+            wanted.acquire()
             for item in items:
-                if not put(False, item):
+                made.put((False, item))
+                del item
+                wanted.acquire()
+                if stopped.is_set():
                     return
-            put(True, None)
+            made.put((True, None))
         except BaseException as error:
-            put(True, error)
+            made.put((True, error))
 
     thread = threading.Thread(target=make, daemon=True)
     thread.start()
     try:
         while True:
-            last, value = waiting.get()
+            last, value = made.get()
             if not last:
+                wanted.release()
                 yield value
+                del value
             elif value is None:
                 return
             else:
                 raise value
     finally:
         stopped.set()
+        wanted.release()
         thread.join()
 
 

@@ -44,11 +44,14 @@ from m2kr.tasks import RELEASES, TASKS
 
 TASK = TASKS["WIT"]
 
-_PART_ROWS = 50_000
+_PART_ROWS = 20_000
 """Rows of one range of image ids, whose texts are held at once while they are grouped by image."""
 
+_DEALT_ROWS = 50_000
+"""Rows dealt into the files of the ranges at once: each deal writes a batch into each file, and short ones are slow."""
+
 _MOST_PARTS = 500
-"""Files that are written at the same time at most, as a process may have a thousand open. Beyond 25 million English
+"""Files that are written at the same time at most, as a process may have a thousand open. Beyond 10 million English
 rows (the release has 5.4 million) a part has more than `_PART_ROWS`."""
 
 _SLICE_ROWS = 4_000
@@ -312,12 +315,11 @@ def _deal(rows: _Rows, paths: list[Path], *, quiet: bool) -> None:
             for (index,), frame in pl.concat(frames).partition_by("_part", as_dict=True, include_key=False).items():
                 writers[index].write_table(frame.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(schema))
 
-        # Many rows are dealt at once, because each deal writes a batch into each file, and short ones are slow.
         waiting: list[pl.DataFrame] = []
         batches = pairs.with_columns(_part=part)
-        for frame in batches.collect_batches(chunk_size=_PART_ROWS, maintain_order=True, engine="streaming"):
+        for frame in batches.collect_batches(chunk_size=_DEALT_ROWS, maintain_order=True, engine="streaming"):
             waiting.append(frame)
-            if sum(each.height for each in waiting) >= _PART_ROWS:
+            if sum(each.height for each in waiting) >= _DEALT_ROWS:
                 write(waiting)
                 waiting = []
             bar.update(frame.height)

@@ -202,7 +202,10 @@ def draw(found: dict[tuple[str, int], dict[Any, float]], path: Path) -> None:
     axes.set_xticks(range(len(found)), [f"{model}\n{QUERIES[length]} x {length}" for model, length in found])
     axes.tick_params(axis="x", labelsize=6.5)
     axes.margins(y=0.2)  # for the legend
-    axes.set(ylabel="times the bare product", title="Exact search of 20,000 passages (nearly equal: 5,000), 2,560 query vectors")
+    axes.set(
+        ylabel="times the bare product",
+        title="Exact search of 20,000 passages (nearly equal: 5,000), 2,560 query vectors",
+    )
     axes.title.set_fontsize(9)
     axes.legend(frameon=False, fontsize=8, ncols=4)
     with atomic(path) as file:

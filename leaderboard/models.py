@@ -65,7 +65,7 @@ def facts_of(names: Iterable[str], *, parameters: int | None = None, vectors: ob
         parameters: their number, where its source or its settings tell; comes before the record's.
         vectors: likewise how many a passage has, at most, of a model whose passages have several.
     """
-    known = _by_name()
+    known = records_by_name()
     record = next((found for name in names if (found := known.get(_plain(name)))), None)
     if record is None:
         return ModelFacts(parameters=parameters)
@@ -93,7 +93,8 @@ def names_of_run(result: Any) -> list[str]:
 
 
 @cache
-def _by_name() -> dict[str, ModelRecord]:
+def records_by_name() -> dict[str, ModelRecord]:
+    """Return the records of published and installed retrievers, under each of their names; read once in a process."""
     records = {**read_records(PUBLISHED_ONLY)["retriever"], **REGISTRY.records()}
     found: dict[str, ModelRecord] = {}
     for name, record in records.items():

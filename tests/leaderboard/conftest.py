@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from baselines.bm25 import BM25
+from leaderboard.models import records_by_name
 from m2kr.answer.evidence import no_passages, oracle_passages, run_passages
 from m2kr.answer.options import AnswerTaskOptions
 from m2kr.answer.task import answer_task
@@ -20,6 +21,12 @@ from m2kr.reader import Answer, ReaderInput
 from tests.made_results import a_result, an_answer, write
 
 Maker = Callable[..., Path]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _installed_models() -> None:
+    """Forget which models there were where a test before has put others in the place of those installed."""
+    records_by_name.cache_clear()
 
 
 @pytest.fixture

@@ -118,7 +118,7 @@ def bare_product(queries: torch.Tensor, passages: torch.Tensor, tile: int, colum
 def measure(
     queries: Ragged, passages: Ragged, seconds: float, *, plain_rounds: int, sentence_transformers: bool
 ) -> dict[Any, float]:
-    """Return the fastest times of all ways, and the shares of passages that were scored again, in float32."""
+    """Return the fastest times of all ways, and the share of passages that this very search scored in float32."""
     numbers, asked = torch.as_tensor(passages.vectors), torch.as_tensor(queries.vectors)
     best: dict[Any, float] = {}
     scored = 0
@@ -150,8 +150,10 @@ def measure(
                 wanted = timed("plain", lambda: search(queries, passages, max(KS), way="plain"))
             for k in KS:
                 scored = 0
+                fastest = best.get(k, np.inf)
                 found = timed(k, lambda k=k: search(queries, passages, k))
-                best["scored", k] = scored / len(queries) / len(passages)
+                if best[k] < fastest:  # the choice between the ways may differ from round to round
+                    best["scored", k] = scored / len(queries) / len(passages)
                 assert all(np.array_equal(mine, whole[:, :k]) for mine, whole in zip(found, wanted, strict=True))
     finally:
         Searched._again = before  # type: ignore[method-assign]

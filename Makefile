@@ -84,7 +84,7 @@ pictures: setup  ## Take the README's pictures of the demo's site anew (after ma
 	$(BIN)/python -m leaderboard pictures --site $(DEMO)/site --out docs/pictures
 
 .PHONY: test
-test: check  ## Set up, check and run all tests, in as many processes as there are cores (four at most)
+test: check  ## Set up, check and run all tests, in one process more than there are cores (four at most)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 .PHONY: bench

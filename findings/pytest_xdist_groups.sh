@@ -5,7 +5,7 @@
 # costly to start (a cluster of two nodes) is started once.
 # Seen: xdist hangs the group on a test's id by writing the attribute _nodeid; pytest 9.2 keeps its ids elsewhere, so
 # the scheduler never hears of groups. Every test is a group of its own; there is no warning, and a fixture of the
-# session or module is made once in each worker. With pytest 9.0.2 and the same xdist the group stays together.
+# session or module is made once in each worker. With pytest 9.1.1 and the same xdist the group stays together.
 . "$(dirname "$0")/lib/environment.sh"
 run_with 'pytest==9.2.0' 'pytest-xdist==3.8.0' <<'PY'
 import os, subprocess, sys, tempfile

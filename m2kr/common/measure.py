@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -73,13 +74,18 @@ def peak_memory() -> int:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that scores may depend on, where they are installed."""
+    found = {"m2kr": __version__, "python": platform.python_version()}
+    return found | {name: version for name in _PACKAGES if (version := _version(name)) is not None}
+
+
+@cache  # what is imported stays so, and to look up all of them takes longer than some tasks
+def _version(package: str) -> str | None:
     from importlib.metadata import PackageNotFoundError, version
 
-    found = {"m2kr": __version__, "python": platform.python_version()}
-    for name in _PACKAGES:
-        with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def hardware(device: str) -> str:

@@ -36,11 +36,13 @@ class OwnCode:
         That is the hash of its code, of this file and of what it has imported from the same folder, and of all files
         of its checkpoint, where that is a folder.
         """
-        beside = self.path.resolve().parent
-        named = (getattr(module, "__file__", None) or "" for module in [*sys.modules.values()])
-        # torch makes some names up, which are relative.
-        imported = {path.resolve() for name in named if (path := Path(name)).is_absolute() and path.is_file()}
-        others = sorted(file for file in imported - {self.path.resolve()} if file.parent == beside)
+        own = self.path.resolve()
+        named = [Path(getattr(module, "__file__", None) or "") for module in [*sys.modules.values()]]
+        # Folders are hundreds, files thousands. torch makes some names up, which are relative.
+        folders = {folder for folder in {file.parent for file in named} if folder.is_absolute()}
+        beside = {folder for folder in folders if folder.resolve() == own.parent}
+        imported = {own.parent / file.name for file in named if file.parent in beside}
+        others = sorted(file for file in imported - {own} if file.is_file())
         code = {file.name: sha256_of(file) for file in (self.path, *others)}
         told = {"code_sha256": code[self.path.name] if len(code) == 1 else digest(code)}
         if checkpoint is not None and (folder := Path(checkpoint)).is_dir():

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from functools import lru_cache
+from importlib import metadata
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +30,27 @@ _ATTRIBUTES: dict[str, tuple[type | tuple[type, ...], str]] = {
     "reads_instructions": (bool, "True or False"),
 }
 """What the attributes that all protocols share have to be."""
+
+
+def entry_points(group: str) -> list[EntryPoint]:
+    """Return the entry points of a group that installed packages have, as they come.
+
+    That reads a file of every package, so it is done again only where a package may have come or gone since.
+    """
+    return [*_entry_points(group, tuple((folder, _changed(folder)) for folder in sys.path))]
+
+
+@lru_cache(maxsize=8)
+def _entry_points(group: str, _path: tuple[tuple[str, int], ...]) -> tuple[EntryPoint, ...]:
+    return tuple(metadata.entry_points(group=group))
+
+
+def _changed(folder: str) -> int:
+    """Return when a folder of ``sys.path`` last got or lost a file, 0 where there is none."""
+    try:
+        return Path(folder).stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 @dataclass(frozen=True)
@@ -84,7 +108,7 @@ class Registry:
 
     def points(self) -> list[EntryPoint]:
         """Return the entry points of the group, as they come."""
-        return list(entry_points(group=self.group))
+        return entry_points(self.group)
 
     def make(
         self,

@@ -115,8 +115,7 @@ def _check_loaded(config: str, rows: pl.LazyFrame, where: str, needed: Sequence[
     read_as_lists = [name for name in (*needed, "answers") if isinstance(schema.get(name), pl.List)]
     problems = _null_problems(rows, read_as_lists, row_id, where)
     if "passage_content" in needed:
-        without = rows.filter(pl.col("passage_content").is_null())
-        problems.append(_Problem(where, without, row_id, "the passage has no text"))
+        problems.append(_Problem(where, rows, row_id, "the passage has no text", pl.col("passage_content").is_null()))
     _refuse(problems)
 
 
@@ -139,22 +138,33 @@ def _serves(found: pl.DataType | DataTypeClass, wanted: pl.DataType | DataTypeCl
 
 @dataclass(frozen=True)
 class _Problem:
-    """Rows that break one rule: ``rows`` has the column ``row_id``, and should have no row."""
+    """Rows that break one rule: those of a table where ``wrong`` is true, or all. They have the column ``row_id``."""
 
     where: str
-    rows: pl.LazyFrame
+    table: pl.LazyFrame
     row_id: str
     says: str
+    wrong: pl.Expr | None = None
 
 
-def _refuse(problems: list[_Problem]) -> None:
-    """Raise for the first problem that has any row, naming its first row and the count."""
-    for problem in problems:  # one after the other, since memory is bounded
-        summary = problem.rows.select(count=pl.len(), first=pl.col(problem.row_id).first())
+def _refuse(problems: Sequence[_Problem]) -> None:
+    """Raise for the first problem that has any row, naming its first row and the count.
+
+    Each table is read once for all that may be wrong with it. Rows are looked for only where there are any.
+    """
+    found: set[int] = set()
+    for table in {id(problem.table): problem.table for problem in problems}.values():
+        own = {number: problem.wrong for number, problem in enumerate(problems) if problem.table is table}
+        any_row = {str(number): pl.len() > 0 if wrong is None else wrong.any() for number, wrong in own.items()}
+        told = table.select(**any_row).collect(engine="streaming").row(0, named=True)
+        found.update(number for number in own if told[str(number)])
+    for number in sorted(found):
+        problem = problems[number]
+        rows = problem.table if problem.wrong is None else problem.table.filter(problem.wrong)
+        summary = rows.select(count=pl.len(), first=pl.col(problem.row_id).first())
         count, first = summary.collect(engine="streaming").row(0)
-        if count:
-            more = f" ({count:,} rows in all)" if count > 1 else ""
-            raise DatasetError(f"{problem.where}, row {problem.row_id}={first!r:.200}: {problem.says}{more}.")
+        more = f" ({count:,} rows in all)" if count > 1 else ""
+        raise DatasetError(f"{problem.where}, row {problem.row_id}={first!r:.200}: {problem.says}{more}.")
 
 
 def check_split(
@@ -196,37 +206,45 @@ def check_split(
         asked = [name for name in ("question", "img_path") if task.query_columns[name] != "null"]
         if pool is None:
             pool = _kept(hash_passages(passages), Path(folder) / "passages.parquet")
-        _refuse([*_id_problems(pool, "passage_id", passages_at), *_id_problems(data, "question_id", queries_at)])
         listed = [name for name in ("pos_item_ids", "answers") if name in task.query_columns]
-        _refuse(_null_problems(data, listed, "question_id", queries_at))
+        _refuse(
+            [
+                *_id_problems(pool, "passage_id", passages_at),
+                *_id_problems(data, "question_id", queries_at),
+                *_null_problems(data, listed, "question_id", queries_at),
+            ]
+        )
         try:
             if positives is None:
                 positives = _kept(hash_positives(data), Path(folder) / "positives.parquet")
         except pl.exceptions.PolarsError:
-            uneven = data.filter(pl.col("pos_item_ids").list.len() != pl.col("pos_item_contents").list.len())
-            _refuse([_Problem(queries_at, uneven, "question_id", "its positives' ids and contents differ in number")])
+            uneven = pl.col("pos_item_ids").list.len() != pl.col("pos_item_contents").list.len()
+            says = "its positives' ids and contents differ in number"
+            _refuse([_Problem(queries_at, data, "question_id", says, uneven)])
             raise
         broken = _broken(positives, pool)
         problems = [
-            _Problem(passages_at, pool.filter("blank"), "passage_id", "the passage has no text"),
+            _Problem(passages_at, pool, "passage_id", "the passage has no text", pl.col("blank")),
             _Problem(
                 queries_at,
-                data.filter(pl.all_horizontal(map(_blank, asked))),
+                data,
                 "question_id",
                 "the query has neither a question nor an image",
+                pl.all_horizontal(map(_blank, asked)),
             ),
             _Problem(
                 queries_at,
-                broken.filter(pl.col("known").is_null()),
+                broken,
                 "question_id",
                 f"a positive is no passage of {passages_at}",
+                pl.col("known").is_null(),
             ),
             _Problem(queries_at, broken, "question_id", "the content of a positive is not the passage's"),
         ]
         for where, rows, row_id in ((queries_at, data, "question_id"), (passages_at, passages, "passage_id")):
             if rows.collect_schema().get("img_path") == pl.String:
-                outside = rows.filter(leaves_root(pl.col("img_path")))
-                problems.append(_Problem(where, outside, row_id, "the image path leaves its root"))
+                outside = leaves_root(pl.col("img_path"))
+                problems.append(_Problem(where, rows, row_id, "the image path leaves its root", outside))
         _refuse(problems)
         counts = data.select(
             queries=pl.len(),
@@ -290,8 +308,8 @@ def _id_problems(frame: pl.LazyFrame, column: str, where: str) -> list[_Problem]
         for (part,) in parts_by_hash((frame.select(column), column))
     ]
     return [
-        _Problem(where, frame.filter(_blank(column)), column, "the id is empty"),
-        _Problem(where, frame.filter(_long(column)), column, f"the id has more than {MAX_ID_BYTES:,} bytes"),
+        _Problem(where, frame, column, "the id is empty", _blank(column)),
+        _Problem(where, frame, column, f"the id has more than {MAX_ID_BYTES:,} bytes", _long(column)),
         _Problem(where, pl.concat(repeated).sort(column).lazy(), column, "the id stands more than once"),
     ]
 
@@ -299,7 +317,7 @@ def _id_problems(frame: pl.LazyFrame, column: str, where: str) -> list[_Problem]
 def _null_problems(frame: pl.LazyFrame, columns: Sequence[str], row_id: str, where: str) -> list[_Problem]:
     lists = {name: pl.col(name).list for name in columns}
     return [
-        _Problem(where, frame.filter(each.len() != each.drop_nulls().list.len()), row_id, f"a null stands among {name}")
+        _Problem(where, frame, row_id, f"a null stands among {name}", each.len() != each.drop_nulls().list.len())
         for name, each in lists.items()
     ]
 

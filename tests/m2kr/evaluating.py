@@ -36,7 +36,7 @@ def text_of(item: Any) -> str:
 
 def many_vectors(text: str) -> np.ndarray:
     """One vector a word, float32[words, DIM]; a text without words has one of its own."""
-    return np.stack([vector_of(word) for word in re.findall(r"\w+", text.lower()) or [""]])
+    return np.array([vector_of(word) for word in re.findall(r"\w+", text.lower()) or [""]])
 
 
 class Single:

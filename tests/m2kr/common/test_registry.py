@@ -235,3 +235,17 @@ def test_every_model_of_the_baselines_has_a_record() -> None:
     records = retriever.REGISTRY.records()
     assert set(retriever.REGISTRY.registered()) - set(records) <= {"mteb", "sentence-transformer"}
     assert all(record.licence and record.source for record in records.values())
+
+
+def test_a_package_that_comes_is_found_by_a_process_that_has_looked(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = {"retriever": retriever, "reader": reader}[kind].REGISTRY
+    monkeypatch.syspath_prepend(tmp_path)
+    before = models.names()
+    assert "newcomer" not in before
+    told = tmp_path / "newcomer-1.0.dist-info"
+    told.mkdir()
+    (told / "METADATA").write_text("Metadata-Version: 2.1\nName: newcomer\nVersion: 1.0\n")
+    (told / "entry_points.txt").write_text(f"[m2kr.{kind}s]\nnewcomer = newcomer:Model\n")
+    assert models.names() == sorted([*before, "newcomer"])

@@ -13,6 +13,8 @@ GPU_FIGURES ?= runs/gpu.json
 FUZZ_SECONDS ?= 600
 TORTURE_SECONDS ?= 3600
 SOURCES := m2kr baselines leaderboard tests
+# Of torch, polars, tokenizers and numba: the processes of the tests take all cores, and threads would be in their way.
+ONE_THREAD := OMP_NUM_THREADS=1 POLARS_MAX_THREADS=1 RAYON_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 
 .PHONY: help
 help:  ## Show this list
@@ -85,7 +87,7 @@ pictures: setup  ## Take the README's pictures of the demo's site anew (after ma
 
 .PHONY: test
 test: check  ## Set up, check and run all tests, in one process more than there are cores (four at most)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+	$(ONE_THREAD) $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 .PHONY: bench
 bench: setup  ## Run the benchmarks (minutes); figures are kept in tests/benchmarks/RESULTS.md

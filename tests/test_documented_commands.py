@@ -249,6 +249,7 @@ def test_they_work_in_the_order_in_which_they_stand(
     at_hand: None,
     hub: None,
     undrawn: None,
+    unsampled: None,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

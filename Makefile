@@ -62,7 +62,7 @@ check: setup  ## Format, lint and type checks; whether cards and tables are as t
 .PHONY: ray
 ray: setup  ## Install Ray, and test what computes on two nodes, both on this machine
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[ray]'
-	$(BIN)/python -m pytest tests/m2kr/evaluate/test_ray.py --numprocesses 2 --dist worksteal
+	$(ONE_THREAD) $(BIN)/python -m pytest tests/m2kr/evaluate/test_ray.py --numprocesses 2 --dist worksteal
 
 .PHONY: format
 format: setup  ## Format the code and mend what ruff can

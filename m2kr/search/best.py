@@ -36,7 +36,7 @@ class Best:
 
     def add(self, scores: Tensor, rows: Tensor) -> None:
         """Take in passages of these rows, int64, shape (items,); ``scores`` are of shape (queries, items)."""
-        self._keep(packed(scores, rows), len(rows))
+        self._keep(_best_keys(scores, rows, self.k), len(rows))
 
     def add_some(self, scores: list[Tensor], rows: list[Tensor], items: int) -> None:
         """Take in, for each query, those of ``items`` passages that can be among its best: their scores and rows."""
@@ -77,3 +77,20 @@ class Best:
         self.seen += items
         keys = torch.cat([self._keys, keys], dim=1)
         self._keys = keys.topk(min(self.k, self.seen), dim=1, sorted=False).values
+
+
+def _best_keys(scores: Tensor, rows: Tensor, k: int) -> Tensor:
+    """Return the keys of the ``k`` best of each query, or of all where there are no more, in any order.
+
+    To pack a key takes several times as long as to compare a score, so only the best scores are packed. Where the next
+    one equals the least of them, all of the query are packed, since then rows decide.
+    """
+    if scores.shape[1] <= k:
+        return packed(scores, rows)
+    scores = scores.contiguous()
+    values, places = scores.topk(k + 1, dim=1)
+    keys = packed(values[:, :k], rows[places[:, :k]])
+    tied = (values[:, k - 1] == values[:, k]).nonzero()[:, 0]
+    if len(tied):
+        keys[tied] = packed(scores[tied], rows).topk(k, dim=1, sorted=False).values
+    return keys

@@ -10,6 +10,7 @@ all products of a stack have one, and sums are added up by halves, in an order t
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -75,7 +76,7 @@ def scores_of(stack: Stack, queries: Ragged, block: Block, product: Tensor, plan
             groups = stack.groups(stack.vectors(queries, str(device)), plan.product_vectors)
             parts = [product_scores(some, own, block, product, plan) for _, some, own in groups]
             found = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-        if not torch.isfinite(found).all():
+        if len(found) and not all(map(math.isfinite, found.aminmax())):  # in one pass, and without a copy
             raise M2KRError("the embeddings are too large: a score does not fit into float32")
     found[:, torch.from_numpy(stack.lengths == 0).to(device)] = 0  # a sum over no vectors
     return found.T

@@ -34,9 +34,9 @@ STACKS = (1, 4, 8)
 fastest: dict[str, float] = {}  # seconds, by what was measured; filled in the order of the tests
 
 
-def unit_vectors(total: int, seed: int) -> torch.Tensor:
+def unit_vectors(total: int, seed: int, dim: int = DIM) -> torch.Tensor:
     """Random unit vectors, normalised in place so that the peak memory of a process holds no copy of them."""
-    vectors = torch.randn((total, DIM), generator=torch.Generator().manual_seed(seed))
+    vectors = torch.randn((total, dim), generator=torch.Generator().manual_seed(seed))
     return vectors.div_(vectors.norm(dim=1, keepdim=True))
 
 
@@ -122,6 +122,27 @@ def test_sentence_transformers(benchmark: Any, world: tuple[Ragged, Ragged]) -> 
     wanted, _ = search(queries, passages, K)
     np.testing.assert_allclose(torch.as_tensor(table).topk(K).values, wanted, rtol=1e-5)
     report(benchmark, "sentence-transformers maxsim")
+
+
+@pytest.mark.benchmark(group="one vector an item on 2 cores")
+@pytest.mark.parametrize("k", [100, 500])
+@pytest.mark.parametrize("tool", ["torch", "m2kr", "sentence-transformers"])
+def test_one_vector_an_item(benchmark: Any, tool: str, k: int) -> None:
+    """2,201 queries and 20,000 passages, as `peers.py` has them; "torch" is the product and its ``topk`` at once."""
+    from sentence_transformers import util
+
+    queries, passages = unit_vectors(2_201, 3, 384), unit_vectors(20_000, 4, 384)
+    if tool == "m2kr":
+        _, rows = benchmark.pedantic(search, (queries, passages, k), rounds=7, warmup_rounds=1)
+        np.testing.assert_array_equal(rows[:20], (queries[:20] @ passages.T).topk(k).indices)
+        return
+
+    def found() -> object:
+        if tool == "torch":
+            return (queries @ passages.T).topk(k)
+        return util.semantic_search(queries, passages, top_k=k, score_function=util.dot_score)
+
+    benchmark.pedantic(found, rounds=7 if tool == "torch" else 2, warmup_rounds=1)
 
 
 MEMORY_CODE = r"""

@@ -27,6 +27,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	# numba keeps what it compiles of ranx there: once now, or in each of the first processes that need it.
+	$(BIN)/python -c 'from m2kr.metrics.kernels import compile_kernels; compile_kernels()'
 	@touch $@
 
 .PHONY: setup

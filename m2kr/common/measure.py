@@ -78,7 +78,7 @@ def versions() -> dict[str, str]:
     return found | {name: version for name in _PACKAGES if (version := _version(name)) is not None}
 
 
-@cache  # what is imported stays so, and to look up all of them takes longer than some tasks
+@cache  # what is imported stays so
 def _version(package: str) -> str | None:
     from importlib.metadata import PackageNotFoundError, version
 

@@ -82,8 +82,8 @@ class Best:
 def _best_keys(scores: Tensor, rows: Tensor, k: int) -> Tensor:
     """Return the keys of the ``k`` best of each query, or of all where there are no more, in any order.
 
-    To pack a key takes several times as long as to compare a score, so only the best scores are packed. Where the next
-    one equals the least of them, all of the query are packed, since then rows decide.
+    Only the best scores are packed: to pack all took longer than the product of single vectors. Where the next one
+    equals the least of them, all of the query are packed, since then rows decide.
     """
     if scores.shape[1] <= k:
         return packed(scores, rows)

@@ -20,7 +20,7 @@ from m2kr.images.roots import parse_roots
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 
 CHROMIUM = find_chromium()
-# A GPU made up of the processor and a process for each page take a fifth of its time.
+# Pages need no GPU made up of the processor, and no process each.
 PLAIN = [
     *("--no-sandbox", "--disable-gpu", "--disable-software-rasterizer", "--renderer-process-limit=1"),
     *("--disable-extensions", "--disable-background-networking", "--disable-component-update"),

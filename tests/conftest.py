@@ -55,7 +55,7 @@ def _of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     all imported modules for garbage.
     """
     gc.freeze()
-    gc.set_threshold(10_000)
+    gc.set_threshold(30_000)
     gc.enable()
     # What a shell starts in its background ignores Ctrl-C, and so would the commands whose end by it is tested.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -136,9 +136,9 @@ class Bench:
         found["peak_memory"] = torch.cuda.max_memory_allocated(self.device) if self.cuda else peak_memory()
 
     def free(self) -> None:
-        """Give back the memory of what is no longer used."""
-        gc.collect()
+        """Give back the device's memory of what is no longer used."""
         if self.cuda:
+            gc.collect()
             torch.cuda.empty_cache()
 
     def figure(

@@ -8,6 +8,7 @@ import io
 import random
 import sqlite3
 import tarfile
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,12 @@ def tar_of(files: dict[str, bytes]) -> bytes:
     return written.getvalue()
 
 
+@cache
+def gzipped() -> bytes:
+    """The files above in a tar.gz: to compress them takes longer than most tests of them."""
+    return gzip.compress(tar_of(FILES), 6)
+
+
 @pytest.fixture(autouse=True)
 def room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tars, "FREE_BYTES", 0)
@@ -47,7 +54,7 @@ def room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture
 def packed(tmp_path: Path) -> Path:
     path = tmp_path / "x.tar.gz"
-    path.write_bytes(gzip.compress(tar_of(FILES), 6))
+    path.write_bytes(gzipped())
     return path
 
 
@@ -57,7 +64,7 @@ def test_every_member_is_read_in_place(tmp_path: Path, packed: Path, streams: in
     content = tar_of(FILES)
     step = len(content) // streams + 1
     parts = [content[start : start + step] for start in range(0, len(content), step)]
-    packed.write_bytes(b"".join(gzip.compress(part) + gzip.compress(b"") for part in parts))
+    packed.write_bytes(b"".join(gzip.compress(part, 6) + gzip.compress(b"") for part in parts))
     archive = open_archive(packed)
     names = random.Random(1).sample(list(FILES), len(FILES))
     assert {name: archive.read(name) for name in names} == FILES

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Protocol
+from typing import Literal, Protocol
 
 import polars as pl
 import pyarrow as pa
@@ -17,8 +17,8 @@ from m2kr.errors import M2KRError
 from m2kr.formats.schema import arrow_schema, polars_schema, takes_passage_images
 from m2kr.tasks import PASSAGE_IMAGE, Task
 
-_NAMED = 1000
-# Rows that are named at most, where many are wrong in the same way.
+_Engine = Literal["in-memory", "streaming"]
+_NAMED = 1000  # rows that are named at most, where many are wrong in the same way
 MAX_ID_BYTES = 2048
 """Of a passage or a question. A run holds both for each passage found, hundreds for each question; the longest ids of
 the releases are addresses of pages and pictures."""
@@ -95,12 +95,15 @@ def check_usable(
     """
     needed = ["question_id", "question", "instruction", "pos_item_ids"]
     needed += ["img_path"] if "img_path" in task.query_columns else []  # answers are optional: questions of one's own
-    _check_loaded(task.data_config, queries.lazy(), f"{task.data_config}/{split}{place}", needed)
+    _check_loaded(task.data_config, queries, f"{task.data_config}/{split}{place}", needed)
     where = f"{task.passages_config}/{split}_passages{place}"
-    _check_loaded(task.passages_config, passages.lazy(), where, ("passage_id", "passage_content"))
+    _check_loaded(task.passages_config, passages, where, ("passage_id", "passage_content"))
 
 
-def _check_loaded(config: str, rows: pl.LazyFrame, where: str, needed: Sequence[str]) -> None:
+def _check_loaded(config: str, table: pl.DataFrame | pl.LazyFrame, where: str, needed: Sequence[str]) -> None:
+    # What is in memory is looked at there: to stream it takes several times as long, and saves nothing.
+    engine: _Engine = "in-memory" if isinstance(table, pl.DataFrame) else "streaming"
+    rows = table.lazy()
     schema = rows.collect_schema()
     if lacking := [name for name in needed if name not in schema]:
         raise DatasetError(f"{where} has no column {', '.join(lacking)}; it is not in the M2KR format.")
@@ -110,13 +113,13 @@ def _check_loaded(config: str, rows: pl.LazyFrame, where: str, needed: Sequence[
         if not _serves(found, wanted) or (name == row_id and found != wanted):
             raise DatasetError(f"{where}: column {name} has type {found}, {config} wants {wanted}.")
     doubtful = (pl.col(row_id).n_unique() < pl.len()) | _blank(row_id).any() | _long(row_id).any()
-    if rows.select(doubtful).collect(engine="streaming").item():
+    if rows.select(doubtful).collect(engine=engine).item():
         _refuse(_id_problems(rows, row_id, where))
     read_as_lists = [name for name in (*needed, "answers") if isinstance(schema.get(name), pl.List)]
     problems = _null_problems(rows, read_as_lists, row_id, where)
     if "passage_content" in needed:
         problems.append(_Problem(where, rows, row_id, "the passage has no text", pl.col("passage_content").is_null()))
-    _refuse(problems)
+    _refuse(problems, engine)
 
 
 def _serves(found: pl.DataType | DataTypeClass, wanted: pl.DataType | DataTypeClass) -> bool:
@@ -147,7 +150,7 @@ class _Problem:
     wrong: pl.Expr | None = None
 
 
-def _refuse(problems: Sequence[_Problem]) -> None:
+def _refuse(problems: Sequence[_Problem], engine: _Engine = "streaming") -> None:
     """Raise for the first problem that has any row, naming its first row and the count.
 
     Each table is read once for all that may be wrong with it. Rows are looked for only where there are any.
@@ -156,13 +159,13 @@ def _refuse(problems: Sequence[_Problem]) -> None:
     for table in {id(problem.table): problem.table for problem in problems}.values():
         own = {number: problem.wrong for number, problem in enumerate(problems) if problem.table is table}
         any_row = {str(number): pl.len() > 0 if wrong is None else wrong.any() for number, wrong in own.items()}
-        told = table.select(**any_row).collect(engine="streaming").row(0, named=True)
+        told = table.select(**any_row).collect(engine=engine).row(0, named=True)
         found.update(number for number in own if told[str(number)])
     for number in sorted(found):
         problem = problems[number]
         rows = problem.table if problem.wrong is None else problem.table.filter(problem.wrong)
         summary = rows.select(count=pl.len(), first=pl.col(problem.row_id).first())
-        count, first = summary.collect(engine="streaming").row(0)
+        count, first = summary.collect(engine=engine).row(0)
         more = f" ({count:,} rows in all)" if count > 1 else ""
         raise DatasetError(f"{problem.where}, row {problem.row_id}={first!r:.200}: {problem.says}{more}.")
 

@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from baselines.common.batching import device_of, dtype_of, encode
 from baselines.common.checkpoints import PUBLISHED, find_checkpoint, load_model, loading
 from baselines.common.options import whole_number
-from m2kr.common.vocabulary import check_vocabulary, embedded_tokens
+from m2kr.common.vocabulary import check_tokenizer, embedded_tokens
 from m2kr.errors import M2KRError
 from m2kr.reader import Answer, ReaderInput
 
@@ -84,7 +84,7 @@ class ImageTextToText:
         self._model = load_model(_model_class(folder), folder, device=self._device, dtype=self._dtype)
         self._processor = _load_processor(folder)
         self._tokenizer = self._processor.tokenizer
-        check_vocabulary(self._tokenizer, embedded_tokens(self._model), f"the tokenizer in {folder}")
+        check_tokenizer(self._tokenizer, embedded_tokens(self._model), f"the tokenizer in {folder}")
         # A decoder goes on after the last token of its prompt, which padding must not be.
         self._tokenizer.padding_side = "right" if self._model.config.is_encoder_decoder else "left"
         if self._tokenizer.pad_token is None:

@@ -21,7 +21,7 @@ from baselines.common.model_folder import WeightsReport, check_model_files
 from m2kr.common.files import digest, files_below, sha256_of
 from m2kr.common.hub import answered, patience
 from m2kr.common.model_records import read_records
-from m2kr.common.vocabulary import check_vocabulary, embedded_tokens
+from m2kr.common.vocabulary import check_tokenizer, embedded_tokens
 from m2kr.errors import M2KRError, first_line
 
 if TYPE_CHECKING:
@@ -292,7 +292,7 @@ def load_tokenizer(make: Any, folder: Path, *, vocabulary: int) -> Any:
         raise M2KRError(
             f"{folder} has no tokenizer. It needs tokenizer.json, or vocab.txt, or vocab.json and merges.txt."
         )
-    check_vocabulary(tokenizer, vocabulary, f"the tokenizer in {folder}")
+    check_tokenizer(tokenizer, vocabulary, f"the tokenizer in {folder}")
     return tokenizer
 
 
@@ -316,7 +316,7 @@ def check_tokenizers(what: str, *parts: Any) -> None:
             )
             reader = getattr(holder, "model", None) or getattr(holder, "embedding", None)
             if tokenizer is not None and reader is not None and hasattr(tokenizer, "get_vocab"):
-                check_vocabulary(tokenizer, embedded_tokens(reader), f"the tokenizer of {what}")
+                check_tokenizer(tokenizer, embedded_tokens(reader), f"the tokenizer of {what}")
 
 
 def knows_words(tokenizer: Any) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from m2kr.common.files import digest, sha256_of
-from m2kr.common.vocabulary import check_vocabulary, embedded_tokens
+from m2kr.common.vocabulary import check_tokenizer, embedded_tokens
 from m2kr.errors import M2KRError, first_line
 
 
@@ -80,7 +80,7 @@ class EquivalenceModel:
             )
         if self._tokenizer.cls_token_id is None or self._tokenizer.sep_token_id is None:
             raise M2KRError(f"--bem {checkpoint} has a tokenizer without [CLS] and [SEP]: it is no BERT. Name another.")
-        check_vocabulary(self._tokenizer, embedded_tokens(model), f"the tokenizer of --bem {checkpoint}")
+        check_tokenizer(self._tokenizer, embedded_tokens(model), f"the tokenizer of --bem {checkpoint}")
         self._device, self._batch_size = device, batch_size
         weights = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")]) if local else []
         self.settings: dict[str, Any] = {

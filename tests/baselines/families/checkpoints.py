@@ -13,6 +13,8 @@ import transformers
 from safetensors.torch import load_file, save_file
 from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer, SparseEncoder
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 
 from tests.baselines.families.making import QWEN_SPECIAL, TINY, byte_tokenizer, edit, save, word_tokenizer
 from tests.baselines.families.visual_checkpoints import VISUAL
@@ -171,6 +173,15 @@ def _auto_map(folder: Path, root: Path) -> None:
     edit(folder / "config.json", auto_map={"AutoModel": "modeling_theirs.Theirs"})
 
 
+def _marked(folder: Path, root: Path) -> None:
+    """Its tokenizer.json puts a marker in front of each text, and BertTokenizer, which is named beside it, does not."""
+    shutil.copytree(checkpoint("bare", root), folder)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    known = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[unused0]", "[SEP]")]
+    tokenizer.post_processor = TemplateProcessing("[CLS] [unused0] $A [SEP]", None, known)
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
 MAKERS: dict[str, Callable[[Path, Path], None]] = {
     **VISUAL,
     "bare": _bare,
@@ -186,6 +197,7 @@ MAKERS: dict[str, Callable[[Path, Path], None]] = {
     "half": _half,
     "foreign": _foreign,
     "auto-map": _auto_map,
+    "marked": _marked,
     "adapter": _adapter,
     "colpali-engine": _engine,
     "stanford-without-metadata": _without_metadata,

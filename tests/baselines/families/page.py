@@ -63,8 +63,10 @@ by.
 A figure for a model that was loaded as something else would look like any other. So these end in one line, which says
 what the folder holds and what to do: a sparse encoder, a reranker, an encoder without pooling, one half of DPR, a
 generator, a model that needs code of its own, one whose similarity is neither cosine, dot product nor MaxSim, one that
-lacks weights or holds some that nothing takes, and BLIP-2's matching model, which compares a text with the best of a
-picture's 32 vectors: from a picture's query neither a dot product nor MaxSim gives that.
+lacks weights or holds some that nothing takes, one whose texts become other tokens than its `tokenizer.json` says (of
+which many classes of transformers 5 take the vocabulary, and make most of the rest anew), and BLIP-2's matching model,
+which compares a text with the best of a picture's 32 vectors: from a picture's query neither a dot product nor MaxSim
+gives that.
 
 ## What is measured
 

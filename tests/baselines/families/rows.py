@@ -89,6 +89,12 @@ ROWS = [
     Row("checkpoint of colpali-engine", "colpali-engine", refused=("colpali-engine (ColQwen2)", "converted")),
     Row("modules of its own code", "foreign", refused=("their_package.Module", "not run")),
     Row("model of its own code", "auto-map", refused=("auto_map", "not run")),
+    Row(
+        "tokenizer that its class does not follow",
+        "marked",
+        options={"pooling": "mean"},
+        refused=("tokenizer.json", "PreTrainedTokenizerFast"),
+    ),
 ]
 """The rows of the table, those that are measured before those that are refused."""
 

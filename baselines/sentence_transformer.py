@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from PIL import Image
 
-from baselines.common.batching import as_array, device_of, dtype_of
+from baselines.common.batching import as_array, batches, device_of, dtype_of, token_counts
 from baselines.common.checkpoints import PUBLISHED, count_parameters, find_checkpoint
 from baselines.common.model_folder import PROMPTS, ModelFolder, Pooling, plain_model_folder, read_model_folder
 from baselines.common.options import check_choice
@@ -98,6 +98,7 @@ class SentenceTransformerRetriever:
         self._prompt = None if prompt is None else marker + prompt
         self._normalise = _compared_by_cosine(self._model, checkpoint)
         supports: Callable[[Any], bool] = self._model.supports
+        self._counts = template is None and where["device"].type == "cpu"
         self._together = supports(("image", "text"))
         self.reads = frozenset(kind for kind in ("text", "image") if supports(kind))
         apart = len(self.reads) == 2 and not self._together
@@ -144,13 +145,32 @@ class SentenceTransformerRetriever:
         for row, part in enumerate(parts):
             for place, item in enumerate(part):
                 kinds.setdefault(_kind_of(item), []).append((row, place))
-        for places in kinds.values():
-            vectors = encode([parts[row][place] for row, place in places], show_progress_bar=False, **options)
-            for (row, place), vector in zip(places, vectors, strict=True):
-                found[row][place] = self._ready(vector)
+        for kind, places in kinds.items():
+            for some in self._in_batches(kind, places, parts, options["batch_size"]):
+                vectors = encode([parts[row][place] for row, place in some], show_progress_bar=False, **options)
+                for (row, place), vector in zip(some, vectors, strict=True):
+                    found[row][place] = self._ready(vector)
         if self.vectors == "multi":
             return [np.concatenate(vectors) for vectors in found]
         return np.stack([np.sum(vectors, axis=0) for vectors in found]) if found else np.zeros((0, 1), np.float32)
+
+    def _in_batches(
+        self, kind: str, places: list[tuple[int, int]], parts: list[list[Any]], batch_size: int
+    ) -> list[list[tuple[int, int]]]:
+        """Return what is encoded in one call each: on a CPU texts of like numbers of tokens, else all.
+
+        sentence-transformers goes by letters, and pads more: of 20,000 passages of the made-up MS MARCO and batches of
+        32, in chunks of 2,048, 10.8 % are padding for all-MiniLM-L6-v2, and 1.0 % by tokens. To count them takes 0.7 %
+        of the time there; on a GPU it was not measured.
+        """
+        if kind == "text" and self._counts:
+            texts = [parts[row][place] for row, place in places]
+            counts = token_counts(
+                getattr(self._model, "tokenizer", None), texts, getattr(self._model, "max_seq_length", None)
+            )
+            if counts is not None:
+                return [[places[number] for number in batch] for batch in batches(counts, batch_size)]
+        return [places]
 
     def _read(self, given: Input) -> list[Any]:
         """Return what is encoded of an input: a text, a picture, both in one, or one after the other."""

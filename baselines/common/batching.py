@@ -78,6 +78,22 @@ def batches(lengths: Sequence[int], batch_size: int, max_tokens: int | None = No
     return found
 
 
+def token_counts(tokenizer: Any, texts: Sequence[str], most: int | None) -> list[int] | None:
+    """Return how many tokens each text has, special ones aside, but ``most`` at most.
+
+    Args:
+        tokenizer: of transformers. Of one without a backend of the library tokenizers nothing is known: None.
+        texts: what is counted.
+        most: what the model reads; None for no limit.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return None
+    backend.no_truncation()  # transformers sets both anew at each call
+    backend.no_padding()
+    return [min(len(found), most or len(found)) for found in backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+
 def encode(
     run: Callable[[list[int]], Iterable[_T]],
     lengths: Sequence[int],

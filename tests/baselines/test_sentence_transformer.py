@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,30 @@ def test_a_model_of_one_vector_is_recognised(single: SentenceTransformerRetrieve
     vectors = single.encode_document(TEXTS)
     assert isinstance(vectors, np.ndarray)
     assert (vectors.shape, vectors.dtype) == ((len(TEXTS), 384), np.float32)
+
+
+@pytest.mark.parametrize("kind", ["single", "multi"])
+def test_texts_of_like_numbers_of_tokens_go_together(
+    kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By letters, the short text of many tokens would be with the short ones."""
+    retriever = request.getfixturevalue(kind)
+    texts = [*TEXTS, "? ! ; : " * 9, *(f"{'harbour ' * count}" for count in range(1, 9))]
+    alone = [retriever.encode_document([text])[0] for text in texts]
+    encode, calls = retriever._model.encode_document, []
+
+    def noted(given: list[str], **options: object) -> object:
+        calls.append(given)
+        return encode(given, **options)
+
+    monkeypatch.setattr(retriever._model, "encode_document", noted)
+    assert_vectors_near(retriever.encode_document(texts, batch_size=4), alone)
+    tokenizer = retriever._model.tokenizer
+    counts = [[len(ids) for ids in tokenizer(call, add_special_tokens=False)["input_ids"]] for call in calls]
+    assert [len(call) for call in calls] == [4, 4, 4, 3]
+    assert sorted(text for call in calls for text in call) == sorted(texts)
+    assert all(min(more) >= max(fewer) for more, fewer in pairwise(counts))
+    assert max(counts[0]) > 30
 
 
 def test_a_model_of_many_vectors_is_recognised(multi: SentenceTransformerRetriever) -> None:

@@ -150,10 +150,15 @@ def _unpacked(path: Path, file: IO[bytes]) -> Iterator[IO[bytes]]:
 def _only_json(archive: zipfile.ZipFile) -> zipfile.ZipInfo:
     members = [member for member in archive.infolist() if _is_json(member.filename)]
     if len(members) != 1:
-        raise zipfile.BadZipFile(f"the archive holds {len(members)} JSON files where one is expected")
-    if members[0].flag_bits & 1 or members[0].compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise zipfile.BadZipFile("the archive is encrypted, or packed by other means than deflate")
-    return members[0]
+        raise UnreadableError(
+            f"the archive holds {len(members)} JSON files where one is expected; unpack it, and leave the right one"
+        )
+    (member,) = members
+    locked = member.flag_bits & 1
+    if locked or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        means = "encrypted" if locked else "packed by other means than deflate"
+        raise UnreadableError(f"the archive is {means}; unpack it, and put {member.filename!r:.200} in its place")
+    return member
 
 
 def _first_json(archive: tarfile.TarFile) -> IO[bytes]:
@@ -161,7 +166,7 @@ def _first_json(archive: tarfile.TarFile) -> IO[bytes]:
         content = archive.extractfile(member) if member.isreg() and _is_json(member.name) else None
         if content is not None:
             return content
-    raise tarfile.ReadError("the archive holds no JSON file")
+    raise UnreadableError("the archive holds no JSON file where one is expected; get another, or put that file here")
 
 
 def _is_json(member: str) -> bool:

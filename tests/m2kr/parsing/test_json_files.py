@@ -243,7 +243,23 @@ def test_a_changed_byte_in_a_zip_is_seen_by_its_checksum(tmp_path):
 def test_an_archive_of_something_else_is_explained(tmp_path, ending, names, reason):
     path = packed(tmp_path, ending, b"{}", names)
     for found in (list(read_json_members(path)), list(stream_json_array(path, member="images"))):
-        assert [reason in bad.reason for bad in found] == [True]
+        assert [reason in bad.reason and "damaged" not in bad.reason for bad in found] == [True]
+
+
+@pytest.mark.parametrize(("means", "reason"), [("lzma", "packed by other means than deflate"), ("lock", "encrypted")])
+def test_an_archive_that_has_to_be_unpacked_is_not_called_damaged(tmp_path, means, reason):
+    path = tmp_path / "file.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA if means == "lzma" else zipfile.ZIP_STORED) as archive:
+        archive.writestr("x/file.json", "{}")
+    if means == "lock":  # the flags stand in both headers of a member
+        content = bytearray(path.read_bytes())
+        for header, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+            content[content.index(header) + at] |= 1
+        path.write_bytes(content)
+    for found in (list(read_json_members(path)), list(stream_json_array(path, member="images"))):
+        (bad,) = found
+        assert bad.row == "the beginning"
+        assert bad.reason == f"the archive is {reason}; unpack it, and put 'x/file.json' in its place"
 
 
 def test_an_array_that_is_not_there_or_empty_is_reported(tmp_path):

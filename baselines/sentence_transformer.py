@@ -98,7 +98,7 @@ class SentenceTransformerRetriever:
         self._prompt = None if prompt is None else marker + prompt
         self._normalise = _compared_by_cosine(self._model, checkpoint)
         supports: Callable[[Any], bool] = self._model.supports
-        self._counts = template is None and where["device"].type == "cpu"
+        self._by_tokens = template is None and where["device"].type == "cpu"
         self._together = supports(("image", "text"))
         self.reads = frozenset(kind for kind in ("text", "image") if supports(kind))
         apart = len(self.reads) == 2 and not self._together
@@ -163,7 +163,7 @@ class SentenceTransformerRetriever:
         32, in chunks of 2,048, 10.8 % are padding for all-MiniLM-L6-v2, and 1.0 % by tokens. To count them takes 0.7 %
         of the time there; on a GPU it was not measured.
         """
-        if kind == "text" and self._counts:
+        if kind == "text" and self._by_tokens:
             texts = [parts[row][place] for row, place in places]
             counts = token_counts(
                 getattr(self._model, "tokenizer", None), texts, getattr(self._model, "max_seq_length", None)

@@ -8,7 +8,7 @@ from typing import Any
 
 from m2kr.errors import M2KRError, first_line
 
-TOKENIZER_FILE = "tokenizer.json"
+_FILE = "tokenizer.json"
 
 _PROBES = ("An X-ray, 1984", "\u00c9tude n\u00ba 3: \u6771\u4eac", "what is the owl's eye? (a) b&w photo_2.jpg")
 # Capitals, accents, signs within and beside words, digits, words without spaces: what tokenizers differ in.
@@ -44,7 +44,7 @@ def check_tokenizer(tokenizer: Any, known: int | None, what: str) -> None:
             "Get the model's files again, all of one download."
         )
     name, backend = getattr(tokenizer, "name_or_path", ""), getattr(tokenizer, "backend_tokenizer", None)
-    if name and backend is not None and (Path(name) / TOKENIZER_FILE).is_file():
+    if name and backend is not None and (Path(name) / _FILE).is_file():
         _check_file(backend, Path(name), what, type(tokenizer).__name__)
 
 
@@ -52,12 +52,12 @@ def _check_file(backend: Any, folder: Path, what: str, kind: str) -> None:
     from tokenizers import Tokenizer
 
     try:
-        stated = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
+        stated = Tokenizer.from_file(str(folder / _FILE))
         config = json.loads((folder / "tokenizer_config.json").read_bytes())
     except FileNotFoundError:
         config = {}
     except Exception as error:  # tokenizers has none of its own
-        raise M2KRError(f"{what}: its {TOKENIZER_FILE} cannot be read ({first_line(error)}). Get it again.") from error
+        raise M2KRError(f"{what}: its {_FILE} cannot be read ({first_line(error)}). Get it again.") from error
     for part, name in (("normalizer", "BertNormalizer"), ("pre_tokenizer", "ByteLevel")):
         if type(getattr(stated, part)).__name__ == type(getattr(backend, part)).__name__ == name:
             setattr(stated, part, getattr(backend, part))
@@ -66,7 +66,7 @@ def _check_file(backend: Any, folder: Path, what: str, kind: str) -> None:
         wanted, found = (_tokens(each, text, ends) for each in (stated, backend))
         if wanted != found:
             raise M2KRError(
-                f"{what}: transformers makes {found} of {text!r}, and its {TOKENIZER_FILE} says {wanted}: "
+                f"{what}: transformers makes {found} of {text!r}, and its {_FILE} says {wanted}: "
                 f"{kind} does not take all of it, so the vectors may be others than the model's. Where the file is "
                 'right, name a copy of the folder with "tokenizer_class": "PreTrainedTokenizerFast" in its '
                 f"tokenizer_config.json; where {kind} is, a copy in which it has written its files: "

@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from baselines.common.batching import device_of, dtype_of, encode
 from baselines.common.checkpoints import PUBLISHED, find_checkpoint, load_model, loading
 from baselines.common.options import whole_number
-from m2kr.common.vocabulary import check_tokenizer, embedded_tokens
+from m2kr.common.tokenizer_check import check_tokenizer, embedded_tokens
 from m2kr.errors import M2KRError
 from m2kr.reader import Answer, ReaderInput
 

@@ -21,7 +21,7 @@ from baselines.common.model_folder import WeightsReport, check_model_files
 from m2kr.common.files import digest, files_below, sha256_of
 from m2kr.common.hub import answered, patience
 from m2kr.common.model_records import read_records
-from m2kr.common.vocabulary import check_tokenizer, embedded_tokens
+from m2kr.common.tokenizer_check import check_tokenizer, embedded_tokens
 from m2kr.errors import M2KRError, first_line
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from m2kr.common.files import digest, sha256_of
-from m2kr.common.vocabulary import check_tokenizer, embedded_tokens
+from m2kr.common.tokenizer_check import check_tokenizer, embedded_tokens
 from m2kr.errors import M2KRError, first_line
 
 

@@ -22,7 +22,7 @@ from m2kr.evaluate.options import EncodeOptions
 from m2kr.retriever import Retriever, SparseRetriever, get_retriever
 from m2kr.search.device import check_device
 from m2kr.search.exact import search
-from m2kr.search.keys import best, packed
+from m2kr.search.order import best, packed
 from m2kr.search.store import as_stored
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Done:
     """What came of a block.
 
     Attributes:
-        keys: of the best passages of each query, shape (queries, at most k); see `m2kr.search.keys`.
+        keys: of the best passages of each query, shape (queries, at most k); see `m2kr.search.order`.
         seconds: of "encode_passages" and "search".
         memory: largest resident memory of each, bytes.
         batch_size: inputs encoded at once.

@@ -24,7 +24,7 @@ from m2kr.evaluate.blocks import Block, block_size
 from m2kr.evaluate.encode import CHUNK, IMAGE_CHUNK
 from m2kr.evaluate.options import EncodeOptions
 from m2kr.formats.shards import readable
-from m2kr.search.keys import best, unpacked
+from m2kr.search.order import best, unpacked
 from m2kr.search.ragged import Ragged
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """The best passages so far of some queries, with score and row of each as one number.
 
-All keys (`m2kr.search.keys`) differ, so any top-k of them is exact and stable, in whatever order passages come.
+All keys (`m2kr.search.order`) differ, so any top-k of them is exact and stable, in whatever order passages come.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from m2kr.search.keys import packed, unpacked
+from m2kr.search.order import packed, unpacked
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ir_measures import RR, R, Success, nDCG
 
 from m2kr.errors import M2KRError
-from m2kr.metrics import KS, MEASURES, Measure, contains_answer, measures, measures_table, score, score_queries, scoring
+from m2kr.metrics import KS, MEASURES, Measure, measures, measures_table, score, score_queries, scoring
 from m2kr.results.run import Run
 
 Scores = dict[str, dict[str, float]]
@@ -167,52 +167,6 @@ def test_a_positive_that_stands_twice_counts_once() -> None:
     assert score({"q": {"a": 1.0}}, {"q": ["a", "a", "b"]}, ks=[1])["recall_fraction@1"] == 0.5
 
 
-def test_pseudo_recall_is_given_only_where_there_are_answers_and_passages() -> None:
-    run, qrels = {"q": {"a": 1.0}}, {"q": ["a"]}
-    assert "PRecall@1" not in score(run, qrels, ks=[1])
-    assert "PRecall@1" not in score(run, qrels, answers={"q": ["x"]}, ks=[1])
-    assert "PRecall@1" not in score(run, qrels, passages={"a": "x"}, ks=[1])
-
-
-def test_pseudo_recall_looks_for_the_answer_and_not_for_the_positive() -> None:
-    passages = {"a": "It is blue.", "b": "It is GREEN."}
-    found = score({"q": {"a": 2.0, "b": 1.0}}, {"q": ["a"]}, answers={"q": ["green"]}, passages=passages, ks=[1, 2])
-    assert (found["Recall@1"], found["PRecall@1"], found["PRecall@2"]) == (1.0, 0.0, 1.0)
-
-
-def test_a_query_without_answers_has_pseudo_recall_zero() -> None:
-    run, qrels = {"q": {"a": 1.0}, "r": {"a": 1.0}}, {"q": ["a"], "r": ["a"]}
-    table = score_queries(run, qrels, answers={"q": []}, passages={"a": "text"}, ks=[1])
-    assert table["PRecall@1"].to_list() == [0.0, 0.0]
-
-
-@pytest.mark.parametrize(
-    ("passage", "answers", "contained"),
-    [
-        ("The Bridge is 47 metres high.", ["47 METRES"], True),
-        ("The Bridge is 47 metres high.", ["  bridge \n"], True),
-        ("The Bridge is 47 metres high.", ["tower", "high"], True),
-        ("The Bridge is 47 metres high.", ["7 met"], True),
-        ("The Bridge is 47 metres high.", ["bridge  is"], False),
-        ("The Bridge is 47 metres high.", [], False),
-        ("The Bridge is 47 metres high.", ["", "   ", "\t"], False),
-        ("", [""], False),
-        ("Ein Fluß", ["FLUSS"], False),
-        ("It is white, and red below.", ["Red&&white"], True),
-        ("It is white, and red below.", ["red && green", "blue"], False),
-        ("It is white, and red below.", ["red&&green", "white"], True),
-        ("It is white, and red below.", ["&&", " && "], False),
-        ("It is white, and red below.", ["red&&"], True),
-    ],
-)
-def test_an_answer_is_contained_whatever_its_capitals_and_outer_blanks(
-    passage: str, answers: list[str], contained: bool
-) -> None:
-    assert contains_answer(passage, answers) is contained
-    found = score({"q": {"a": 1.0}}, {"q": ["a"]}, answers={"q": answers}, passages={"a": passage}, ks=[1])
-    assert found["PRecall@1"] == float(contained)
-
-
 @pytest.mark.parametrize("ks", [[], [0], [-1, 5], ("5",), "5", 5, (2.5,), None])
 def test_cut_offs_that_are_no_whole_numbers_from_one_are_refused(ks: Any) -> None:
     with pytest.raises(M2KRError, match="cut-offs"):
@@ -264,19 +218,9 @@ def test_arguments_of_another_form_are_refused(changed: dict[str, Any], message:
         score(**{**given, "passages": {"a": "x"}, **changed})
 
 
-def test_answers_that_are_one_text_are_refused() -> None:
-    with pytest.raises(M2KRError, match="'green'"):
-        contains_answer("It is green.", "green")
-
-
 def test_no_queries_are_refused() -> None:
     with pytest.raises(M2KRError, match="no queries"):
         score({"q": {"a": 1.0}}, {})
-
-
-def test_a_retrieved_passage_of_unknown_text_is_an_error() -> None:
-    with pytest.raises(M2KRError, match=r"'q' holds the passage 'b'"):
-        score({"q": {"b": 1.0}}, {"q": ["a"]}, answers={"q": ["x"]}, passages={"a": "x"})
 
 
 def test_scores_that_are_no_numbers_are_refused() -> None:

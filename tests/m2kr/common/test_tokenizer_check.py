@@ -11,7 +11,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer
 
-from m2kr.common.vocabulary import check_tokenizer
+from m2kr.common.tokenizer_check import check_tokenizer
 from m2kr.errors import M2KRError
 
 SPECIAL = {

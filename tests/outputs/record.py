@@ -69,7 +69,7 @@ def make(out: Path, results: Path | None) -> None:
     texts = out / "printed"
     texts.mkdir()
     (texts / "results.txt").write_text(run("m2kr.results", shown))
-    compared = (shown / "bm25", shown / "dpr-mini")
+    compared = (found / "bm25", found / "dpr-mini")  # another record's may be of other data, and are then refused
     (texts / "compare.txt").write_text(run("m2kr.evaluate", "--compare", *compared, "--data", data, "--quiet"))
     question = ("--task", "OKVQA", "--question", "How tall is this tower?", "--data", data, "--quiet")
     (texts / "ask.txt").write_text(run("m2kr.ask", "--model", "bm25", *question))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m2kr.search.maxsim import maxsim_reference
-from tests.tolerance import assert_ranking, assert_vectors_near, assert_within, gamma, maxsim_table
+from tests.tolerance import assert_ranking, assert_vectors_near, assert_within, gamma, maxsim_table, same_network_errors
 
 
 def test_gamma_is_that_of_the_book() -> None:
@@ -49,6 +49,11 @@ def test_errors_grow_with_what_was_added_up_and_not_with_the_result() -> None:
     assert errors[1] == pytest.approx(errors[0] / 1000)
     _, loose = maxsim_table([query], [[[1.0, -1.0]]], relative=0.01)
     assert loose[0, 0] == pytest.approx(0.0201 * 2000, rel=1e-4)
+
+
+def test_a_network_may_be_off_by_a_fraction_of_all_lengths_that_went_in() -> None:
+    errors = same_network_errors([[[3.0, 4.0], [0.0, 2.0]], [[1.0, 0.0]]], [[[0.0, 10.0], [1.0, 0.0]], [[0.0, 0.0]]])
+    assert errors == pytest.approx(np.array([[7e-4, 0], [1e-4, 0]]))
 
 
 def test_masked_queries_score_nothing_and_empty_passages_minus_infinity() -> None:

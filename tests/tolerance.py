@@ -63,6 +63,16 @@ def maxsim_table(
     return scores, errors
 
 
+def same_network_errors(queries: Iterable[Any], passages: Iterable[Any]) -> np.ndarray:
+    """How far MaxSim scores of a network may differ when it computes in two ways, shape (queries, passages).
+
+    `SAME_NETWORK` of what went into a score: the sum over the query's vectors of their length, times that of the
+    longest vector of the passage. Both are as for `maxsim_table`.
+    """
+    longest = [float(_lengths(_matrix(passage)).max(initial=0)) for passage in passages]
+    return SAME_NETWORK * np.outer([float(_lengths(_matrix(query)).sum()) for query in queries], longest)
+
+
 def assert_within(found: Any, wanted: Any, errors: Any) -> None:
     """Check that numbers are as near to those wanted as ``errors`` allows; infinities are to be equal."""
     mine, theirs = np.asarray(found, np.float64), np.asarray(wanted, np.float64)

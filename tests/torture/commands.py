@@ -78,7 +78,7 @@ COMMANDS = (
         "--seed 1",
         ("--seed 1 --tasks MSMARCO", "--seed 1 --tasks OKVQA"),
         exact=False,
-        imports="m2kr.build.task m2kr.formats.croissant m2kr.formats.dataset_card datasets",
+        imports="m2kr.build.task m2kr.formats.croissant m2kr.formats.dataset_card",
     ),
     Command(
         "pack",

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import polars as pl
-from datasets import load_dataset
+import pytest
+import yaml
+from datasets import DatasetInfo, Features, Image, SplitDict, SplitInfo, Value, load_dataset
 
 from m2kr.common.files import digest
 from m2kr.export.task import export_task
@@ -56,6 +58,37 @@ def test_a_card_is_the_same_without_libyaml(built, monkeypatch):
     card = dataset_card(read_manifest(built))
     monkeypatch.delattr("yaml.CSafeDumper", raising=False)
     assert dataset_card(read_manifest(built)) == card
+
+
+@pytest.mark.parametrize("pictured", [False, True])
+@pytest.mark.parametrize("key", TASKS)
+def test_a_card_declares_what_datasets_would(key, pictured):
+    task = TASKS[key]
+    shard = {"path": "x", "rows": 3, "bytes": 20, "sha256": "0" * 64}
+    configs = {
+        task.data_config: {"train": [shard], "test": [shard, shard]},
+        task.passages_config: {"train_passages": [], "test_passages": [shard]},
+    }
+    made = entry(configs, sources={}, options={}, counts={}, synthetic=None)
+    with_pictures = pictured and task.takes_passage_images
+    entries = {key: made | ({"passage_images": {}} if with_pictures else {})}
+    images = {key: {"rows": 7, "bytes": 9, "shards": [shard]}} if pictured else {}
+    _, header, _ = dataset_card({"tasks": entries, "images": images}).split("---\n", 2)
+
+    tables = made["configs"] | ({task.images_config: {"images": images[key]}} if pictured else {})
+    for declared, (config, splits) in zip(yaml.safe_load(header)["dataset_info"], tables.items(), strict=True):
+        schema = arrow_schema(config, passage_images=with_pictures) if not config.endswith("_images") else None
+        features = Features.from_arrow_schema(schema) if schema else Features(img_path=Value("string"), image=Image())
+        sizes = SplitDict()
+        for name, facts in splits.items():
+            sizes.add(SplitInfo(name, num_bytes=facts["bytes"], num_examples=facts["rows"]))
+        size = sum(facts["bytes"] for facts in splits.values())
+        info = DatasetInfo(features=features, splits=sizes, download_size=size, dataset_size=size)
+        assert declared == {
+            "config_name": config,
+            "description": declared["description"],
+            **info._to_yaml_dict(),
+        }
 
 
 def test_nor_is_an_export_for_mteb(built, tmp_path):

@@ -65,18 +65,20 @@ def read_lines(path: Path, advance: Advance = lambda _: None) -> Iterator[Batch]
 
 def _lines_of(block: bytes) -> list[str | None] | pa.Array:
     r"""Split complete lines at b"\n" only (texts hold other line separators); None where one is not UTF-8."""
-    try:
-        block.decode("utf-8")
-    except UnicodeDecodeError:
-        lines: list[str | None] = []
-        for line in block.removesuffix(b"\n").split(b"\n"):
-            try:
-                lines.append(line.decode("utf-8"))
-            except UnicodeDecodeError:
-                lines.append(None)
-        return lines
     ends = np.flatnonzero(np.frombuffer(block, np.uint8) == 10) + 1
     if not len(ends) or ends[-1] != len(block):
         ends = np.append(ends, len(block))
     offsets = np.concatenate([[0], ends]).astype(np.int64)
-    return pa.LargeStringArray.from_buffers(len(ends), pa.py_buffer(offsets), pa.py_buffer(block))
+    texts = pa.LargeStringArray.from_buffers(len(ends), pa.py_buffer(offsets), pa.py_buffer(block))
+    try:
+        texts.validate(full=True)  # in a quarter of the time of decode, which makes a string of the block
+    except pa.ArrowInvalid:
+        return [_decoded(line) for line in block.removesuffix(b"\n").split(b"\n")]
+    return texts
+
+
+def _decoded(line: bytes) -> str | None:
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError:
+        return None

@@ -27,6 +27,11 @@ from m2kr.parsing.rejected import RejectedRows, bad_rows
 from m2kr.parsing.rows import Advance, BadRow, Batch, Schema, from_rows
 from m2kr.tasks import RELEASES
 
+PLAIN_BYTES = 1 << 28
+"""Bytes of a task's raw files whose staged tables are not compressed: that would take a seventh of a small build."""
+
+_COMPRESSED = (".gz", ".tgz", ".zip")  # their size tells nothing of that of their tables
+
 
 @dataclass
 class Tables:
@@ -93,6 +98,7 @@ class RawFiles:
         self.used: dict[str, Path] = {}
         self.missing: list[str] = []
         self.staged: list[str] = []
+        self._plain_bytes = PLAIN_BYTES
 
     def find(self, release: str, name: str, *, optional: bool = False) -> Path | None:
         """Return the path of a raw file, or of its ``.gz``; None where it is missing and that is allowed.
@@ -146,9 +152,12 @@ class RawFiles:
         def read(target: Path) -> None:
             self.on_read(path)
             bad: list[BadRow] = []
+            plain = path.suffix not in _COMPRESSED and state.st_size <= self._plain_bytes
+            if plain:
+                self._plain_bytes -= state.st_size
             with progress(state.st_size, f"read {path.name}", unit="B", quiet=self.quiet) as bar:
                 refined = ordered_map(refine, prefetch(batches(path, bar.update)), self.workers)
-                rows = _write(target, self._good(path, refined, bad), path)
+                rows = _write(target, self._good(path, refined, bad), path, plain=plain)
             if not rows and (ended := [row for row in bad if row.ends]):
                 # A file that cannot be read is no row to be left out: its split would vanish.
                 raise BadRowsError(
@@ -241,14 +250,16 @@ def possible_names(name: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys((name, plain, f"{plain}.gz")))
 
 
-def scratch(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
-    """Open a table that is read back once or twice and then deleted, and should take no more disk than what is made."""
-    return pq.ParquetWriter(
-        path, schema, compression="zstd", compression_level=1, use_dictionary=False, write_statistics=False
-    )
+def scratch(path: Path, schema: pa.Schema, *, plain: bool = False) -> pq.ParquetWriter:
+    """Open a table that is read back a few times and then deleted, and should take no more disk than what is made.
+
+    ``plain`` leaves out to compress it, where there is little of it.
+    """
+    packing: dict[str, Any] = {"compression": "none"} if plain else {"compression": "zstd", "compression_level": 1}
+    return pq.ParquetWriter(path, schema, use_dictionary=False, write_statistics=False, **packing)
 
 
-def _write(path: Path, frames: Iterator[pl.DataFrame], source: Path) -> int:
+def _write(path: Path, frames: Iterator[pl.DataFrame], source: Path, *, plain: bool) -> int:
     """Write frames of one schema as one Parquet file, each as it comes; return the number of rows."""
     writer: pq.ParquetWriter | None = None
     rows = 0
@@ -256,7 +267,7 @@ def _write(path: Path, frames: Iterator[pl.DataFrame], source: Path) -> int:
         for frame in frames:
             table = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
             if writer is None:
-                writer = scratch(path, table.schema)
+                writer = scratch(path, table.schema, plain=plain)
             writer.write_table(table.cast(writer.schema), row_group_size=50_000)
             rows += frame.height
     finally:

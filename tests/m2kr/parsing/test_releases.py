@@ -1,11 +1,14 @@
 """Raw files are found by name and staged once, and what is staged stays whole."""
 
+import gzip
 import os
 
+import pyarrow.parquet as pq
 import pytest
 
 from m2kr.common import partitions
 from m2kr.errors import BadRowsError, M2KRError, MissingFilesError
+from m2kr.parsing import releases
 from m2kr.parsing.delimited import read_quoted
 from m2kr.parsing.lines import read_lines
 from m2kr.parsing.rejected import RejectedRows
@@ -75,6 +78,23 @@ def test_a_staged_table_is_read_once_and_again_only_when_its_file_changes(raw):
     os.utime(path, ns=(1, 1))
     assert raw.stage(path, "f", reader).collect()["text"].to_list() == ["three"]
     assert len(calls) == 2
+
+
+def test_only_tables_of_so_many_bytes_are_not_compressed(raw, tmp_path, monkeypatch):
+    packed = raw.folders["msmarco"] / "packed.gz"
+    packed.write_bytes(gzip.compress(b"1\n"))
+    monkeypatch.setattr(releases, "PLAIN_BYTES", packed.stat().st_size + 10)
+    raw = RawFiles(raw.folders, tmp_path / "work", quiet=True)
+    half = "x" * (packed.stat().st_size // 2) + "\n"
+
+    def compression(path):
+        raw.stage(path, path.stem, read_lines)
+        (table,) = (tmp_path / "work").glob(f"{path.stem}-*.parquet")
+        return pq.ParquetFile(table).metadata.row_group(0).column(1).compression
+
+    assert compression(packed) == "ZSTD"
+    assert [compression(write(raw, f"{name}.tsv", half)) for name in range(3)] == ["UNCOMPRESSED"] * 2 + ["ZSTD"]
+    assert compression(write(raw, "last.tsv", "1\n")) == "UNCOMPRESSED"
 
 
 def test_an_interrupted_reading_leaves_no_staged_table(raw):

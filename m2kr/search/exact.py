@@ -42,7 +42,8 @@ def search(
     """Return the ``k`` best passages of each query, exactly, in one pass over the passages.
 
     Equal scores are ordered by row, the lower first, also where ``k`` cuts through them: order the passages by id, and
-    ties are ordered by id. Computed and returned in float32, whatever the type of the embeddings.
+    ties are ordered by id. Computed and returned in float32, whatever the type of the embeddings. On a CPU the bits of
+    a query's scores do not depend on the other queries.
 
     Args:
         query_embeddings: a `Ragged` or a list of (tokens_i, dim) arrays or tensors for MaxSim, one (n, dim) array or

@@ -4,8 +4,9 @@ How it is made fast. Torch multiplies a tile of passages with a stack of queries
 maximum over the middle axis while the product is still in the cache. On a CUDA GPU, with both sides in the same half
 precision, one fused kernel does both, and the product never leaves the chip (`m2kr.search.fused`).
 
-Equal passages are to score the same bits wherever they lie. Elsewhere than on a CPU kernels are chosen by the shape, so
-all products of a stack have one, and sums are added up by halves, in an order that depends on their length alone.
+Equal passages are to score the same bits wherever they lie, and a query whatever is multiplied beside it. Elsewhere
+than on a CPU kernels are chosen by the shape, so all products of a stack have one. Sums are added up by halves, in an
+order that neither the shape nor the padding changes, which those of torch do.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 # From 769 numbers a vector on, MKL adds up in another order for 128 columns than for 192, whatever the rows. Longer
 # vectors are multiplied in pieces, so that the bits of a score do not depend on what else a product holds.
 _WHOLE, _PIECE = 768, 512
+_WAITING = 1 << 16  # maxima on a CPU, in float32 a quarter of a MiB, so that they stay in the cache
 
 
 def maxsim_reference(query: npt.ArrayLike, passage: npt.ArrayLike) -> float:
@@ -97,9 +99,15 @@ def product_scores(stack: Stack, queries: Tensor, block: Block, product: Tensor,
 
     count, longest = len(stack.queries), stack.longest
     step = plan.dim if plan.dim <= _WHOLE else _PIECE
-    waiting = None  # maxima that are to be added up
+    # Maxima that are to be added up: of several tiles together, because of what a call of torch costs. On a CPU a
+    # product takes half of the scratch at most.
     if plan.product_vectors:
         waiting = torch.empty((min(len(block.rows), plan.tile_rows), count * longest), device=block.vectors.device)
+    else:
+        half = product[len(product) // 2 :]
+        waiting = half[: max(1, min(len(half), _WAITING) // (count * longest)) * count * longest].view(
+            -1, count * longest
+        )
 
     def multiply(first: int, stop: int) -> Tensor:
         """Return the product of vectors ``first`` to ``stop`` of the block with the stack, held in ``product``."""
@@ -119,7 +127,7 @@ def product_scores(stack: Stack, queries: Tensor, block: Block, product: Tensor,
     found = torch.empty((len(block.rows), count), device=block.vectors.device)
     done = summed = 0
     for row, members, length in block.tiles:
-        if waiting is not None and done + members - summed > len(waiting):
+        if done + members - summed > len(waiting):
             found[summed:done] = _by_halves(waiting[: done - summed].view(-1, count, longest))
             summed = done
         if members == 1 and length > plan.tile_rows:  # one long passage
@@ -131,13 +139,13 @@ def product_scores(stack: Stack, queries: Tensor, block: Block, product: Tensor,
             highest = multiply(row, row + members * length)
             if length > 1:
                 highest = highest.view(members, length, count * longest).amax(1)
-        if waiting is None:
-            torch.sum(highest.reshape(members, count, longest), 2, out=found[done : done + members])
+        if members > len(waiting):
+            found[done : done + members] = _by_halves(highest.reshape(members, count, longest))
+            summed = done + members
         else:
             waiting[done - summed : done - summed + members] = highest
         done += members
-    if waiting is not None:
-        found[summed:done] = _by_halves(waiting[: done - summed].view(-1, count, longest))
+    found[summed:done] = _by_halves(waiting[: done - summed].view(-1, count, longest))
     return found
 
 
@@ -149,12 +157,15 @@ def half_product(left: Tensor, right: Tensor, out: Tensor) -> None:
 
 
 def _by_halves(values: Tensor) -> Tensor:
-    """Add up the last axis in place, in an order that depends on its length alone."""
+    """Add up the last axis in place, in an order in which zeros behind its end change nothing.
+
+    What stands from the largest power of two on is added to what stands before it, again and again.
+    """
     left = values.shape[-1]
     while left > 1:
-        half = left // 2
-        values[..., :half] += values[..., left - half : left]
-        left -= half
+        half = 1 << (left - 1).bit_length() - 1
+        values.narrow(-1, 0, left - half).add_(values.narrow(-1, half, left - half))
+        left = half
     return values[..., 0]
 
 

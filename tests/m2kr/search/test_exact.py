@@ -17,6 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from m2kr.errors import M2KRError
+from m2kr.search.bounded import Way
 from m2kr.search.exact import search
 from m2kr.search.ragged import Ragged
 from m2kr.search.store import EmbeddingStore
@@ -150,6 +151,20 @@ def test_the_bits_of_a_score_do_not_depend_on_memory_nor_on_other_queries(dim: i
     ):
         np.testing.assert_array_equal(found[1], wanted[1])
         np.testing.assert_array_equal(found[0].view(np.int32), wanted[0].view(np.int32))
+
+
+@pytest.mark.parametrize("way", ["plain", "bounded"])
+@pytest.mark.parametrize("longest", [1, 40])
+def test_the_bits_of_a_score_do_not_depend_on_longer_queries(longest: int, way: Way) -> None:
+    """Queries are padded to the longest beside them, and torch adds up another number of maxima in another order."""
+    rng = np.random.default_rng(13)
+    lengths = [1, 2, 3, 7, 8, 9, 31, 32, 33, 64, 65, 98, 129, 300]
+    queries, passages = random_items(rng, lengths, 32), random_items(rng, list(rng.integers(1, longest + 1, 60)), 32)
+    scores, rows = search(queries, passages, 20, way=way)
+    for number, query in enumerate(queries):
+        alone = search([query], passages, 20, way=way)
+        np.testing.assert_array_equal(alone[1][0], rows[number])
+        np.testing.assert_array_equal(alone[0][0].view(np.int32), scores[number].view(np.int32))
 
 
 def test_a_passage_longer_than_a_tile() -> None:

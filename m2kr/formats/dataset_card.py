@@ -60,7 +60,7 @@ def dataset_card(manifest: dict[str, Any]) -> str:
 
 
 def _dataset_info(config: str, splits: dict[str, Any], *, passage_images: bool) -> dict[str, Any]:
-    """Return what ``DatasetInfo`` of datasets writes into a card; to import it takes a second, and 100 MB."""
+    """Return what ``DatasetInfo`` of datasets writes into a card; to import it takes a second, and 70 MB."""
     if config.endswith("_images"):
         features = [{"name": "img_path", "dtype": "string"}, {"name": "image", "dtype": "image"}]
     else:

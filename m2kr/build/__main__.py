@@ -121,7 +121,7 @@ def _prepare_polars(workers: int) -> None:
     os.environ.setdefault("POLARS_IDEAL_MORSEL_SIZE", "2000")
     os.environ.setdefault("POLARS_ROW_GROUP_PREFETCH_SIZE", "1")
     os.environ.setdefault("POLARS_MAX_CONCURRENT_SCANS", "1")
-    os.environ.setdefault("_RJEM_MALLOC_CONF", "background_thread:true,dirty_decay_ms:500,muzzy_decay_ms:0")
+    os.environ.setdefault("_RJEM_MALLOC_CONF", "background_thread:true,dirty_decay_ms:2000,muzzy_decay_ms:0")
     keep_freed()
 
 

@@ -5,8 +5,8 @@ maximum over the middle axis while the product is still in the cache. On a CUDA 
 precision, one fused kernel does both, and the product never leaves the chip (`m2kr.search.fused`).
 
 Equal passages are to score the same bits wherever they lie, and a query whatever is multiplied beside it. Elsewhere
-than on a CPU kernels are chosen by the shape, so all products of a stack have one. Sums are added up by halves, in an
-order that neither the shape nor the padding changes, which those of torch do.
+than on a CPU kernels are chosen by the shape, so all products of a stack have one. Maxima are added up in an order that
+neither the shape nor the padding changes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 # From 769 numbers a vector on, MKL adds up in another order for 128 columns than for 192, whatever the rows. Longer
 # vectors are multiplied in pieces, so that the bits of a score do not depend on what else a product holds.
 _WHOLE, _PIECE = 768, 512
-_WAITING = 1 << 16  # maxima on a CPU, in float32 a quarter of a MiB, so that they stay in the cache
+# Maxima that are added up at once: because of what a call of torch costs, those of several tiles, and on a CPU no more
+# than stay in the cache, half a MiB.
+_WAITING = 1 << 17
+_SUMMED = 32  # of a query, by torch's sum
 
 
 def maxsim_reference(query: npt.ArrayLike, passage: npt.ArrayLike) -> float:
@@ -99,15 +102,9 @@ def product_scores(stack: Stack, queries: Tensor, block: Block, product: Tensor,
 
     count, longest = len(stack.queries), stack.longest
     step = plan.dim if plan.dim <= _WHOLE else _PIECE
-    # Maxima that are to be added up: of several tiles together, because of what a call of torch costs. On a CPU a
-    # product takes half of the scratch at most.
-    if plan.product_vectors:
-        waiting = torch.empty((min(len(block.rows), plan.tile_rows), count * longest), device=block.vectors.device)
-    else:
-        half = product[len(product) // 2 :]
-        waiting = half[: max(1, min(len(half), _WAITING) // (count * longest)) * count * longest].view(
-            -1, count * longest
-        )
+    width = -(-longest // _SUMMED) * _SUMMED
+    room = plan.tile_rows if plan.product_vectors else max(1, _WAITING // (count * width))
+    waiting = torch.zeros((min(len(block.rows), room), count, width), device=block.vectors.device)
 
     def multiply(first: int, stop: int) -> Tensor:
         """Return the product of vectors ``first`` to ``stop`` of the block with the stack, held in ``product``."""
@@ -125,11 +122,8 @@ def product_scores(stack: Stack, queries: Tensor, block: Block, product: Tensor,
         return out[first - start : stop - start, : count * longest]
 
     found = torch.empty((len(block.rows), count), device=block.vectors.device)
-    done = summed = 0
+    summed = held = 0
     for row, members, length in block.tiles:
-        if done + members - summed > len(waiting):
-            found[summed:done] = _by_halves(waiting[: done - summed].view(-1, count, longest))
-            summed = done
         if members == 1 and length > plan.tile_rows:  # one long passage
             highest = multiply(row, row + plan.tile_rows).amax(0, keepdim=True)
             for start in range(row + plan.tile_rows, row + length, plan.tile_rows):
@@ -139,13 +133,22 @@ def product_scores(stack: Stack, queries: Tensor, block: Block, product: Tensor,
             highest = multiply(row, row + members * length)
             if length > 1:
                 highest = highest.view(members, length, count * longest).amax(1)
-        if members > len(waiting):
-            found[done : done + members] = _by_halves(highest.reshape(members, count, longest))
-            summed = done + members
-        else:
-            waiting[done - summed : done - summed + members] = highest
-        done += members
-    found[summed:done] = _by_halves(waiting[: done - summed].view(-1, count, longest))
+        if longest == 1:
+            found[summed : summed + members] = highest
+            summed += members
+            continue
+        highest, taken = highest.reshape(members, count, longest), 0
+        if longest == width and held == 0 and 4 * members >= len(waiting):  # enough for a call, without a copy
+            found[summed : summed + members] = _sums(highest)
+            summed += members
+            continue
+        while taken < members:
+            some = highest[taken : taken + len(waiting) - held]
+            waiting[held : held + len(some), :, :longest] = some
+            taken, held = taken + len(some), held + len(some)
+            if held == len(waiting) or summed + held == len(found):
+                found[summed : summed + held] = _sums(waiting[:held])
+                summed, held = summed + held, 0
     return found
 
 
@@ -156,15 +159,19 @@ def half_product(left: Tensor, right: Tensor, out: Tensor) -> None:
     torch.mm(left, right, out_dtype=torch.float32, out=out)
 
 
-def _by_halves(values: Tensor) -> Tensor:
-    """Add up the last axis in place, in an order in which zeros behind its end change nothing.
+def _sums(values: Tensor) -> Tensor:
+    """Return the sums of the last axis, a multiple of `_SUMMED` numbers, in an order that more zeros do not change.
 
-    What stands from the largest power of two on is added to what stands before it, again and again.
+    On a CPU torch adds up so many numbers each, in an order of its own that is always the same. What there is to add up
+    then, elsewhere all, is added up by halves, in place: what stands from the largest power of two on is added to what
+    stands before it.
     """
+    if values.device.type == "cpu":
+        values = values.unflatten(-1, (-1, _SUMMED)).sum(-1)
     left = values.shape[-1]
     while left > 1:
         half = 1 << (left - 1).bit_length() - 1
-        values.narrow(-1, 0, left - half).add_(values.narrow(-1, half, left - half))
+        values[..., : left - half].add_(values[..., half:left])
         left = half
     return values[..., 0]
 

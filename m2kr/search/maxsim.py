@@ -32,7 +32,7 @@ _WHOLE, _PIECE = 768, 512
 # Maxima that are added up at once: because of what a call of torch costs, those of several tiles, and on a CPU no more
 # than stay in the cache, half a MiB.
 _WAITING = 1 << 17
-_SUMMED = 32  # of a query, by torch's sum
+_SUMMED = 32  # of a query, by torch's sum, on a CPU
 
 
 def maxsim_reference(query: npt.ArrayLike, passage: npt.ArrayLike) -> float:
@@ -102,9 +102,10 @@ def product_scores(stack: Stack, queries: Tensor, block: Block, product: Tensor,
 
     count, longest = len(stack.queries), stack.longest
     step = plan.dim if plan.dim <= _WHOLE else _PIECE
-    width = -(-longest // _SUMMED) * _SUMMED
+    at_once = 1 if plan.product_vectors else _SUMMED
+    width = -(-longest // at_once) * at_once
     room = plan.tile_rows if plan.product_vectors else max(1, _WAITING // (count * width))
-    waiting = torch.zeros((min(len(block.rows), room), count, width), device=block.vectors.device)
+    waiting = torch.zeros((min(len(block.rows), room) if longest > 1 else 0, count, width), device=block.vectors.device)
 
     def multiply(first: int, stop: int) -> Tensor:
         """Return the product of vectors ``first`` to ``stop`` of the block with the stack, held in ``product``."""
@@ -139,7 +140,7 @@ def product_scores(stack: Stack, queries: Tensor, block: Block, product: Tensor,
             continue
         highest, taken = highest.reshape(members, count, longest), 0
         if longest == width and held == 0 and 4 * members >= len(waiting):  # enough for a call, without a copy
-            found[summed : summed + members] = _sums(highest)
+            found[summed : summed + members] = _sums(highest, at_once)
             summed += members
             continue
         while taken < members:
@@ -147,7 +148,7 @@ def product_scores(stack: Stack, queries: Tensor, block: Block, product: Tensor,
             waiting[held : held + len(some), :, :longest] = some
             taken, held = taken + len(some), held + len(some)
             if held == len(waiting) or summed + held == len(found):
-                found[summed : summed + held] = _sums(waiting[:held])
+                found[summed : summed + held] = _sums(waiting[:held], at_once)
                 summed, held = summed + held, 0
     return found
 
@@ -159,15 +160,14 @@ def half_product(left: Tensor, right: Tensor, out: Tensor) -> None:
     torch.mm(left, right, out_dtype=torch.float32, out=out)
 
 
-def _sums(values: Tensor) -> Tensor:
-    """Return the sums of the last axis, a multiple of `_SUMMED` numbers, in an order that more zeros do not change.
+def _sums(values: Tensor, at_once: int) -> Tensor:
+    """Return the sums of the last axis, in an order that zeros behind its end do not change. Changes ``values``.
 
-    On a CPU torch adds up so many numbers each, in an order of its own that is always the same. What there is to add up
-    then, elsewhere all, is added up by halves, in place: what stands from the largest power of two on is added to what
-    stands before it.
+    Torch adds up ``at_once`` numbers each, in an order of its own, which depends on how many they are. What there is to
+    add up then is added up by halves: what stands from the largest power of two on is added to what stands before it.
     """
-    if values.device.type == "cpu":
-        values = values.unflatten(-1, (-1, _SUMMED)).sum(-1)
+    if at_once > 1:
+        values = values.reshape(*values.shape[:-1], -1, at_once).sum(-1)
     left = values.shape[-1]
     while left > 1:
         half = 1 << (left - 1).bit_length() - 1

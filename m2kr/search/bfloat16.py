@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+
+from m2kr.search.ragged import gather
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,17 +51,14 @@ class Rounded:
             into, lose = gathered[: part.stop - start], difference[: part.stop - start]
             if source is None:
                 into.copy_(vectors[part])
-            elif vectors.dtype == torch.float32:
-                torch.index_select(vectors, 0, torch.from_numpy(source[part]), out=into)
             else:
-                into.copy_(vectors.index_select(0, torch.from_numpy(source[part])))
+                gather(vectors, source[part], into)
             rounded[part] = into
             lose.copy_(rounded[part])
             torch.sub(into, lose, out=lose)
             torch.linalg.vector_norm(lose, dim=1, out=lost[part])
             torch.linalg.vector_norm(into, dim=1, out=lengths[part])
-        for norms in (lengths, lost):
-            norms.mul_(1 + (dim + 4) * 2.0**-22).add_(dim**0.5 * 2.0**-62)
+        lengths, lost = (more(norms, dim) for norms in (lengths, lost))
         return cls(rounded, lengths.add_(lost), lost)
 
 
@@ -82,25 +80,9 @@ def rounds_once(rows: int, dim: int, columns: int) -> bool:
     return bool(((product - exact).abs() <= half.abs() + added_up).all())
 
 
-@cache
-def is_quick(dim: int) -> bool:
-    """Whether a product in bfloat16 is faster than one in float32, so that it is worth trying what goes with it.
-
-    It takes a fraction of a millisecond: of a smaller one, what each call costs would decide, and so chance.
-    """
-    import torch
-
-    rows = max(1, _ROUNDED_AT_ONCE // max(dim, 1))
-    fastest = []
-    for dtype in (torch.float32, torch.bfloat16):
-        left, right = torch.ones((rows, dim), dtype=dtype), torch.ones((dim, 320), dtype=dtype)
-        seconds = []
-        for _ in range(4):
-            start = time.perf_counter()
-            torch.mm(left, right)
-            seconds.append(time.perf_counter() - start)
-        fastest.append(min(seconds))
-    return fastest[1] < fastest[0]
+def more(norms: Tensor, dim: int) -> Tensor:
+    """Return at least the lengths of vectors whose norms were computed in float32. Changes ``norms``."""
+    return norms.mul_(1 + (dim + 4) * 2.0**-22).add_(dim**0.5 * 2.0**-62)
 
 
 def further_from_zero(values: Tensor, out: Tensor | None = None) -> Tensor:

@@ -1,12 +1,12 @@
-"""Exact search that multiplies most passages in half precision only: those that a proven bound keeps out of the best.
+"""Exact search that multiplies most passages in few bits only: those that a proven bound keeps out of the best.
 
-`m2kr.search.bounds`, or on a GPU `m2kr.search.half`, gives each passage of a chunk a lower and an upper bound of its
-score. What has an upper bound below the k-th highest lower bound is not among the k best. Of the others, those that
-look best are scored first, in float32, exactly as without all this; the k-th best score is then nearly known, and only
-what can still reach it is scored after them. So scores, order and ties are the same to the bit.
+`m2kr.search.bounds` or `m2kr.search.whole`, or on a GPU `m2kr.search.half`, gives each passage of a chunk a lower and
+an upper bound of its score. What has an upper bound below the k-th highest lower bound is not among the k best. Of the
+others, those that look best are scored first, in float32, exactly as without all this; the k-th best score is then
+nearly known, and only what can still reach it is scored after them. So scores, order and ties are the same to the bit.
 
-The choice. Both ways are tried on some passages of the first large chunk, and the search goes on in the faster one. It
-is asked anew whether leaving passages out pays: after a chunk in which it did not, and, as the bar rises with the
+The choice. All ways are tried on some passages of the first large chunk, and the search goes on in the fastest. It is
+asked anew whether leaving passages out pays: after a chunk in which it did not, and, as the bar rises with the
 passages seen, after 1, 2, 4, ... chunks of the plain way.
 """
 
@@ -14,25 +14,29 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from m2kr.search.best import Best
-from m2kr.search.bfloat16 import is_quick
-from m2kr.search.bounds import Bounded
+from m2kr.search.bounds import Bfloat16Bounded, Bounded
 from m2kr.search.device import kind_of, wait_for
 from m2kr.search.half import HalfBounded, again_plan, can_bound
 from m2kr.search.maxsim import product_scores, scores_of
+from m2kr.search.products import is_quick
 from m2kr.search.ragged import Ragged, as_tensor
 from m2kr.search.tiles import Block, Layout, Plan, Stack
+from m2kr.search.whole import WholeBounded
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Way: TypeAlias = Literal["measured", "plain", "bounded"]
+Way: TypeAlias = Literal["measured", "plain", "bounded", "int8"]
+Kind: TypeAlias = "type[Bounded] | type[HalfBounded]"
+T = TypeVar("T")
 Positions: TypeAlias = npt.NDArray[np.int64]
 
 _AGAIN_NUMBERS = 1 << 18  # in float32, of passages that are scored again: half of a second-level cache
@@ -48,6 +52,7 @@ _FOR_EACH = 40  # passages seen, for each that is to be found: of fewer, too man
 _MANY_PASSAGES = 4096  # of a chunk, of whose time trying takes so little that a quarter of that is enough
 _LEAST_WORK = {"cpu": 1 << 30, "other": 1 << 42}
 _GAIN = 0.9
+_MOST_LEFT = 0.5  # where bounds leave more, there is no second round
 
 
 class Searched:
@@ -60,7 +65,8 @@ class Searched:
         k: passages to find for each query.
         device: as torch names it. The plain way is the only one but on a CPU and, unless the fused kernel takes the
             queries as they are, on a CUDA GPU (`m2kr.search.half`).
-        way: "plain": every product in float32. "bounded": as this module says. "measured": the faster one.
+        way: "plain": every product in float32. "bounded": as this module says, by products in half precision; "int8":
+            on a CPU by those of whole numbers. "measured": the fastest one.
     """
 
     def __init__(
@@ -74,9 +80,10 @@ class Searched:
         self._half = kind_of(device) != "cpu"
         bounds = not self._half or (not plan.fused and can_bound(device, plan.dim))
         self._way = way if bounds else "plain"
+        self._kind: Kind = HalfBounded if self._half else WholeBounded if way == "int8" else Bfloat16Bounded
         again = max(1, min(plan.block_rows, _AGAIN_NUMBERS // max(plan.dim, 1)))
         self._room = torch.empty((0 if self._half else again, plan.dim))
-        self._faster = way == "bounded"
+        self._faster = self._way in ("bounded", "int8")
         self._plain_seconds = 0.0  # for a vector of a passage and one of a query
         self._wait, self._pause = 0, 1
 
@@ -94,7 +101,7 @@ class Searched:
         import torch
 
         start = self._seconds()
-        bounded = self._bounded(chunk, first)
+        bounded = self._bounded(self._kind, chunk, first)
         for stack, best in zip(self._stacks, self.best, strict=True):
             self._add_bounded(stack, best, bounded)
         if len(empty := first + np.flatnonzero(chunk.lengths == 0)):
@@ -108,10 +115,12 @@ class Searched:
         wait_for(self._device)
         return time.perf_counter()
 
-    def _bounded(self, chunk: Ragged, first: int, passages: Positions | None = None) -> Bounded | HalfBounded:
-        if self._half:
-            return HalfBounded.of(self._there(chunk), first, self._plan, passages)
-        return Bounded.of(chunk, first, self._layouts(chunk, passages))
+    def _bounded(
+        self, kind: Kind, chunk: Ragged, first: int, passages: Positions | None = None
+    ) -> Bounded | HalfBounded:
+        if issubclass(kind, HalfBounded):
+            return kind.of(self._there(chunk), first, self._plan, passages)
+        return kind.of(chunk, first, self._layouts(kind, chunk, passages))
 
     def _there(self, chunk: Ragged) -> Ragged:
         return Ragged(as_tensor(chunk.vectors).to(self._device), chunk.offsets)
@@ -119,9 +128,9 @@ class Searched:
     def _blocks(self, chunk: Ragged, first: int) -> Iterator[Block]:
         return Block.cut(chunk, first, self._plan, self._queries, self._device)
 
-    def _layouts(self, chunk: Ragged, passages: Positions | None = None) -> Iterator[Layout]:
+    def _layouts(self, kind: type[Bounded], chunk: Ragged, passages: Positions | None = None) -> Iterator[Layout]:
         """Lay out the passages that have vectors, or some of those."""
-        rows = self._plan.tile_rows
+        rows = max(self._plan.tile_rows, kind.tile_numbers // max(self._plan.dim, 1))
         every = Layout.of(chunk, passages, size=rows, items=rows, most=self._plan.block_rows)
         return (layout for layout in every if layout.tiles)
 
@@ -222,8 +231,8 @@ class Searched:
 
     def _pays(self, chunk: Ragged, first: int) -> bool:
         """Whether to leave passages of this chunk out; measured, where that is due."""
-        if self._way == "bounded":
-            return True
+        if self._way != "measured":
+            return self._faster
         # The first stack has the longest queries.
         width = self._stacks[0].width if self._stacks and self._stacks[0].longest else 0
         work = len(chunk.vectors) * self._plan.dim * width
@@ -246,45 +255,82 @@ class Searched:
             self._wait, self._pause = self._pause, 2 * self._pause
 
     def _measured(self, chunk: Ragged, first: int) -> bool:
-        """Try both ways on some passages of a chunk, and tell whether leaving passages out will be faster."""
+        """Try all ways on some passages of a chunk. Tell whether leaving passages out will be faster; choose how."""
         import torch
 
-        if not self._half and not is_quick(self._plan.dim):
+        kinds = self._kinds()
+        if not kinds:
             return False
         stack, best, plan = self._stacks[0], self.best[0], self._plan
         vectors, chunk = stack.vectors(self._queries, self._device), self._there(chunk)
-        kind = "other" if self._half else "cpu"
-        step = max(_TRIED[kind], len(chunk) // _MOST_TRIED[kind])
+        name = "other" if self._half else "cpu"
+        step = max(_TRIED[name], len(chunk) // _MOST_TRIED[name])
         order = np.argsort(-chunk.lengths, kind="stable")[: np.count_nonzero(chunk.lengths) : step]
-        fastest = np.full(4, np.inf)
-        for _ in range(_ROUNDS):  # in the first one everything starts up
-            times = [self._seconds()]
-            bounded = self._bounded(chunk, first, order)  # says so where numbers are not finite
-            times.append(self._seconds())
+        fastest: dict[Any, float] = {}
+
+        def timed(work: Any, do: Callable[[], T]) -> T:
+            start = self._seconds()
+            done = do()
+            fastest[work] = min(fastest.get(work, math.inf), self._seconds() - start)
+            return done
+
+        def plain() -> Tensor:
             blocks = Block.some(chunk, first, order, plan.tile_rows, plan.block_rows, plan.least_rows)
-            scores = torch.cat([self._scores(stack, block) for block in blocks], dim=1)
-            times.append(self._seconds())
-            bounds = bounded.bounds(stack, vectors, self._product)
-            times.append(self._seconds())
-            if isinstance(bounded, HalfBounded):
-                marked = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
-                marked[0] = True
-                again = self._marked(stack, vectors, bounded, marked)[0]
-            else:
-                again = self._again(stack, vectors, 0, bounded, np.arange(len(order)))
-            times.append(self._seconds())
-            fastest = np.minimum(fastest, np.diff(times))
-        # That a product in another shape, or of other passages, gives the same bits is what all this rests on.
-        if bounds is None or not torch.equal(again.view(torch.int32), scores[0].view(torch.int32)):
-            return False
-        rounding, plain, bounding, scoring = fastest
+            return torch.cat([self._scores(stack, block) for block in blocks], dim=1)
+
         # Where among those tried the k-th of all will be, when this chunk has been searched.
-        place = math.ceil(self._k / (best.seen + len(chunk)) * len(order))
-        bar = scores.topk(min(place, len(order)), dim=1).values[:, -1:]
-        left = bounds[1] >= torch.maximum(bar, best.bar())
-        if self._half:  # what is left of any of those that are multiplied together
-            left = torch.stack([left[where].any(0) for where, _, _ in stack.groups(vectors, plan.product_vectors)])
+        place = min(math.ceil(self._k / (best.seen + len(chunk)) * len(order)), len(order))
+        left: dict[Kind, float] = {}
+        for _ in range(_ROUNDS):  # in the first one everything starts up
+            bounded = {  # says so where numbers are not finite
+                kind: timed(("rounding", kind), partial(self._bounded, kind, chunk, first, order)) for kind in kinds
+            }
+            scores = timed("plain", plain)
+            bar = torch.maximum(scores.topk(place, dim=1).values[:, -1:], best.bar())
+            for kind in kinds:
+                bounds = timed(("bounding", kind), partial(bounded[kind].bounds, stack, vectors, self._product))
+                left[kind] = math.inf if bounds is None else self._left(stack, vectors, bounds[1] >= bar)
+            kinds = [kind for kind in kinds if left[kind] <= _MOST_LEFT * len(stack.queries)]
+            if not kinds:
+                break
+            again = timed("again", partial(self._all_again, stack, vectors, bounded[kinds[0]]))
+            # That a product in another shape, or of other passages, gives the same bits is what all this rests on.
+            if not torch.equal(again.view(torch.int32), scores[0].view(torch.int32)):
+                return False
         stacks = sum(other.width for other in self._stacks) / stack.width
-        self._plain_seconds = float(plain) / int(chunk.lengths[order].sum()) / stack.width
-        faster = rounding + stacks * (bounding + float(left.float().mean()) * len(left) * scoring)
-        return bool(faster < _GAIN * stacks * plain)
+        self._plain_seconds = fastest["plain"] / int(chunk.lengths[order].sum()) / stack.width
+        least = _GAIN * stacks * fastest["plain"]
+        found = False
+        for kind in kinds:
+            scoring = left[kind] * fastest["again"]
+            seconds = fastest["rounding", kind] + stacks * (fastest["bounding", kind] + scoring)
+            if seconds < least:
+                self._kind, least, found = kind, seconds, True
+        return found
+
+    def _left(self, stack: Stack, vectors: Tensor, left: Tensor) -> float:
+        """Return how often all passages would be scored again, where bounds leave some of them for each query."""
+        import torch
+
+        if self._half:  # what is left of any of those that are multiplied together
+            groups = stack.groups(vectors, self._plan.product_vectors)
+            left = torch.stack([left[where].any(0) for where, _, _ in groups])
+        return float(left.float().mean()) * len(left)
+
+    def _kinds(self) -> list[Kind]:
+        """Return the kinds of bounds that are worth trying on the device."""
+        if self._half:
+            return [HalfBounded]
+        kinds: dict[Literal["bfloat16", "int8"], Kind] = {"bfloat16": Bfloat16Bounded, "int8": WholeBounded}
+        return [kind for numbers, kind in kinds.items() if is_quick(self._plan.dim, numbers)]
+
+    def _all_again(self, stack: Stack, vectors: Tensor, bounded: Bounded | HalfBounded) -> Tensor:
+        """Return the scores of the first query of a stack with all passages, as those that are left get them."""
+        import torch
+
+        items = len(bounded.rows)
+        if not isinstance(bounded, HalfBounded):
+            return self._again(stack, vectors, 0, bounded, np.arange(items))
+        marked = torch.zeros((len(stack.queries), items), dtype=torch.bool, device=vectors.device)
+        marked[0] = True
+        return self._marked(stack, vectors, bounded, marked)[0]

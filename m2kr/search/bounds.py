@@ -29,16 +29,17 @@ is not what 2 and 3 say: `m2kr.search.bfloat16.rounds_once` tries it.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from m2kr.errors import M2KRError
 from m2kr.search.bfloat16 import Rounded, further_from_zero, rounds_once
+from m2kr.search.products import LANES, Part, highest_products, turned
 from m2kr.search.ragged import Ragged, as_tensor, first_not_finite
 from m2kr.search.tiles import Block, Layout, Stack
 
@@ -50,37 +51,20 @@ _TINY = 2.0**-120  # above everything that is lost where small numbers are taken
 LARGEST = 2.0**125
 """Of a bound of a score."""
 _LEAST = 2.0**-126  # float32 that is normal
-_SUMMED_AT_ONCE = 512  # passages
 # Sizes of a product, for each thread: measured with dimension 64 and 384 on a Xeon of 2 MiB of second-level cache a
 # core, where product and maximum of 2,048 x 320 are fastest: 1,024 x 640 and 512 x 640 take 1.1 to 2 times as long.
-_COLUMNS, _ROWS = 320, 2048
-_LANES = 32  # columns are a multiple of it, or the maximum is several times as slow
+COLUMNS, ROWS = 320, 2048
 
 
 @dataclass(frozen=True)
-class Part:
-    """Some passages in bfloat16.
-
-    Attributes:
-        vectors: shape (at least those of one product, dim), bfloat16.
-        starts: the first vector of each passage, shape (passages,).
-        lengths: vectors of each, none longer than one before it, shape (passages,).
-    """
-
-    vectors: Tensor
-    starts: npt.NDArray[np.int64]
-    lengths: npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Bounded:
+class Bounded(ABC):
     """The passages of a chunk that have vectors, or some of them, with what bounds of their scores are made of.
 
     Attributes:
         chunk: all of it, as it came.
         first: the row of its first passage.
         rows: of the passages, shape (passages,), int64; no passage has more vectors than one before it.
-        parts: their vectors, in the order of `rows`.
+        parts: their rounded vectors, in the order of `rows`.
         longest: for each passage at least the length of its longest vector, rounded or not, shape (passages,), float32.
         lost: at least the length of the largest rounding error of a vector.
     """
@@ -92,13 +76,53 @@ class Bounded:
     longest: Tensor
     lost: Tensor
 
+    tile_numbers: ClassVar[int] = 0
+    """That a tile of a layout has at least, unless it is of one passage."""
+
     @classmethod
+    @abstractmethod
     def of(cls, chunk: Ragged, first: int, layouts: Iterable[Layout]) -> Bounded:
         """Round the passages of layouts of a chunk, each of which has vectors.
 
         Raises:
             M2KRError: NaN or infinity.
         """
+
+    @abstractmethod
+    def bounds(self, stack: Stack, vectors: Tensor, product: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return what scores are at least and at most, each of shape (queries, passages), float32.
+
+        They hold for scores as `m2kr.search.maxsim.product_scores` gives them. None where there are no bounds.
+
+        Args:
+            stack: which queries; the longest has a vector.
+            vectors: theirs, as the stack gives them.
+            product: scratch, float32.
+        """
+
+    def some(self, passages: npt.NDArray[np.int64], size: int, room: Tensor) -> Iterator[Block]:
+        """Yield some of the passages, given in order, as `Block.some` does, where there is room for a block."""
+        rows = self.rows[passages] - self.first
+        return Block.some(self.chunk, self.first, rows, size, max(1, len(room) - size), room=room)
+
+    def check(self) -> None:
+        """Raise where what was rounded is not finite.
+
+        Raises:
+            M2KRError: NaN or infinity.
+        """
+        import torch
+
+        if not torch.isfinite(self.longest).all() and (bad := first_not_finite(self.chunk)) is not None:
+            raise M2KRError(f"the embeddings of passage {self.first + bad} hold NaN or infinity")
+
+
+class Bfloat16Bounded(Bounded):
+    """`Bounded` by products in bfloat16."""
+
+    @classmethod
+    def of(cls, chunk: Ragged, first: int, layouts: Iterable[Layout]) -> Bfloat16Bounded:
+        """See `Bounded.of`."""
         import torch
 
         parts, rows = [], []
@@ -112,46 +136,24 @@ class Bounded:
             for norms, found in ((rounded.lengths, longest), (rounded.lost, lost)):
                 found.append(torch.from_numpy(np.maximum.reduceat(norms.numpy(), starts)))
         bounded = cls(chunk, first, np.concatenate(rows), parts, torch.cat(longest), torch.cat(lost))
-        if not torch.isfinite(bounded.longest).all() and (bad := first_not_finite(chunk)) is not None:
-            raise M2KRError(f"the embeddings of passage {first + bad} hold NaN or infinity")
+        bounded.check()
         return bounded
 
-    def some(self, passages: npt.NDArray[np.int64], size: int, room: Tensor) -> Iterator[Block]:
-        """Yield some of the passages, given in order, as `Block.some` does, where there is room for a block."""
-        rows = self.rows[passages] - self.first
-        return Block.some(self.chunk, self.first, rows, size, max(1, len(room) - size), room=room)
-
     def bounds(self, stack: Stack, vectors: Tensor, product: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Return what scores are at least and at most, each of shape (queries, passages), float32.
-
-        They hold for scores as `m2kr.search.maxsim.product_scores` gives them. None where there are no bounds.
-
-        Args:
-            stack: which queries; the longest has a vector.
-            vectors: theirs, as the stack gives them.
-            product: scratch, float32.
-        """
+        """See `Bounded.bounds`."""
         import torch
 
         count, longest, dim = len(stack.queries), stack.longest, vectors.shape[1]
-        own = vectors[: count * longest]
-        rounded = Rounded.of(own)
-        lengths = rounded.lengths.view(count, longest).sum(1) * (1 + longest * 2.0**-22)
-        lost = rounded.lost.view(count, longest).sum(1) * (1 + longest * 2.0**-22)
-        terms = (1.01 * (dim + longest) + 8) * 2.0**-23
-        if not (terms < 0.5 and float(lengths.max()) * float(self.longest.max()) < LARGEST):
+        rounded = Rounded.of(vectors[: count * longest])
+        lengths, lost = (added_up(norms, longest) for norms in (rounded.lengths, rounded.lost))
+        unsure = unsure_of(dim, longest)
+        if unsure is None or not float(lengths.max()) * float(self.longest.max()) < LARGEST:
             return None
-        each = min(count, max(1, _COLUMNS // longest))  # queries multiplied at once
-        columns = -(-each * longest // _LANES) * _LANES
-        most = min(_ROWS * torch.get_num_threads(), max(_LANES, 2 * len(product) // columns))
+        each, columns, most = product_sizes(stack, 2 * len(product))
         if not all(rounds_once(min(most, len(part.vectors)), dim, columns) for part in self.parts):
             return None
-        added_up = 2 * terms / (1 - terms)
-        error = error_of(lengths, lost, self.longest, self.lost, added_up=added_up, dim=dim, longest=longest)
-        # Those multiplied at once are columns next to each other: a product is several times as fast then.
-        turned = torch.zeros((-(-count // each), dim, columns), dtype=torch.bfloat16)
-        for group, some in zip(turned, torch.split(rounded.vectors, each * longest), strict=True):
-            group[:, : len(some)] = some.T
+        error = error_of(lengths, lost, self.longest, self.lost, added_up=unsure, dim=dim, longest=longest)
+        groups = turned(rounded.vectors, each, longest)
         found = torch.empty((2, count, len(self.rows)))
         done = 0
         for part in self.parts:
@@ -159,11 +161,35 @@ class Bounded:
             scratch = product.view(torch.bfloat16)
             if len(scratch) < rows * columns:
                 scratch = torch.empty(rows * columns, dtype=torch.bfloat16)
-            scratch = scratch[: rows * columns].view(rows, columns)
             stop = done + len(part.starts)
-            _nearly(part, turned, longest, scratch, found[:, :, done:stop])
+            _nearly(part, groups, longest, scratch[: rows * columns].view(rows, columns), found[:, :, done:stop])
             done = stop
         return found[0].sub_(error), found[1].add_(error)
+
+
+def product_sizes(stack: Stack, numbers: int) -> tuple[int, int, int]:
+    """Return the queries that are multiplied at once, the columns of a product, and the rows that it has at most.
+
+    Args:
+        stack: which queries.
+        numbers: of a product, for which there is scratch.
+    """
+    import torch
+
+    each = min(len(stack.queries), max(1, COLUMNS // stack.longest))
+    columns = -(-each * stack.longest // LANES) * LANES
+    return each, columns, min(ROWS * torch.get_num_threads(), max(LANES, numbers // columns))
+
+
+def added_up(norms: Tensor, longest: int) -> Tensor:
+    """Return at least the sums of norms of the vectors of each query, shape (queries,)."""
+    return norms.view(-1, longest).sum(1) * (1 + longest * 2.0**-22)
+
+
+def unsure_of(dim: int, longest: int) -> float | None:
+    """Return what 3 multiplies A D with; None of vectors so long that it is of no use."""
+    terms = (1.01 * (dim + longest) + 8) * 2.0**-23
+    return 2 * terms / (1 - terms) if terms < 0.5 else None
 
 
 def error_of(
@@ -195,7 +221,7 @@ def error_of(
     return error.add_(small[:, None]).mul_(_MORE)
 
 
-def _nearly(part: Part, turned: Tensor, longest: int, product: Tensor, found: Tensor) -> None:
+def _nearly(part: Part, groups: Tensor, longest: int, product: Tensor, found: Tensor) -> None:
     """Write what the MaxSims of rounded vectors are at least and at most.
 
     The product comes in bfloat16, and its maximum is taken of the bits as whole numbers, several times as fast.
@@ -204,62 +230,26 @@ def _nearly(part: Part, turned: Tensor, longest: int, product: Tensor, found: Te
 
     Args:
         part: the passages.
-        turned: query vectors, shape (groups, dim, columns).
+        groups: query vectors, as `turned` gives them.
         longest: vectors of each query.
-        product: scratch, shape (rows, columns). As every product gets this shape, one kernel is made.
+        product: scratch, shape (rows, columns), bfloat16.
         found: gets the result, shape (2, queries, passages).
     """
     import torch
 
-    vectors, starts, lengths = part.vectors, part.starts.tolist(), part.lengths.tolist()
-    ends = (part.starts + part.lengths).tolist()
-    (rows, columns), bits, groups = product.shape, product.view(torch.int16), turned.unbind()
-    # Room for as many passages as a product can have.
-    most = min(max(_SUMMED_AT_ONCE, rows // lengths[-1]), len(starts))
-    highest = torch.empty((len(groups), most, columns), dtype=torch.int16)
-    summing = torch.empty((2, most * columns))
-    # Where passages of another length begin.
-    changes = [*(np.flatnonzero(np.diff(part.lengths)) + 1).tolist(), len(starts)]
+    rows, columns = product.shape
+    summing = torch.empty((2, part.most(rows) * columns))
+    some = torch.split(found, columns // longest, dim=1)
 
-    def add_up(first: int, stop: int) -> None:
-        each = columns // longest
-        for group, some in zip(
-            highest[:, : stop - first], torch.split(found[:, :, first:stop], each, dim=1), strict=True
-        ):
-            queries = some.shape[1]
-            _sum(group[:, : queries * longest].view(-1, queries, longest), some, summing)
+    def multiply(vectors: Tensor, group: Tensor) -> None:
+        torch.mm(vectors, group, out=product)
 
-    summed = done = 0
-    while done < len(starts):
-        start = min(starts[done], len(vectors) - rows)
-        # As many passages as end within the product; or one that is longer.
-        stop = bisect_right(ends, start + rows)
-        if max(stop, done + 1) - summed > most:
-            add_up(summed, done)
-            summed = done
-        some = vectors[start : start + rows]
-        if stop <= done:
-            for group, into in zip(groups, highest[:, done - summed], strict=True):
-                torch.mm(some, group, out=product)
-                torch.amax(bits, 0, out=into)
-                for at in range(start + rows, ends[done], rows):
-                    first = min(at, ends[done] - rows)
-                    torch.mm(vectors[first : first + rows], group, out=product)
-                    torch.maximum(into, bits.amax(0), out=into)
-            done += 1
-            continue
-        runs = []  # of passages of one length: where their maxima go, and their products
-        while done < stop:
-            until = min(stop, changes[bisect_right(changes, done)])
-            row, count, length = starts[done] - start, until - done, lengths[done]
-            same = bits[row : row + count * length].view(count, length, columns)
-            runs.append((slice(done - summed, until - summed), same))
-            done = until
-        for group, into in zip(groups, highest, strict=True):
-            torch.mm(some, group, out=product)
-            for where, same in runs:
-                torch.amax(same, 1, out=into[where])
-    add_up(summed, done)
+    def add_up(group: int, first: int, highest: Tensor) -> None:
+        own = some[group][:, :, first : first + len(highest)]
+        queries = own.shape[1]
+        _sum(highest[:, : queries * longest].view(-1, queries, longest), own, summing)
+
+    highest_products(part, groups, product.view(torch.int16), multiply, add_up)
 
 
 def _sum(bits: Tensor, found: Tensor, scratch: Tensor) -> None:

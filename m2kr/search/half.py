@@ -41,6 +41,7 @@ import numpy as np
 import numpy.typing as npt
 
 from m2kr.errors import M2KRError
+from m2kr.search.bfloat16 import more
 from m2kr.search.bounds import LARGEST, error_of
 from m2kr.search.device import kind_of
 from m2kr.search.fused import fused_kernel
@@ -110,8 +111,7 @@ class Scaled:
         vectors = scaled.half()
         lengths = torch.linalg.vector_norm(scaled, dim=2)
         lost = torch.linalg.vector_norm(scaled.sub_(vectors), dim=2)
-        for norms in (lengths, lost):
-            norms.mul_(1 + (dim + 4) * 2.0**-22).add_(dim**0.5 * 2.0**-62)
+        lengths, lost = (more(norms, dim) for norms in (lengths, lost))
         back = _power(-exponents)[:, None]
         return cls(vectors, exponents, lengths.add_(lost).mul_(back), lost.mul_(back))
 

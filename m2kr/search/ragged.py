@@ -167,6 +167,17 @@ class Ragged:
             start = stop
 
 
+def gather(vectors: Tensor, source: npt.NDArray[np.int64], out: Tensor) -> None:
+    """Copy vectors on the CPU, shape (n, dim), from where ``source`` says into float32, shape (len(source), dim)."""
+    import torch
+
+    where = torch.from_numpy(source)
+    if vectors.dtype == torch.float32:
+        torch.index_select(vectors, 0, where, out=out)
+    else:
+        out.copy_(vectors.index_select(0, where))
+
+
 def first_not_finite(items: Ragged) -> int | None:
     """Return the first item that holds NaN or infinity, or None."""
     import torch

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from m2kr.errors import M2KRError
 from m2kr.search.device import kind_of
 from m2kr.search.fused import TILE_BYTES, fused_kernel, piece_length
-from m2kr.search.ragged import Ragged, as_tensor, first_not_finite
+from m2kr.search.ragged import Ragged, as_tensor, first_not_finite, gather
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -370,10 +370,7 @@ class Block:
         rows = torch.from_numpy(first + layout.passages).to(device)
         if room is not None and least <= count <= len(room):
             vectors = room[:count]
-            if every.dtype == torch.float32:
-                torch.index_select(every, 0, torch.from_numpy(source), out=vectors)
-            else:
-                vectors.copy_(every.index_select(0, torch.from_numpy(source)))
+            gather(every, source, vectors)
             return cls(vectors, rows, layout.tiles, fused)
         if count and np.array_equal(source, np.arange(source[0], source[0] + count)):
             vectors = every[source[0] : source[0] + count]

@@ -40,8 +40,10 @@ from m2kr.common.files import atomic, atomic_path
 from m2kr.dataset import load_task
 from m2kr.retriever import get_retriever, instruction_end
 from m2kr.search.bounded import Searched
+from m2kr.search.bounds import Bfloat16Bounded
 from m2kr.search.exact import search
 from m2kr.search.ragged import Ragged
+from m2kr.search.whole import WholeBounded
 from m2kr.synthetic.write import generate
 from m2kr.tasks import TASKS
 
@@ -118,16 +120,23 @@ def bare_product(queries: torch.Tensor, passages: torch.Tensor, tile: int, colum
 
 def measure(
     queries: Ragged, passages: Ragged, seconds: float, *, every_plain: bool, sentence_transformers: bool
-) -> dict[Any, float]:
-    """Return the fastest times of all ways, and the share of passages that this very search scored in float32.
+) -> dict[Any, Any]:
+    """Return the fastest times of all ways, and of these very searches the product and what was scored in float32.
 
     With ``every_plain`` each search for k passages follows one for as many in float32, and their losses are returned.
     """
     numbers, asked = torch.as_tensor(passages.vectors), torch.as_tensor(queries.vectors)
-    best: dict[Any, float] = {}
+    best: dict[Any, Any] = {}
     times: dict[Any, list[float]] = {}
     scored = 0
-    before = Searched._again
+    numbers_of = {WholeBounded: "8 bits", Bfloat16Bounded: "bfloat16"}
+    multiplied = ""
+    before, before_added = Searched._again, Searched._add_bounded
+
+    def added(self: Any, stack: Any, best: Any, bounded: Any) -> None:
+        nonlocal multiplied
+        multiplied = numbers_of[type(bounded)]
+        before_added(self, stack, best, bounded)
 
     def counted(self: Any, stack: Any, vectors: Any, query: int, bounded: Any, chosen: Any) -> Any:
         nonlocal scored
@@ -147,7 +156,7 @@ def measure(
     tile, columns = min(best, key=best.__getitem__)
     begun = time.perf_counter()
     rounds, most = 0, (3 if every_plain else 1) * MOST_ROUNDS
-    Searched._again = counted  # type: ignore[method-assign]
+    Searched._again, Searched._add_bounded = counted, added  # type: ignore[method-assign]
     try:
         while rounds < most and (rounds < 2 or time.perf_counter() - begun < seconds):
             rounds += 1
@@ -157,14 +166,15 @@ def measure(
             for k in KS:
                 if every_plain:
                     timed(("plain", k), lambda k=k: search(queries, passages, k, way="plain"))
-                scored = 0
+                scored, multiplied = 0, "float32"
                 fastest = best.get(k, np.inf)
                 found = timed(k, lambda k=k: search(queries, passages, k))
                 if best[k] < fastest:  # the choice between the ways may differ from round to round
                     best["scored", k] = scored / len(queries) / len(passages)
+                    best["numbers", k] = multiplied
                 assert all(np.array_equal(mine, whole[:, :k]) for mine, whole in zip(found, wanted, strict=True))
     finally:
-        Searched._again = before  # type: ignore[method-assign]
+        Searched._again, Searched._add_bounded = before, before_added  # type: ignore[method-assign]
     best["rounds"] = rounds
     for k in KS:
         best["usual", k] = float(np.median(times[k]))
@@ -181,25 +191,27 @@ def measure(
     return best
 
 
-def table(found: dict[tuple[str, int], dict[Any, float]]) -> str:
+def table(found: dict[tuple[str, int], dict[Any, Any]]) -> str:
     """Return times as multiples of the fastest bare product, in Markdown: the fastest, and in brackets the median."""
     heads = [f"k = {k}" for k in KS]
     lines = [
-        f"| vectors | bare product, s | all in float32 | {' | '.join(heads)} | scored in float32 | s-t maxsim |",
-        f"| --- | ---: | ---: |{' ---: |' * len(KS)} --- | ---: |",
+        f"| vectors | bare product, s | all in float32 | {' | '.join(heads)} "
+        "| multiplied in | scored in float32 | s-t maxsim |",
+        f"| --- | ---: | ---: |{' ---: |' * len(KS)} --- | --- | ---: |",
     ]
     for (model, length), best in found.items():
         times = " | ".join(f"{best[k] / best['bare']:.2f} ({best['usual', k] / best['bare']:.2f})" for k in KS)
         shares = ", ".join(f"{best['scored', k]:.1%}" for k in KS)
+        numbers = ", ".join(best["numbers", k] for k in KS)
         theirs = f"{best['theirs'] / best['bare']:.2f}" if "theirs" in best else ""
         lines.append(
             f"| {model}, {QUERIES[length]} queries of {length} | {best['bare']:.2f} | "
-            f"{best['plain'] / best['bare']:.2f} | {times} | {shares} | {theirs} |"
+            f"{best['plain'] / best['bare']:.2f} | {times} | {numbers} | {shares} | {theirs} |"
         )
     return "\n".join(lines)
 
 
-def draw(found: dict[tuple[str, int], dict[Any, float]], path: Path) -> None:
+def draw(found: dict[tuple[str, int], dict[Any, Any]], path: Path) -> None:
     """Draw times as multiples of the bare product, beside the goals."""
     import matplotlib
 
@@ -261,7 +273,7 @@ def main() -> None:
         print(grown(arguments.models[0], arguments.vectors, arguments.grown))
         return
     load = os.getloadavg()[0]
-    found: dict[tuple[str, int], dict[Any, float]] = {}
+    found: dict[tuple[str, int], dict[Any, Any]] = {}
     for model in arguments.models:
         queries, passages = vectors_of(model, arguments.vectors)
         passages = passages.rows(0, arguments.passages)

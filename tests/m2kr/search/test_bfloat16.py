@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
-from m2kr.search import bfloat16
-from m2kr.search.bfloat16 import Rounded, further_from_zero, is_quick, rounds_once
+from m2kr.search.bfloat16 import Rounded, further_from_zero, rounds_once
 
 
 def test_a_vector_and_what_rounding_takes_from_it() -> None:
@@ -41,13 +38,3 @@ def test_a_product_that_rounds_more_than_once_is_found_out(monkeypatch: pytest.M
 def test_half_a_unit_of_the_last_place() -> None:
     values = torch.tensor([1.0, 1.9921875, -1.0, -6.0, 0.375])
     assert (further_from_zero(values) - values).tolist() == [2**-8, 2**-8, -(2**-8), -(2**-6), 2**-10]
-
-
-@pytest.mark.parametrize(("seconds", "quick"), [((3.0, 1.0), True), ((1.0, 3.0), False)])
-def test_whether_a_product_is_quick(monkeypatch: pytest.MonkeyPatch, seconds: tuple[float, float], quick: bool) -> None:
-    """With a clock that says how long the four products in float32, and then those in bfloat16, take."""
-    ticks = iter([tick for taken in seconds for _ in range(4) for tick in (0.0, taken)])
-    monkeypatch.setattr(bfloat16, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
-    is_quick.cache_clear()
-    assert is_quick(8) is quick
-    is_quick.cache_clear()

@@ -15,15 +15,19 @@ from hypothesis import strategies as st
 from m2kr.errors import M2KRError
 from m2kr.search import bounded as module
 from m2kr.search import bounds as bounds_module
-from m2kr.search.bounded import Searched
-from m2kr.search.bounds import Bounded
+from m2kr.search import whole as whole_module
+from m2kr.search.bounded import Searched, Way
+from m2kr.search.bounds import Bfloat16Bounded, Bounded
 from m2kr.search.exact import search
 from m2kr.search.maxsim import product_scores
 from m2kr.search.ragged import Ragged
 from m2kr.search.store import EmbeddingStore
 from m2kr.search.tiles import Block, Layout, Plan, stacks_of
+from m2kr.search.whole import WholeBounded
 from tests.m2kr.search.items import Ranking, assert_exactly, random_items, whole_numbers
 
+KINDS = (Bfloat16Bounded, WholeBounded)
+BOUNDED: tuple[Way, ...] = ("bounded", "int8")
 VALUES = ("unit", "near", "equal", "zeros", "large", "small", "mixed", "dominant", "negative", "too large")
 
 
@@ -106,8 +110,8 @@ def test_the_result_is_that_of_the_plain_way_to_the_bit(
         store.append(np.concatenate(passages) if single else passages)
         asked = np.concatenate(queries) if single else queries
         wanted = outcome(asked, store, k, memory=memory, way="plain")
-        assert_same(outcome(asked, store, k, memory=memory, way="bounded"), wanted)
-        assert_same(outcome(asked, store, k, memory=memory), wanted)
+        for way in (*BOUNDED, "measured"):
+            assert_same(outcome(asked, store, k, memory=memory, way=way), wanted)
 
 
 @settings(max_examples=25, deadline=None)
@@ -117,16 +121,19 @@ def test_the_result_is_that_of_the_plain_way_to_the_bit(
     passage_lengths=st.lists(st.integers(0, 12), min_size=1, max_size=40),
     dim=st.sampled_from([8, 64, 300]),
     k=st.integers(1, 40),
+    way=st.sampled_from(BOUNDED),
 )
 def test_the_result_is_that_of_the_double_loop(
-    seed: int, query_lengths: list[int], passage_lengths: list[int], dim: int, k: int
+    seed: int, query_lengths: list[int], passage_lengths: list[int], dim: int, k: int, way: Way
 ) -> None:
     rng = np.random.default_rng(seed)
     queries, passages = whole_numbers(rng, query_lengths, dim), whole_numbers(rng, passage_lengths, dim)
-    assert_exactly(search(queries, passages, k, way="bounded"), queries, passages, k)
+    assert_exactly(search(queries, passages, k, way=way), queries, passages, k)
 
 
-def bounds_of(queries: list[np.ndarray], passages: list[np.ndarray]) -> tuple[torch.Tensor, ...]:
+def bounds_of(
+    kind: type[Bounded], queries: list[np.ndarray], passages: list[np.ndarray]
+) -> tuple[torch.Tensor, ...] | None:
     """Scores in float32, lower and upper bounds of them, each of shape (queries, passages)."""
     asked = Ragged.from_list(queries)
     stacks = stacks_of(asked, 1 << 30, "cpu")
@@ -136,8 +143,9 @@ def bounds_of(queries: list[np.ndarray], passages: list[np.ndarray]) -> tuple[to
     (stack,) = stacks
     vectors, product = stack.vectors(asked, "cpu"), torch.empty(plan.product_numbers)
     layouts = Layout.of(chunk, size=plan.tile_rows, items=plan.tile_rows, most=plan.block_rows)
-    bounds = Bounded.of(chunk, 0, layouts).bounds(stack, vectors, product)
-    assert bounds is not None
+    bounds = kind.of(chunk, 0, layouts).bounds(stack, vectors, product)
+    if bounds is None:
+        return None
     return product_scores(stack, vectors, block, product, plan).T, *bounds
 
 
@@ -146,22 +154,48 @@ def bounds_of(queries: list[np.ndarray], passages: list[np.ndarray]) -> tuple[to
     seed=st.integers(0, 2**32 - 1),
     values=st.sampled_from([values for values in VALUES if values != "too large"]),
     dim=st.sampled_from([8, 17, 64, 128, 1024]),
+    kind=st.sampled_from(KINDS),
 )
-def test_scores_are_within_their_bounds(seed: int, values: str, dim: int) -> None:
+def test_scores_are_within_their_bounds(seed: int, values: str, dim: int, kind: type[Bounded]) -> None:
     rng = np.random.default_rng(seed)
-    scores, lower, upper = bounds_of(
-        adversarial(rng, [5, 40, 1], dim, values), adversarial(rng, list(rng.integers(1, 30, 60)), dim, values)
+    found = bounds_of(
+        kind, adversarial(rng, [5, 40, 1], dim, values), adversarial(rng, list(rng.integers(1, 30, 60)), dim, values)
     )
+    assert found is not None
+    scores, lower, upper = found
     assert (lower <= scores).all()
     assert (scores <= upper).all()
 
 
-def test_bounds_are_narrow_enough_to_be_of_use() -> None:
-    """A vector rounded to bfloat16 is off by some 0.17 percent, a product that is below 1/2 by 1/1024."""
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("power", [-60, -40, 40, 60, 90, 110, 125])
+def test_queries_and_passages_of_very_different_lengths_have_bounds_or_none(kind: type[Bounded], power: int) -> None:
+    """Nothing on the way to a bound may leave the range of float32."""
+    rng = np.random.default_rng(5)
+    queries, passages = (adversarial(rng, [4] * 9, 64, "unit") for _ in range(2))
+    queries = [item * np.float32(2.0**power) for item in queries]
+    passages = [item * np.float32(2.0**-power) for item in passages]
+    if (found := bounds_of(kind, queries, passages)) is None:
+        assert abs(power) > 60  # where it could matter to someone, there are bounds
+        return
+    scores, lower, upper = found
+    assert torch.isfinite(upper).all()
+    assert ((lower <= scores) & (scores <= upper)).all()
+
+
+@pytest.mark.parametrize(("kind", "vector", "product"), [(Bfloat16Bounded, 0.0018, 1 / 1024), (WholeBounded, 0.011, 0)])
+def test_bounds_are_narrow_enough_to_be_of_use(kind: type[Bounded], vector: float, product: float) -> None:
+    """A vector rounded to bfloat16 is off by some 0.17 percent, a product that is below 1/2 by 1/1024.
+
+    Of 128 normally distributed numbers of which the largest is 4.2 standard deviations, rounded to multiples of 1/127
+    of that, the vector is off by 4.2 / 127 / 12 ** 0.5, 1 percent.
+    """
     rng = np.random.default_rng(0)
     queries, passages = (adversarial(rng, [30] * 4, 128, "unit") for _ in range(2))
-    scores, lower, upper = bounds_of(queries, passages)
-    assert (upper - lower).max() / 2 < 30 * (2 * 0.0018 + 1 / 1024)
+    found = bounds_of(kind, queries, passages)
+    assert found is not None
+    scores, lower, upper = found
+    assert (upper - lower).max() / 2 < 30 * (2 * vector + product)
     assert ((upper - scores) / (upper - lower) < 0.9).all()
 
 
@@ -179,12 +213,15 @@ def test_no_denormal_numbers_are_added_up(monkeypatch: pytest.MonkeyPatch, value
 
     monkeypatch.setattr(bounds_module, "_summed", checked)
     passages = [-item if values == "negative" else item for item in adversarial(rng, [1, 3] * 20, 64, values)]
-    scores, lower, upper = bounds_of(adversarial(rng, [5, 40, 1], 64, values), passages)
+    found = bounds_of(Bfloat16Bounded, adversarial(rng, [5, 40, 1], 64, values), passages)
     assert summed
+    assert found is not None
+    scores, lower, upper = found
     assert ((lower <= scores) & (scores <= upper)).all()
 
 
-def test_few_passages_are_scored_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("way", BOUNDED)
+def test_few_passages_are_scored_in_float32(monkeypatch: pytest.MonkeyPatch, way: Way) -> None:
     rng = np.random.default_rng(1)
     queries, passages = random_items(rng, [20] * 5, 64), random_items(rng, list(rng.integers(5, 30, 400)), 64)
     scored: list[int] = []
@@ -196,17 +233,19 @@ def test_few_passages_are_scored_in_float32(monkeypatch: pytest.MonkeyPatch) -> 
     before = Searched._again
     monkeypatch.setattr(Searched, "_again", again)
     monkeypatch.setattr(module, "scores_of", None)  # nothing else is to score
-    search(queries, passages, 10, way="bounded")
+    search(queries, passages, 10, way=way)
     assert 5 * 10 <= sum(scored) < 5 * 400 / 5
 
 
-def test_without_a_product_that_rounds_once_the_plain_way_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("way", BOUNDED)
+def test_without_a_product_as_supposed_the_plain_way_is_taken(monkeypatch: pytest.MonkeyPatch, way: Way) -> None:
     rng = np.random.default_rng(3)
     queries, passages = (random_items(rng, [6] * 20, 48) for _ in range(2))
     wanted = search(queries, passages, 5, way="plain")
     monkeypatch.setattr(bounds_module, "rounds_once", lambda *shape: False)
+    monkeypatch.setattr(whole_module, "multiplies_exactly", lambda *shape: False)
     monkeypatch.setattr(Searched, "_again", None)  # nothing is left to it
-    assert_same(search(queries, passages, 5, way="bounded"), wanted)
+    assert_same(search(queries, passages, 5, way=way), wanted)
 
 
 @pytest.fixture
@@ -215,7 +254,7 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_FEWEST_PASSAGES", 1)
     monkeypatch.setattr(module, "_LEAST_WORK", {"cpu": 0, "other": 0})
     monkeypatch.setattr(module, "_FOR_EACH", 0)
-    monkeypatch.setattr(module, "is_quick", lambda dim: True)
+    monkeypatch.setattr(module, "is_quick", lambda dim, numbers: True)
 
 
 @pytest.mark.usefixtures("eager")
@@ -263,8 +302,42 @@ def test_the_faster_way_is_taken_and_asked_for_anew(monkeypatch: pytest.MonkeyPa
     )
 
 
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_kind_of_product_is_measured_too(monkeypatch: pytest.MonkeyPatch, kind: type[Bounded]) -> None:
+    """With a clock by which all takes a second but what goes with the other kind, which takes ten."""
+    now = 0.0
+
+    def taking(seconds: float, before: Any) -> Any:
+        def slow(*arguments: Any) -> Any:
+            nonlocal now
+            now += seconds
+            return before(*arguments)
+
+        return slow
+
+    for other in KINDS:
+        seconds = 1.0 if other is kind else 10.0
+        monkeypatch.setattr(other, "bounds", taking(seconds, other.bounds))
+    monkeypatch.setattr(Searched, "_scores", taking(100.0, Searched._scores))
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now))
+    chosen: list[type[Bounded]] = []
+
+    def add(self: Searched, stack: Any, best: Any, bounded: Bounded) -> None:
+        chosen.append(type(bounded))
+        before(self, stack, best, bounded)
+
+    before = Searched._add_bounded
+    monkeypatch.setattr(Searched, "_add_bounded", add)
+    rng = np.random.default_rng(6)
+    queries, passages = (random_items(rng, [6] * count, 48) for count in (3, 300))
+    wanted = search(queries, passages, 5, way="plain")
+    assert_same(search(queries, passages, 5), wanted)
+    assert set(chosen) == {kind}
+
+
 def test_a_way_that_is_none() -> None:
-    with pytest.raises(M2KRError, match="way must be 'measured', 'plain' or 'bounded', not 'fast'"):
+    with pytest.raises(M2KRError, match="way must be 'measured', 'plain', 'bounded' or 'int8', not 'fast'"):
         search(np.ones((1, 4)), np.ones((2, 4)), 1, way="fast")  # type: ignore[arg-type]
 
 

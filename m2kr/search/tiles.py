@@ -193,8 +193,8 @@ class Plan:
         widest = max(widths, default=_LEAST_ROWS)
         most = max((len(stack.queries) for stack in stacks), default=1)
         longest = max((stack.longest for stack in stacks), default=0)
-        # On a CPU there is room for two products, or one of four times the rows in bfloat16 (`m2kr.search.bounds`),
-        # elsewhere for one, and its maxima.
+        # On a CPU there is room for two products, or one of four times the rows in bfloat16 (`m2kr.search.bounds`) or
+        # of twice the rows in whole numbers (`m2kr.search.whole`), elsewhere for one, and its maxima.
         tile_rows = max(_LEAST_ROWS, min(_at(_PRODUCT_NUMBERS, kind), memory // 8 // 4 // 2) // widest)
         fused = longest > 0 and fused_kernel(device, as_tensor(queries.vectors).dtype, dim) is not None
         piece = piece_length(longest)
@@ -202,7 +202,7 @@ class Plan:
         chunks = 3 * memory // 8
         return cls(
             dim=dim,
-            # At most as read and put together, both in float32, and rounded to bfloat16, with two norms.
+            # At most as read and put together, both in float32, and rounded to bfloat16 or less, with two norms.
             chunk_vectors=max(1, chunks // (10 * dim + 8)),
             view_vectors=max(1, chunks // (2 * dim + 8 if kind == "cpu" else 10 * dim + 8)),
             # A passage has a score and a key for each query of a stack, in a few copies while the best are picked.

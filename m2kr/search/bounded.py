@@ -66,7 +66,7 @@ class Searched:
         device: as torch names it. The plain way is the only one but on a CPU and, unless the fused kernel takes the
             queries as they are, on a CUDA GPU (`m2kr.search.half`).
         way: "plain": every product in float32. "bounded": as this module says, by products in half precision; "int8":
-            on a CPU by those of whole numbers. "measured": the fastest one.
+            on a CPU by those of whole numbers, elsewhere like "bounded". "measured": the fastest one.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Searched:
         self._product = torch.empty(plan.product_numbers, device=device)
         self._half = kind_of(device) != "cpu"
         bounds = not self._half or (not plan.fused and can_bound(device, plan.dim))
-        self._way = way if bounds else "plain"
+        self._way = way if bounds and plan.dim else "plain"
         self._kind: Kind = HalfBounded if self._half else WholeBounded if way == "int8" else Bfloat16Bounded
         again = max(1, min(plan.block_rows, _AGAIN_NUMBERS // max(plan.dim, 1)))
         self._room = torch.empty((0 if self._half else again, plan.dim))
@@ -130,7 +130,7 @@ class Searched:
 
     def _layouts(self, kind: type[Bounded], chunk: Ragged, passages: Positions | None = None) -> Iterator[Layout]:
         """Lay out the passages that have vectors, or some of those."""
-        rows = max(self._plan.tile_rows, kind.tile_numbers // max(self._plan.dim, 1))
+        rows = max(1, kind.tile_numbers // self._plan.dim) if kind.tile_numbers else self._plan.tile_rows
         every = Layout.of(chunk, passages, size=rows, items=rows, most=self._plan.block_rows)
         return (layout for layout in every if layout.tiles)
 

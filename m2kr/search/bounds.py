@@ -77,7 +77,7 @@ class Bounded(ABC):
     lost: Tensor
 
     tile_numbers: ClassVar[int] = 0
-    """That a tile of a layout has at least, unless it is of one passage."""
+    """That a tile of a layout has at most, unless it is of one passage; 0: as many as a product."""
 
     @classmethod
     @abstractmethod

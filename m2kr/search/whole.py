@@ -7,13 +7,14 @@ with these differences:
 
 2. The product of q' and d' is exact. `multiplies_exactly` tries it, also with the largest numbers: some processors
    without VNNI cut off what does not fit into 16 bits.
-3. What is left is the product in float32, and sums: those of the scores, and here those of the maxima times their
-   scales. They are fewer than there.
+3. What is left is the product in float32, and sums: those of the scores, and here those of the maxima, rounded to
+   float32, times their scales, that times the passage's scale, and the bound added. They are fewer than there.
 4. Numbers times the inverse of a scale are off by at most 2**-22 of themselves, which counts as lost.
 
 Spreading. Where numbers of one dimension are much larger than others, as in vectors of all-MiniLM-L6-v2, a scale that
 they fit is too wide for the others. Such a dimension is replaced by 4 or 16 that hold a half or a quarter of its
-number: neither lengths nor dot products change, and nothing is rounded, as the factors are powers of two.
+number: neither lengths nor dot products change, and nothing is rounded, as the factors are powers of two, but where a
+quarter of a number is below 2**-126, which is no more than what 4 of the proof allows for.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ _LEAST_SCALE = 2.0**-126  # float32 that is normal
 _SAMPLED = 1024  # vectors of a chunk that tell which dimensions to spread
 _FAR = 6.0  # root mean squares: numbers beyond are spread; normally distributed ones hardly reach it
 _HALVED = 2  # times at most
-_WIDER = 4  # a quarter more dimensions at most: where so many numbers are large, it would gain little
+_WIDER = 4  # a quarter more dimensions at most, or 16: where so many numbers are large, it would gain little
 
 
 @dataclass(frozen=True)
@@ -60,14 +61,16 @@ class Spread:
         import torch
 
         far = _FAR * vectors.square().mean().sqrt()
-        if not vectors.numel() or not 0 < float(far) < torch.inf:
+        if not 0 < float(far) < torch.inf:
             return None
         halved = (vectors.abs().amax(0) / far).log2().ceil().clamp(0, _HALVED)
-        times, dim = (4**halved).long(), vectors.shape[1]
+        # By whole numbers: the copies' squared factors have to add up to 1 exactly, which a computed power might miss.
+        halvings, dim = halved.long(), vectors.shape[1]
+        times = torch.tensor([4**many for many in range(_HALVED + 1)])[halvings]
         if not dim < int(times.sum()) <= dim + max(dim // _WIDER, 4**_HALVED):
             return None
         source = torch.arange(dim).repeat_interleave(times)
-        return cls(source, 0.5 ** halved[source])
+        return cls(source, torch.tensor([0.5**many for many in range(_HALVED + 1)])[halvings[source]])
 
     def over(self, vectors: Tensor) -> Tensor:
         """Return vectors with the dimensions spread."""

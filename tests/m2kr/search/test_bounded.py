@@ -23,12 +23,12 @@ from m2kr.search.maxsim import product_scores
 from m2kr.search.ragged import Ragged
 from m2kr.search.store import EmbeddingStore
 from m2kr.search.tiles import Block, Layout, Plan, stacks_of
-from m2kr.search.whole import WholeBounded
+from m2kr.search.whole import Spread, WholeBounded
 from tests.m2kr.search.items import Ranking, assert_exactly, random_items, whole_numbers
 
 KINDS = (Bfloat16Bounded, WholeBounded)
 BOUNDED: tuple[Way, ...] = ("bounded", "int8")
-VALUES = ("unit", "near", "equal", "zeros", "large", "small", "mixed", "dominant", "negative", "too large")
+VALUES = ("unit", "near", "equal", "zeros", "large", "small", "mixed", "dominant", "negative", "far", "too large")
 
 
 def adversarial(rng: np.random.Generator, lengths: list[int], dim: int, values: str) -> list[np.ndarray]:
@@ -41,6 +41,9 @@ def adversarial(rng: np.random.Generator, lengths: list[int], dim: int, values: 
         items = [items[0][:1].repeat(len(item), 0) if len(items[0]) else item for item in items]
     elif values == "negative":
         items = [abs(item) for item in items]
+    elif values == "far":  # the same dimension in all items, so that it is spread
+        for item in items:
+            item[:, dim // 2] *= 12
     elif values == "dominant":
         for item in items:
             item[:, rng.integers(dim)] *= 1e4
@@ -142,8 +145,9 @@ def bounds_of(
     (block,) = Block.cut(chunk, 0, plan, asked, "cpu")
     (stack,) = stacks
     vectors, product = stack.vectors(asked, "cpu"), torch.empty(plan.product_numbers)
-    layouts = Layout.of(chunk, size=plan.tile_rows, items=plan.tile_rows, most=plan.block_rows)
-    bounds = kind.of(chunk, 0, layouts).bounds(stack, vectors, product)
+    rows = max(1, kind.tile_numbers // plan.dim) if kind.tile_numbers else plan.tile_rows
+    bounded = kind.of(chunk, 0, Layout.of(chunk, size=rows, items=rows, most=plan.block_rows))
+    bounds = bounded.bounds(stack, vectors, product)
     if bounds is None:
         return None
     return product_scores(stack, vectors, block, product, plan).T, *bounds
@@ -334,6 +338,18 @@ def test_the_kind_of_product_is_measured_too(monkeypatch: pytest.MonkeyPatch, ki
     wanted = search(queries, passages, 5, way="plain")
     assert_same(search(queries, passages, 5), wanted)
     assert set(chosen) == {kind}
+
+
+@pytest.mark.parametrize("way", ["plain", *BOUNDED, "measured"])
+def test_vectors_without_numbers(way: Way) -> None:
+    scores, rows = search([np.zeros((3, 0), np.float32)], [np.zeros((2, 0), np.float32)] * 3, 2, way=way)
+    assert rows.tolist() == [[0, 1]]
+    assert scores.tolist() == [[0, 0]]
+
+
+def test_far_numbers_are_spread_in_these_tests() -> None:
+    passages = adversarial(np.random.default_rng(7), [20] * 30, 64, "far")
+    assert Spread.of(torch.from_numpy(np.concatenate(passages))) is not None
 
 
 def test_a_way_that_is_none() -> None:

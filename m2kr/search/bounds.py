@@ -105,6 +105,22 @@ class Bounded(ABC):
         rows = self.rows[passages] - self.first
         return Block.some(self.chunk, self.first, rows, size, max(1, len(room) - size), room=room)
 
+    def products(self, scratch: Tensor, most: int, columns: int) -> Iterator[tuple[Part, slice, Tensor]]:
+        """Yield each part, where its passages stand among all, and memory for a product with it.
+
+        Args:
+            scratch: which is taken, if there is enough, shape (n,).
+            most: rows of a product at most.
+            columns: of it.
+        """
+        done = 0
+        for part in self.parts:
+            rows, stop = min(most, len(part.vectors)), done + len(part.starts)
+            if len(scratch) < rows * columns:
+                scratch = scratch.new_empty(rows * columns)
+            yield part, slice(done, stop), scratch[: rows * columns].view(rows, columns)
+            done = stop
+
     def check(self) -> None:
         """Raise where what was rounded is not finite.
 
@@ -155,15 +171,8 @@ class Bfloat16Bounded(Bounded):
         error = error_of(lengths, lost, self.longest, self.lost, added_up=unsure, dim=dim, longest=longest)
         groups = turned(rounded.vectors, each, longest)
         found = torch.empty((2, count, len(self.rows)))
-        done = 0
-        for part in self.parts:
-            rows = min(most, len(part.vectors))
-            scratch = product.view(torch.bfloat16)
-            if len(scratch) < rows * columns:
-                scratch = torch.empty(rows * columns, dtype=torch.bfloat16)
-            stop = done + len(part.starts)
-            _nearly(part, groups, longest, scratch[: rows * columns].view(rows, columns), found[:, :, done:stop])
-            done = stop
+        for part, where, scratch in self.products(product.view(torch.bfloat16), most, columns):
+            _nearly(part, groups, longest, scratch, found[:, :, where])
         return found[0].sub_(error), found[1].add_(error)
 
 

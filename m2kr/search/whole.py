@@ -151,15 +151,8 @@ class WholeBounded(Bounded):
         columns_of = (torch.arange(count) % each * longest)[:, None] + torch.arange(longest)
         weights[:count].scatter_(1, columns_of, scales.view(count, longest))
         middle = torch.empty((len(weights), len(self.rows)))
-        done = 0
-        for part in self.parts:
-            rows = min(most, len(part.vectors))
-            scratch = product.view(torch.int32)
-            if len(scratch) < rows * columns:
-                scratch = torch.empty(rows * columns, dtype=torch.int32)
-            scratch, stop = scratch[: rows * columns].view(rows, columns), done + len(part.starts)
-            _maxsims(part, groups, weights.view(-1, each, columns), scratch, middle[:, done:stop])
-            done = stop
+        for part, where, scratch in self.products(product.view(torch.int32), most, columns):
+            _maxsims(part, groups, weights.view(-1, each, columns), scratch, middle[:, where])
         middle = middle[:count].mul_(self.scales)
         return middle - error, error.add_(middle)
 

@@ -83,6 +83,7 @@ class Searched:
         self._kind: Kind = HalfBounded if self._half else WholeBounded if way == "int8" else Bfloat16Bounded
         again = max(1, min(plan.block_rows, _AGAIN_NUMBERS // max(plan.dim, 1)))
         self._room = torch.empty((0 if self._half else again, plan.dim))
+        self._block = torch.empty((0 if self._half else plan.block_rows + plan.tile_rows, plan.dim))
         self._faster = self._way in ("bounded", "int8")
         self._plain_seconds = 0.0  # for a vector of a passage and one of a query
         self._wait, self._pause = 0, 1
@@ -126,12 +127,12 @@ class Searched:
         return Ragged(as_tensor(chunk.vectors).to(self._device), chunk.offsets)
 
     def _blocks(self, chunk: Ragged, first: int) -> Iterator[Block]:
-        return Block.cut(chunk, first, self._plan, self._queries, self._device)
+        return Block.cut(chunk, first, self._plan, self._queries, self._device, None if self._half else self._block)
 
     def _layouts(self, kind: type[Bounded], chunk: Ragged, passages: Positions | None = None) -> Iterator[Layout]:
         """Lay out the passages that have vectors, or some of those."""
         rows = max(1, kind.tile_numbers // self._plan.dim) if kind.tile_numbers else self._plan.tile_rows
-        every = Layout.of(chunk, passages, size=rows, items=rows, most=self._plan.block_rows)
+        every = Layout.of(chunk, passages, size=rows, items=rows, most=self._plan.part_rows)
         return (layout for layout in every if layout.tiles)
 
     def _add_plain(self, block: Block) -> None:

@@ -53,7 +53,7 @@ LARGEST = 2.0**125
 _LEAST = 2.0**-126  # float32 that is normal
 # Sizes of a product, for each thread: measured with dimension 64 and 384 on a Xeon of 2 MiB of second-level cache a
 # core, where product and maximum of 2,048 x 320 are fastest: 1,024 x 640 and 512 x 640 take 1.1 to 2 times as long.
-COLUMNS, ROWS = 320, 2048
+COLUMNS, ROW_BYTES = 320, 2048 * 2
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ class Bfloat16Bounded(Bounded):
         unsure = unsure_of(dim, longest)
         if unsure is None or not float(lengths.max()) * float(self.longest.max()) < LARGEST:
             return None
-        each, columns, most = product_sizes(stack, 2 * len(product))
+        each, columns, most = product_sizes(stack, product.view(torch.bfloat16))
         if not all(rounds_once(min(most, len(part.vectors)), dim, columns) for part in self.parts):
             return None
         error = error_of(lengths, lost, self.longest, self.lost, added_up=unsure, dim=dim, longest=longest)
@@ -176,18 +176,19 @@ class Bfloat16Bounded(Bounded):
         return found[0].sub_(error), found[1].add_(error)
 
 
-def product_sizes(stack: Stack, numbers: int) -> tuple[int, int, int]:
+def product_sizes(stack: Stack, scratch: Tensor) -> tuple[int, int, int]:
     """Return the queries that are multiplied at once, the columns of a product, and the rows that it has at most.
 
     Args:
         stack: which queries.
-        numbers: of a product, for which there is scratch.
+        scratch: for a product, shape (n,).
     """
     import torch
 
     each = min(len(stack.queries), max(1, COLUMNS // stack.longest))
     columns = -(-each * stack.longest // LANES) * LANES
-    return each, columns, min(ROWS * torch.get_num_threads(), max(LANES, numbers // columns))
+    most = ROW_BYTES // scratch.element_size() * torch.get_num_threads()
+    return each, columns, min(most, max(LANES, len(scratch) // columns))
 
 
 def added_up(norms: Tensor, longest: int) -> Tensor:

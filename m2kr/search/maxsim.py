@@ -101,7 +101,9 @@ def product_scores(stack: Stack, queries: Tensor, block: Block, product: Tensor,
     import torch
 
     count, longest = len(stack.queries), stack.longest
+    used = count * longest
     step = plan.dim if plan.dim <= _WHOLE else _PIECE
+    columns = [piece.T for piece in torch.split(queries, step, dim=1)]
     at_once = 1 if plan.product_vectors else _SUMMED
     width = -(-longest // at_once) * at_once
     room = plan.tile_rows if plan.product_vectors else max(1, _WAITING // (count * width))
@@ -116,40 +118,53 @@ def product_scores(stack: Stack, queries: Tensor, block: Block, product: Tensor,
         some = block.vectors[start : start + rows]
         if some.dtype == torch.float16:
             half_product(some, queries.T, out)
-            return out[first - start : stop - start, : count * longest]
-        torch.mm(some[:, :step], queries[:, :step].T, out=out)
-        for at in range(step, plan.dim, step):
-            out.addmm_(some[:, at : at + step], queries[:, at : at + step].T)
-        return out[first - start : stop - start, : count * longest]
+        else:
+            pieces = torch.split(some, step, dim=1)
+            torch.mm(pieces[0], columns[0], out=out)
+            for own, others in zip(pieces[1:], columns[1:], strict=True):
+                out.addmm_(own, others)
+        return out if rows == stop - first and used == len(queries) else out[first - start : stop - start, :used]
+
+    def find(row: int, members: int, length: int, into: Tensor) -> None:
+        """Write the highest products of a tile, shape (members, used)."""
+        if members == 1 and length > plan.tile_rows:  # one long passage
+            torch.amax(multiply(row, row + plan.tile_rows), 0, keepdim=True, out=into)
+            for start in range(row + plan.tile_rows, row + length, plan.tile_rows):
+                part = multiply(start, min(start + plan.tile_rows, row + length))
+                torch.maximum(into, part.amax(0, keepdim=True), out=into)
+        elif length > 1:
+            torch.amax(multiply(row, row + members * length).view(members, length, used), 1, out=into)
+        else:
+            into.copy_(multiply(row, row + members))
 
     found = torch.empty((len(block.rows), count), device=block.vectors.device)
     summed = held = 0
     for row, members, length in block.tiles:
-        if members == 1 and length > plan.tile_rows:  # one long passage
-            highest = multiply(row, row + plan.tile_rows).amax(0, keepdim=True)
-            for start in range(row + plan.tile_rows, row + length, plan.tile_rows):
-                part = multiply(start, min(start + plan.tile_rows, row + length))
-                highest = torch.maximum(highest, part.amax(0, keepdim=True))
-        else:
-            highest = multiply(row, row + members * length)
-            if length > 1:
-                highest = highest.view(members, length, count * longest).amax(1)
         if longest == 1:
-            found[summed : summed + members] = highest
+            find(row, members, length, found[summed : summed + members])
             summed += members
             continue
-        highest, taken = highest.reshape(members, count, longest), 0
-        if longest == width and held == 0 and 4 * members >= len(waiting):  # enough for a call, without a copy
+        if held and held + members > len(waiting):
+            found[summed : summed + held] = _sums(waiting[:held], at_once)
+            summed, held = summed + held, 0
+        if longest == width and members <= len(waiting):
+            find(row, members, length, waiting[held : held + members].view(members, used))
+            held += members
+            continue
+        highest = found.new_empty((members, count, longest))
+        find(row, members, length, highest.view(members, used))
+        if longest == width:
             found[summed : summed + members] = _sums(highest, at_once)
             summed += members
             continue
-        while taken < members:
-            some = highest[taken : taken + len(waiting) - held]
+        for some in torch.split(highest, len(waiting)):
             waiting[held : held + len(some), :, :longest] = some
-            taken, held = taken + len(some), held + len(some)
-            if held == len(waiting) or summed + held == len(found):
+            held += len(some)
+            if held == len(waiting):
                 found[summed : summed + held] = _sums(waiting[:held], at_once)
                 summed, held = summed + held, 0
+    if held:
+        found[summed : summed + held] = _sums(waiting[:held], at_once)
     return found
 
 

@@ -22,21 +22,23 @@ from m2kr.search.ragged import Ragged, as_tensor, first_not_finite, gather
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Query vectors and queries of a stack, and numbers in a product, on a CPU and elsewhere. Measured on 2 cores of
-# an AMD EPYC (Zen 5), dim 128: products of 1,024 x 1,280 are fastest, those of 320 columns 5% slower; beyond 8 MiB
-# they leave the cache. On a Xeon of 2 MiB of it a core, dim 64, products of 512 x 640 with their maximum are 4% faster
-# than those of 512 x 1,280, and 40% faster than those of 1,024 x 1,280. A GPU wants fewer and larger steps; its sizes
-# are reckoned, not measured.
+# Query vectors and queries of a stack, and numbers in a product, on a CPU and elsewhere. Measured on 2 cores, with the
+# maximum: on an AMD EPYC of 1 MiB of second-level cache a core (Zen 4), dim 64 to 384, products of 1,024 x 640 are 5 to
+# 15% faster than those of 512 x 640, and as fast as larger ones; on a Xeon of 2 MiB, dim 64, those of 512 x 640 are 4%
+# faster than others of that size, 512 x 1,280, and 40% faster than those of 1,024 x 1,280. A GPU wants fewer and larger
+# steps; its sizes are reckoned, not measured.
 _STACK_VECTORS = {"cpu": 640, "other": 1 << 17}
 _STACK_QUERIES = {"cpu": 256, "other": 1024}
-_PRODUCT_NUMBERS = {"cpu": 512 * 640, "other": 1 << 24}
+_PRODUCT_NUMBERS = {"cpu": 1024 * 640, "other": 1 << 24}
 # Query vectors of a product; without a number, those of a stack. Where GPU libraries choose among many kernels by the
 # shape, all products of a stack have one: narrow, as passages that few queries ask for are scored again with as many
 # columns, and high, as 64 MiB nearly stay in the second-level cache.
 _PRODUCT_VECTORS = {"cpu": 0, "other": 128}
 _LANES = 32  # columns are a multiple of it there
-# Vectors of passages that are sorted and widened at once. Of dim 128, those of a CPU's block are 64 MiB.
-_BLOCK_VECTORS = {"cpu": 1 << 17, "other": 1 << 40}
+# Numbers of passages that are sorted and widened at once: each stack reads them anew, on a CPU from the last level of
+# the cache. Of dim 128, blocks of 64 MiB took up to a third longer than those of 8 to 32 MiB (Zen 4).
+_BLOCK_NUMBERS = {"cpu": 1 << 23, "other": 1 << 60}
+_PART_VECTORS = 1 << 17  # of passages that are rounded, on a CPU: they take less memory, and each part takes its time
 # Matrix libraries add up in another order when one side is a single vector (seen with MKL), so that a duplicate of a
 # passage could differ from it in the last bit and lose its place. From 16 rows on, every shape gave the same bits.
 _LEAST_ROWS = 16
@@ -160,6 +162,7 @@ class Plan:
         view_vectors: of one that is part of a larger shard, and so needs no copy.
         chunk_items: passages of a chunk.
         block_rows: vectors after which a block ends.
+        part_rows: vectors after which a part of rounded ones ends, on a CPU.
         tile_rows: vectors of a tile of passages.
         least_rows: rows of the smallest product.
         product_vectors: query vectors of a product, unless they are those of one query; 0: those of a stack.
@@ -175,6 +178,7 @@ class Plan:
     view_vectors: int
     chunk_items: int
     block_rows: int
+    part_rows: int
     tile_rows: int
     least_rows: int
     product_vectors: int
@@ -193,13 +197,16 @@ class Plan:
         widest = max(widths, default=_LEAST_ROWS)
         most = max((len(stack.queries) for stack in stacks), default=1)
         longest = max((stack.longest for stack in stacks), default=0)
-        # On a CPU there is room for two products, or one of four times the rows in bfloat16 (`m2kr.search.bounds`) or
-        # of twice the rows in whole numbers (`m2kr.search.whole`), elsewhere for one, and its maxima.
+        # On a CPU there is room for two products, or for one of four times the numbers in bfloat16
+        # (`m2kr.search.bounds`) or of twice as many whole numbers (`m2kr.search.whole`); elsewhere for one, and its
+        # maxima.
         tile_rows = max(_LEAST_ROWS, min(_at(_PRODUCT_NUMBERS, kind), memory // 8 // 4 // 2) // widest)
         fused = longest > 0 and fused_kernel(device, as_tensor(queries.vectors).dtype, dim) is not None
         piece = piece_length(longest)
         pieces = max(1, max((len(stack.queries) * -(-stack.longest // piece) for stack in stacks), default=1))
         chunks = 3 * memory // 8
+        # In float32 a block takes at most an eighth.
+        most_rows = max(tile_rows, memory // 8 // (4 * max(dim, 1)))
         return cls(
             dim=dim,
             # At most as read and put together, both in float32, and rounded to bfloat16 or less, with two norms.
@@ -207,8 +214,8 @@ class Plan:
             view_vectors=max(1, chunks // (2 * dim + 8 if kind == "cpu" else 10 * dim + 8)),
             # A passage has a score and a key for each query of a stack, in a few copies while the best are picked.
             chunk_items=max(1, memory // 4 // (40 * most)),
-            # In float32 a block takes at most an eighth.
-            block_rows=min(_at(_BLOCK_VECTORS, kind), max(tile_rows, memory // 8 // (4 * max(dim, 1)))),
+            block_rows=min(max(tile_rows, _at(_BLOCK_NUMBERS, kind) // max(dim, 1)), most_rows),
+            part_rows=min(_PART_VECTORS, most_rows),
             tile_rows=tile_rows,
             least_rows=_LEAST_ROWS if kind == "cpu" else tile_rows,
             product_vectors=product_vectors,
@@ -311,11 +318,13 @@ class Block:
     fused: bool
 
     @classmethod
-    def cut(cls, chunk: Ragged, first: int, plan: Plan, queries: Ragged, device: str) -> Iterator[Block]:
+    def cut(
+        cls, chunk: Ragged, first: int, plan: Plan, queries: Ragged, device: str, room: Tensor | None = None
+    ) -> Iterator[Block]:
         """Cut a chunk, whose first passage has the row ``first``, into blocks on the device, and yield them.
 
         The whole chunk is sorted, so that little is padded, and what a block holds is put together when it is its turn:
-        it comes from the cache then, and takes the memory of the block before.
+        it comes from the cache then, and takes the memory of the block before. ``room`` is as for `some`.
 
         Raises:
             M2KRError: NaN or infinity.
@@ -326,7 +335,7 @@ class Block:
         # As they are: a GPU sorts and widens them faster than they come.
         chunk = Ragged(every.to(device), chunk.offsets)
         for layout in Layout.of(chunk, size=size, items=items, most=plan.block_rows):
-            block = cls._of(layout, chunk, first, fused, plan.least_rows)
+            block = cls._of(layout, chunk, first, fused, plan.least_rows, room)
             if layout.tiles and (bad := first_not_finite(Ragged.one_each(block.vectors))) is not None:
                 passage = first + int(np.searchsorted(chunk.offsets, layout.source[bad], side="right")) - 1
                 raise M2KRError(f"the embeddings of passage {passage} hold NaN or infinity")
@@ -368,11 +377,13 @@ class Block:
         every, source = as_tensor(chunk.vectors), layout.source
         device, count = every.device, len(source)
         rows = torch.from_numpy(first + layout.passages).to(device)
-        if room is not None and least <= count <= len(room):
+        as_is = count > 0 and source[-1] - source[0] == count - 1 and bool((np.diff(source) == 1).all())
+        ready = fused or (as_is and every.dtype == torch.float32)
+        if room is not None and not ready and least <= count <= len(room):
             vectors = room[:count]
             gather(every, source, vectors)
             return cls(vectors, rows, layout.tiles, fused)
-        if count and np.array_equal(source, np.arange(source[0], source[0] + count)):
+        if as_is:
             vectors = every[source[0] : source[0] + count]
         else:
             vectors = every.index_select(0, torch.from_numpy(source).to(device))

@@ -142,7 +142,7 @@ class WholeBounded(Bounded):
         highest = max(float(self.longest.max()), _LARGEST * own.shape[1] ** 0.5)
         if unsure is None or not float(lengths.max()) * highest < LARGEST:
             return None
-        each, columns, most = product_sizes(stack, len(product))
+        each, columns, most = product_sizes(stack, product)
         if not all(multiplies_exactly(min(most, len(part.vectors)), own.shape[1], columns) for part in self.parts):
             return None
         error = error_of(lengths, lost, self.longest, self.lost, added_up=unsure, dim=dim, longest=longest)

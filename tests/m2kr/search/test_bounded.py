@@ -146,7 +146,7 @@ def bounds_of(
     (stack,) = stacks
     vectors, product = stack.vectors(asked, "cpu"), torch.empty(plan.product_numbers)
     rows = max(1, kind.tile_numbers // plan.dim) if kind.tile_numbers else plan.tile_rows
-    bounded = kind.of(chunk, 0, Layout.of(chunk, size=rows, items=rows, most=plan.block_rows))
+    bounded = kind.of(chunk, 0, Layout.of(chunk, size=rows, items=rows, most=plan.part_rows))
     bounds = bounded.bounds(stack, vectors, product)
     if bounds is None:
         return None

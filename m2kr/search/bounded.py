@@ -1,8 +1,8 @@
 """Exact search that multiplies most passages in few bits only: those that a proven bound keeps out of the best.
 
-`m2kr.search.bounds` or `m2kr.search.whole`, or on a GPU `m2kr.search.half`, gives each passage of a chunk a lower and
-an upper bound of its score. What has an upper bound below the k-th highest lower bound is not among the k best. Of the
-others, those that look best are scored first, in float32, exactly as without all this; the k-th best score is then
+`m2kr.search.bounds` or `m2kr.search.bounds_int8`, or on a GPU `m2kr.search.half`, gives each passage of a chunk a lower
+and an upper bound of its score. What has an upper bound below the k-th highest lower bound is not among the k best. Of
+the others, those that look best are scored first, in float32, exactly as without all this; the k-th best score is then
 nearly known, and only what can still reach it is scored after them. So scores, order and ties are the same to the bit.
 
 The choice. All ways are tried on some passages of the first large chunk, and the search goes on in the fastest. It is
@@ -23,13 +23,14 @@ import numpy.typing as npt
 
 from m2kr.search.best import Best
 from m2kr.search.bounds import Bfloat16Bounded, Bounded
+from m2kr.search.bounds_int8 import Int8Bounded
 from m2kr.search.device import kind_of, wait_for
 from m2kr.search.half import HalfBounded, again_plan, can_bound
+from m2kr.search.layout import Layout, Sizes
 from m2kr.search.maxsim import product_scores, scores_of
 from m2kr.search.products import is_quick
 from m2kr.search.ragged import Ragged, as_tensor
-from m2kr.search.tiles import Block, Layout, Plan, Stack
-from m2kr.search.whole import WholeBounded
+from m2kr.search.tiles import Block, Plan, Stack
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,10 +81,11 @@ class Searched:
         self._half = kind_of(device) != "cpu"
         bounds = not self._half or (not plan.fused and can_bound(device, plan.dim))
         self._way = way if bounds and plan.dim else "plain"
-        self._kind: Kind = HalfBounded if self._half else WholeBounded if way == "int8" else Bfloat16Bounded
+        self._kind: Kind = HalfBounded if self._half else Int8Bounded if way == "int8" else Bfloat16Bounded
         again = max(1, min(plan.block_rows, _AGAIN_NUMBERS // max(plan.dim, 1)))
         self._room = torch.empty((0 if self._half else again, plan.dim))
-        self._block = torch.empty((0 if self._half else plan.block_rows + plan.tile_rows, plan.dim))
+        self._sizes = plan.sizes() if self._half else plan.tried_sizes()
+        self._block = torch.empty((0 if self._half else plan.block_rows + 2 * plan.tile_rows, plan.dim))
         self._faster = self._way in ("bounded", "int8")
         self._plain_seconds = 0.0  # for a vector of a passage and one of a query
         self._wait, self._pause = 0, 1
@@ -127,12 +129,22 @@ class Searched:
         return Ragged(as_tensor(chunk.vectors).to(self._device), chunk.offsets)
 
     def _blocks(self, chunk: Ragged, first: int) -> Iterator[Block]:
-        return Block.cut(chunk, first, self._plan, self._queries, self._device, None if self._half else self._block)
+        """Yield blocks of a chunk, and see how long what is done with each takes."""
+        blocks = Block.cut(
+            chunk, first, self._plan, self._queries, self._device, self._sizes, None if self._half else self._block
+        )
+        while (block := next(blocks, None)) is not None:
+            vectors = len(block.vectors)
+            start = time.perf_counter()
+            yield block
+            del block
+            if vectors:
+                self._sizes.took(time.perf_counter() - start, vectors)
 
     def _layouts(self, kind: type[Bounded], chunk: Ragged, passages: Positions | None = None) -> Iterator[Layout]:
         """Lay out the passages that have vectors, or some of those."""
         rows = max(1, kind.tile_numbers // self._plan.dim) if kind.tile_numbers else self._plan.tile_rows
-        every = Layout.of(chunk, passages, size=rows, items=rows, most=self._plan.part_rows)
+        every = Layout.of(chunk, Sizes(rows, rows, self._plan.part_rows), passages)
         return (layout for layout in every if layout.tiles)
 
     def _add_plain(self, block: Block) -> None:
@@ -276,7 +288,7 @@ class Searched:
             return done
 
         def plain() -> Tensor:
-            blocks = Block.some(chunk, first, order, plan.tile_rows, plan.block_rows, plan.least_rows)
+            blocks = Block.some(chunk, first, order, self._sizes.tile, plan.block_rows, plan.least_rows)
             return torch.cat([self._scores(stack, block) for block in blocks], dim=1)
 
         # Where among those tried the k-th of all will be, when this chunk has been searched.
@@ -322,7 +334,7 @@ class Searched:
         """Return the kinds of bounds that are worth trying on the device."""
         if self._half:
             return [HalfBounded]
-        kinds: dict[Literal["bfloat16", "int8"], Kind] = {"bfloat16": Bfloat16Bounded, "int8": WholeBounded}
+        kinds: dict[Literal["bfloat16", "int8"], Kind] = {"bfloat16": Bfloat16Bounded, "int8": Int8Bounded}
         return [kind for numbers, kind in kinds.items() if is_quick(self._plan.dim, numbers)]
 
     def _all_again(self, stack: Stack, vectors: Tensor, bounded: Bounded | HalfBounded) -> Tensor:

@@ -39,9 +39,10 @@ import numpy.typing as npt
 
 from m2kr.errors import M2KRError
 from m2kr.search.bfloat16 import Rounded, further_from_zero, rounds_once
+from m2kr.search.layout import Layout
 from m2kr.search.products import LANES, Part, highest_products, turned
 from m2kr.search.ragged import Ragged, as_tensor, first_not_finite
-from m2kr.search.tiles import Block, Layout, Stack
+from m2kr.search.tiles import Block, Stack
 
 if TYPE_CHECKING:
     from torch import Tensor

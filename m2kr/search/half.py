@@ -45,9 +45,10 @@ from m2kr.search.bfloat16 import more
 from m2kr.search.bounds import LARGEST, error_of
 from m2kr.search.device import kind_of
 from m2kr.search.fused import fused_kernel
+from m2kr.search.layout import Layout
 from m2kr.search.maxsim import half_product, kernel_scores, product_scores
 from m2kr.search.ragged import Ragged, as_tensor, first_not_finite
-from m2kr.search.tiles import Block, Layout, Plan, Stack
+from m2kr.search.tiles import Block, Plan, Stack
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -152,10 +153,9 @@ class HalfBounded:
         every = as_tensor(chunk.vectors)
         device, dim = every.device, every.shape[1]
         fused = fused_kernel(str(device), torch.float16, dim) is not None
-        size, items = (plan.fused_rows, plan.fused_items) if fused else (plan.tile_rows, plan.tile_rows)
         blocks, rows = [], []
         facts: list[tuple[Tensor, Tensor, Tensor]] = []
-        for layout in Layout.of(chunk, passages, size=size, items=items, most=plan.block_rows):
+        for layout in Layout.of(chunk, plan.sizes(fused), passages):
             if not layout.tiles:
                 continue
             count = len(layout.source)

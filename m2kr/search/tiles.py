@@ -17,16 +17,16 @@ import numpy.typing as npt
 from m2kr.errors import M2KRError
 from m2kr.search.device import kind_of
 from m2kr.search.fused import TILE_BYTES, fused_kernel, piece_length
+from m2kr.search.layout import Layout, Sizes, TriedSizes
 from m2kr.search.ragged import Ragged, as_tensor, first_not_finite, gather
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Query vectors and queries of a stack, and numbers in a product, on a CPU and elsewhere. Measured on 2 cores, with the
-# maximum: on an AMD EPYC of 1 MiB of second-level cache a core (Zen 4), dim 64 to 384, products of 1,024 x 640 are 5 to
-# 15% faster than those of 512 x 640, and as fast as larger ones; on a Xeon of 2 MiB, dim 64, those of 512 x 640 are 4%
-# faster than others of that size, 512 x 1,280, and 40% faster than those of 1,024 x 1,280. A GPU wants fewer and larger
-# steps; its sizes are reckoned, not measured.
+# Query vectors and queries of a stack, and numbers in a product, on a CPU and elsewhere. On a CPU products of half and
+# of twice the rows are tried (`m2kr.search.layout`). On a Xeon of 2 MiB of second-level cache a core, dim 64, stacks of
+# 640 were 4% faster than those of 1,280 with products as large. A GPU wants fewer and larger steps; its sizes are
+# reckoned, not measured.
 _STACK_VECTORS = {"cpu": 640, "other": 1 << 17}
 _STACK_QUERIES = {"cpu": 256, "other": 1024}
 _PRODUCT_NUMBERS = {"cpu": 1024 * 640, "other": 1 << 24}
@@ -197,8 +197,8 @@ class Plan:
         widest = max(widths, default=_LEAST_ROWS)
         most = max((len(stack.queries) for stack in stacks), default=1)
         longest = max((stack.longest for stack in stacks), default=0)
-        # On a CPU there is room for two products, or for one of four times the numbers in bfloat16
-        # (`m2kr.search.bounds`) or of twice as many whole numbers (`m2kr.search.whole`); elsewhere for one, and its
+        # On a CPU there is room for a product of twice the rows, or of four times the numbers in bfloat16
+        # (`m2kr.search.bounds`) or twice as many whole numbers (`m2kr.search.bounds_int8`); elsewhere for one, and its
         # maxima.
         tile_rows = max(_LEAST_ROWS, min(_at(_PRODUCT_NUMBERS, kind), memory // 8 // 4 // 2) // widest)
         fused = longest > 0 and fused_kernel(device, as_tensor(queries.vectors).dtype, dim) is not None
@@ -226,79 +226,20 @@ class Plan:
             piece=piece,
         )
 
+    def sizes(self, fused: bool = False) -> Sizes:
+        """Return those of blocks, for the fused kernel or for products."""
+        if fused:
+            return Sizes(self.fused_rows, self.fused_items, self.block_rows)
+        return Sizes(self.tile_rows, self.tile_rows, self.block_rows)
+
+    def tried_sizes(self) -> Sizes:
+        """Return those of blocks for products on a CPU, whose fastest tiles are found out."""
+        most = 2 * self.tile_rows
+        return TriedSizes(most, most, self.block_rows, choices=(max(self.least_rows, self.tile_rows // 2), most))
+
 
 def _at(sizes: dict[str, int], kind: str) -> int:
     return sizes["cpu" if kind == "cpu" else "other"]
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Some passages of a chunk, sorted by length and padded, in tiles of passages of one length.
-
-    Attributes:
-        passages: which of the chunk, shape (passages,), int64.
-        source: where each vector lies in the chunk, shape (vectors,), int64. Past its end a passage repeats its last.
-        tiles: of each, its first vector, its passages and the vectors of each of them. Without any, the passages are
-            those that have no vectors.
-    """
-
-    passages: npt.NDArray[np.int64]
-    source: npt.NDArray[np.int64]
-    tiles: list[tuple[int, int, int]]
-
-    @classmethod
-    def of(
-        cls, chunk: Ragged, passages: npt.NDArray[np.int64] | None = None, *, size: int, items: int, most: int
-    ) -> Iterator[Layout]:
-        """Lay out passages of a chunk, until there are ``most`` vectors, and go on in another layout.
-
-        A tile has as many passages as fit into ``size`` vectors, one at least and ``items`` at most.
-
-        Args:
-            chunk: passages and their vectors.
-            passages: some of them, none of which has more vectors than one before it; without, all.
-            size: vectors.
-            items: passages.
-            most: vectors.
-        """
-        order = np.argsort(-chunk.lengths, kind="stable") if passages is None else passages
-        first, lengths = chunk.offsets[order], chunk.lengths[order]
-        filled = int(np.count_nonzero(lengths))
-        longest = lengths.tolist()
-        done = 0
-        while done < filled:
-            start, row = done, 0
-            tiles: list[tuple[int, int, int]] = []
-            while done < filled and row < most:
-                length = longest[done]
-                members = min(filled - done, max(1, min(size // length, items)))
-                tiles.append((row, members, length))
-                done += members
-                row += members * length
-            padded, starts = _places(tiles)
-            here = first[start:done]
-            source = np.arange(row) + np.repeat(here - starts, padded)
-            np.minimum(source, np.repeat(here + lengths[start:done] - 1, padded), out=source)
-            yield cls(order[start:done], source, tiles)
-        if filled < len(order):
-            yield cls(order[filled:], np.empty(0, np.int64), [])
-
-    @property
-    def lengths(self) -> npt.NDArray[np.int64]:
-        """Vectors of each passage with its padding, shape (passages,); none is longer than one before it."""
-        return _places(self.tiles)[0]
-
-    @property
-    def starts(self) -> npt.NDArray[np.int64]:
-        """The first vector of each passage, shape (passages,)."""
-        return _places(self.tiles)[1]
-
-
-def _places(tiles: list[tuple[int, int, int]]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return, for each passage of some tiles, its vectors with the padding, and the first of them."""
-    _, members, lengths = np.array(tiles, np.int64).reshape(-1, 3).T
-    padded = np.repeat(lengths, members)
-    return padded, np.cumsum(padded) - padded
 
 
 @dataclass(frozen=True)
@@ -319,22 +260,31 @@ class Block:
 
     @classmethod
     def cut(
-        cls, chunk: Ragged, first: int, plan: Plan, queries: Ragged, device: str, room: Tensor | None = None
+        cls,
+        chunk: Ragged,
+        first: int,
+        plan: Plan,
+        queries: Ragged,
+        device: str,
+        sizes: Sizes | None = None,
+        room: Tensor | None = None,
     ) -> Iterator[Block]:
         """Cut a chunk, whose first passage has the row ``first``, into blocks on the device, and yield them.
 
         The whole chunk is sorted, so that little is padded, and what a block holds is put together when it is its turn:
-        it comes from the cache then, and takes the memory of the block before. ``room`` is as for `some`.
+        it comes from the cache then, and takes the memory of the block before. ``room`` is as for `some`; without
+        ``sizes``, and for the kernel, those of the plan are taken.
 
         Raises:
             M2KRError: NaN or infinity.
         """
         every = as_tensor(chunk.vectors)
         fused = plan.fused and every.dtype == as_tensor(queries.vectors).dtype
-        size, items = (plan.fused_rows, plan.fused_items) if fused else (plan.tile_rows, plan.tile_rows)
+        if fused or sizes is None:
+            sizes = plan.sizes(fused)
         # As they are: a GPU sorts and widens them faster than they come.
         chunk = Ragged(every.to(device), chunk.offsets)
-        for layout in Layout.of(chunk, size=size, items=items, most=plan.block_rows):
+        for layout in Layout.of(chunk, sizes):
             block = cls._of(layout, chunk, first, fused, plan.least_rows, room)
             if layout.tiles and (bad := first_not_finite(Ragged.one_each(block.vectors))) is not None:
                 passage = first + int(np.searchsorted(chunk.offsets, layout.source[bad], side="right")) - 1
@@ -365,7 +315,7 @@ class Block:
             room: on a CPU, where the vectors of a block that fits go, shape (vectors, dim), float32. Memory that is
                 kept costs half of what new memory does. The next block takes it.
         """
-        for layout in Layout.of(chunk, passages, size=size, items=size, most=most):
+        for layout in Layout.of(chunk, Sizes(size, size, most), passages):
             yield cls._of(layout, chunk, first, fused=False, least=least, room=room)
 
     @classmethod

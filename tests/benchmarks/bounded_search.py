@@ -41,9 +41,9 @@ from m2kr.dataset import load_task
 from m2kr.retriever import get_retriever, instruction_end
 from m2kr.search.bounded import Searched, Way
 from m2kr.search.bounds import Bfloat16Bounded
+from m2kr.search.bounds_int8 import Int8Bounded
 from m2kr.search.exact import search
 from m2kr.search.ragged import Ragged
-from m2kr.search.whole import WholeBounded
 from m2kr.synthetic.write import generate
 from m2kr.tasks import TASKS
 
@@ -130,7 +130,7 @@ def measure(
     best: dict[Any, Any] = {}
     times: dict[Any, list[float]] = {}
     scored = 0
-    numbers_of = {WholeBounded: "8 bits", Bfloat16Bounded: "bfloat16"}
+    numbers_of = {Int8Bounded: "8 bits", Bfloat16Bounded: "bfloat16"}
     multiplied = ""
     before, before_added = Searched._again, Searched._add_bounded
 

@@ -15,18 +15,19 @@ from hypothesis import strategies as st
 from m2kr.errors import M2KRError
 from m2kr.search import bounded as module
 from m2kr.search import bounds as bounds_module
-from m2kr.search import whole as whole_module
+from m2kr.search import bounds_int8
 from m2kr.search.bounded import Searched, Way
 from m2kr.search.bounds import Bfloat16Bounded, Bounded
+from m2kr.search.bounds_int8 import Int8Bounded, Spread
 from m2kr.search.exact import search
+from m2kr.search.layout import Layout, Sizes
 from m2kr.search.maxsim import product_scores
 from m2kr.search.ragged import Ragged
 from m2kr.search.store import EmbeddingStore
-from m2kr.search.tiles import Block, Layout, Plan, stacks_of
-from m2kr.search.whole import Spread, WholeBounded
+from m2kr.search.tiles import Block, Plan, stacks_of
 from tests.m2kr.search.items import Ranking, assert_exactly, random_items, whole_numbers
 
-KINDS = (Bfloat16Bounded, WholeBounded)
+KINDS = (Bfloat16Bounded, Int8Bounded)
 BOUNDED: tuple[Way, ...] = ("bounded", "int8")
 VALUES = ("unit", "near", "equal", "zeros", "large", "small", "mixed", "dominant", "negative", "far", "too large")
 
@@ -146,7 +147,7 @@ def bounds_of(
     (stack,) = stacks
     vectors, product = stack.vectors(asked, "cpu"), torch.empty(plan.product_numbers)
     rows = max(1, kind.tile_numbers // plan.dim) if kind.tile_numbers else plan.tile_rows
-    bounded = kind.of(chunk, 0, Layout.of(chunk, size=rows, items=rows, most=plan.part_rows))
+    bounded = kind.of(chunk, 0, Layout.of(chunk, Sizes(rows, rows, plan.part_rows)))
     bounds = bounded.bounds(stack, vectors, product)
     if bounds is None:
         return None
@@ -187,7 +188,7 @@ def test_queries_and_passages_of_very_different_lengths_have_bounds_or_none(kind
     assert ((lower <= scores) & (scores <= upper)).all()
 
 
-@pytest.mark.parametrize(("kind", "vector", "product"), [(Bfloat16Bounded, 0.0018, 1 / 1024), (WholeBounded, 0.011, 0)])
+@pytest.mark.parametrize(("kind", "vector", "product"), [(Bfloat16Bounded, 0.0018, 1 / 1024), (Int8Bounded, 0.011, 0)])
 def test_bounds_are_narrow_enough_to_be_of_use(kind: type[Bounded], vector: float, product: float) -> None:
     """A vector rounded to bfloat16 is off by some 0.17 percent, a product that is below 1/2 by 1/1024.
 
@@ -247,7 +248,7 @@ def test_without_a_product_as_supposed_the_plain_way_is_taken(monkeypatch: pytes
     queries, passages = (random_items(rng, [6] * 20, 48) for _ in range(2))
     wanted = search(queries, passages, 5, way="plain")
     monkeypatch.setattr(bounds_module, "rounds_once", lambda *shape: False)
-    monkeypatch.setattr(whole_module, "multiplies_exactly", lambda *shape: False)
+    monkeypatch.setattr(bounds_int8, "multiplies_exactly", lambda *shape: False)
     monkeypatch.setattr(Searched, "_again", None)  # nothing is left to it
     assert_same(search(queries, passages, 5, way=way), wanted)
 

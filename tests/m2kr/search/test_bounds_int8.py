@@ -1,4 +1,4 @@
-"""`m2kr.search.whole`: how far rounding to 8 bits goes, and that a product which is not exact is found out."""
+"""`m2kr.search.bounds_int8`: how far rounding to 8 bits goes, and that a product which is not exact is found out."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from m2kr.search.bounds_int8 import Int8Bounded, Spread, multiplies_exactly, quantise
+from m2kr.search.layout import Layout, Sizes
 from m2kr.search.ragged import Ragged
-from m2kr.search.tiles import Layout
-from m2kr.search.whole import Spread, WholeBounded, multiplies_exactly, quantise
 
 
 def test_items_and_what_rounding_takes_from_them() -> None:
@@ -73,7 +73,7 @@ def test_spreading_makes_bounds_narrower(monkeypatch: pytest.MonkeyPatch) -> Non
     chunk = Ragged.one_each(far())
 
     def lost() -> torch.Tensor:
-        return WholeBounded.of(chunk, 0, Layout.of(chunk, size=64, items=64, most=500)).lost
+        return Int8Bounded.of(chunk, 0, Layout.of(chunk, Sizes(64, 64, 500))).lost
 
     spread = lost()
     monkeypatch.setattr(Spread, "of", lambda vectors: None)

@@ -28,9 +28,10 @@ import numpy as np
 
 from m2kr.search.bfloat16 import more
 from m2kr.search.bounds import LARGEST, Bounded, added_up, error_of, product_sizes, unsure_of
+from m2kr.search.layout import Layout
 from m2kr.search.products import Part, highest_products, turned
 from m2kr.search.ragged import Ragged, as_tensor, gather
-from m2kr.search.tiles import Layout, Stack
+from m2kr.search.tiles import Stack
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,7 +79,7 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class WholeBounded(Bounded):
+class Int8Bounded(Bounded):
     """`Bounded` by products in whole numbers of 8 bits.
 
     Attributes:
@@ -92,7 +93,7 @@ class WholeBounded(Bounded):
     tile_numbers: ClassVar[int] = 1 << 17  # with what they become in float32 and int8, they stay in the cache
 
     @classmethod
-    def of(cls, chunk: Ragged, first: int, layouts: Iterable[Layout]) -> WholeBounded:
+    def of(cls, chunk: Ragged, first: int, layouts: Iterable[Layout]) -> Int8Bounded:
         """See `Bounded.of`."""
         import torch
 

@@ -65,10 +65,10 @@ class TriedSizes(Sizes):
             self.choices, self.layout = (), self._later
             return
         self.tile = self.choices[self._layouts % len(self.choices)]
-        self.layout = min(self._later, 2 * max(self.choices))
+        self.layout = min(self._later, max(self.choices))
 
 
-_TURNS = 3  # of each choice
+_TURNS = 2  # of each choice
 
 
 @dataclass(frozen=True)

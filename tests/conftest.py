@@ -19,7 +19,6 @@ SCALE = 0.2
 PLOTS = ("radar", "against_size", "curve")
 
 gc.disable()  # until everything is imported, which makes objects by the million and no garbage
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin while they wait would take other workers' time
 
 # The same examples each time: a run that passes passes again, however slow the machine. `make fuzz` explores others.
 ANY_SPEED: dict[str, Any] = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
@@ -50,18 +49,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _of_its_own(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep a cache of one's own, hear Ctrl-C, and neither wait for the disk, whose power does not fail here, nor search
-    all imported modules for garbage.
+    all imported modules for garbage; but benchmarks do, as users' commands do.
     """
-    gc.freeze()
-    gc.set_threshold(30_000)
+    measured = request.config.getoption("benchmark_only", default=False)
+    if not measured:
+        gc.freeze()
+        gc.set_threshold(30_000)
     gc.enable()
     # What a shell starts in its background ignores Ctrl-C, and so would the commands whose end by it is tested.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("M2KR_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr(os, "fsync", lambda file: None)
+        if not measured:
+            patch.setattr(os, "fsync", lambda file: None)
         yield
 
 

@@ -35,7 +35,7 @@ class TriedSizes(Sizes):
 
     Which ones are faster depends on more than the size of the caches: on a Xeon of 2 MiB of second-level cache a core,
     products of 1,024 x 1,280 with their maximum took 40% longer than those of 512 x 640; on an AMD EPYC of 1 MiB (Zen
-    4) those of 2,048 x 640, as large as the first, take 10 to 15% less than those of 512 x 640.
+    4) a search with those of 2,048 x 640, as large as the first, takes 9 to 18% less than with those of 512 x 640.
 
     Attributes:
         choices: vectors of a tile, not tried yet; they take turns.

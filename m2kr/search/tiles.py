@@ -200,7 +200,10 @@ class Plan:
         # On a CPU there is room for a product of twice the rows, or of four times the numbers in bfloat16
         # (`m2kr.search.bounds`) or twice as many whole numbers (`m2kr.search.bounds_int8`); elsewhere for one, and its
         # maxima.
-        tile_rows = max(_LEAST_ROWS, min(_at(_PRODUCT_NUMBERS, kind), memory // 8 // 4 // 2) // widest)
+        tile_rows = min(_at(_PRODUCT_NUMBERS, kind), memory // 8 // 4 // 2) // widest
+        if kind == "cpu":  # a block ends after the tile that fills it, which may have twice the rows
+            tile_rows = min(tile_rows, min(_BLOCK_NUMBERS["cpu"], memory // 16 // 4) // 2 // max(dim, 1))
+        tile_rows = max(_LEAST_ROWS, tile_rows)
         fused = longest > 0 and fused_kernel(device, as_tensor(queries.vectors).dtype, dim) is not None
         piece = piece_length(longest)
         pieces = max(1, max((len(stack.queries) * -(-stack.longest // piece) for stack in stacks), default=1))

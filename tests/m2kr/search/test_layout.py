@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from m2kr.search.layout import Layout, Sizes, TriedSizes
 from m2kr.search.ragged import Ragged
+from m2kr.search.tiles import Plan, stacks_of
 
 
 @pytest.mark.parametrize("fast", [256, 1024])
@@ -45,3 +46,14 @@ def test_every_passage_is_laid_out_once(lengths: list[int], tile: int, items: in
             np.testing.assert_array_equal(owner[layout.starts], layout.passages)
         sizes.tile, sizes.layout = sizes.tile % 50 + 1, sizes.layout % 90 + 1
     assert sorted(seen) == list(range(len(lengths)))
+
+
+@pytest.mark.parametrize("memory", [1 << 20, 1 << 25, 1 << 30])
+@pytest.mark.parametrize(("vectors", "dim"), [(1, 8), (1, 1024), (16, 384), (320, 128)])
+def test_a_block_with_its_last_tile_keeps_to_its_part_of_the_memory(memory: int, vectors: int, dim: int) -> None:
+    """Few query vectors allow for high products, and a block ends after the tile that fills it."""
+    asked = Ragged.from_list([np.ones((vectors, dim), np.float32)])
+    plan = Plan.within(memory, stacks_of(asked, memory, "cpu"), asked, "cpu")
+    sizes = plan.tried_sizes()
+    assert (sizes.layout + sizes.tile) * dim * 4 <= memory // 4
+    assert (plan.block_rows + 2 * plan.tile_rows) * dim * 4 <= memory // 4
